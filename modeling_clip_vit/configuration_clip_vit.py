@@ -13,8 +13,6 @@ from .normalization import NORM_LAYERS
 from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS
 
 
-
-
 @strict
 class ClipVitEncoderConfig(PreTrainedConfig):
     """What both towers share: the shape of an encoder block and how many there are.

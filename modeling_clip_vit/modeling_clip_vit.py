@@ -102,7 +102,9 @@ class ClipVitSimilarity(nn.Module):
         scale = self.get_scale().to(text_embeds_BP.device)
         logits_per_text = text_embeds_BP @ image_embeds_BP.t() * scale
         bias = self.get_bias()
-        return logits_per_text if bias is None else logits_per_text + bias.to(logits_per_text.device)
+        return (
+            logits_per_text if bias is None else logits_per_text + bias.to(logits_per_text.device)
+        )
 
 
 class ClipVitPreTrainedModel(PreTrainedModel):

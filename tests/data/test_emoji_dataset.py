@@ -164,7 +164,8 @@ def test_counts_in_the_card_are_the_real_ones(emoji, hexcodes, card):
     gallery = labels(emoji["test"], "artist").count("fluent") + emoji["validation"].num_rows
     first, second = [line for line in card.splitlines() if re.match(r"\| (new|新)[^|]*\|", line)]
     assert first.count(f"{queries:,}") == 2
-    assert f"{held_out:,}" in second and f"{gallery:,}" in second
+    assert f"{held_out:,}" in second
+    assert f"{gallery:,}" in second
 
 
 def test_number_of_variants_in_the_card_is_the_real_one(hexcodes, card):
@@ -216,6 +217,7 @@ def test_build_refuses_a_tampered_package_in_one_sentence(tmp_path):
     assert result.returncode == 1
     message = result.stderr.strip().splitlines()
     assert len(message) == 1
-    assert message[0].startswith("error: ") and str(archive) in message[0]
+    assert message[0].startswith("error: ")
+    assert str(archive) in message[0]
     assert "Traceback" not in result.stderr
     assert not output.exists()
