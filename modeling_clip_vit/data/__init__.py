@@ -1,0 +1,1 @@
+"""Data: sources, captions, image transforms, batches. Knows no model."""

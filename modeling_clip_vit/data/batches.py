@@ -1,0 +1,225 @@
+"""From rows to the batches that a training step takes.
+
+Shape legend: `B` samples, `T` texts, `L` tokens, `S` side in pixels.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from .captions import CaptionMaker
+from .images import BadImageError, decode_image, image_name, to_pixels
+from .transforms import NOISE_SIZE, AugmentOptions, augment, normalize
+
+
+@dataclass
+class Sample:
+    """One image with its texts and the random numbers of its augmentation."""
+
+    pixels: torch.Tensor
+    noise: torch.Tensor
+    texts: list[str]
+    concept: int
+
+
+@dataclass
+class SkippedSample:
+    """An image that could not be decoded, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageTextSamples(Dataset):
+    """Rows of an image-text data set, varied anew in each epoch.
+
+    An index is a pair (row, draw). All that is random in a sample comes from the seed and that
+    pair, so a sample is the same in any batch, worker or process.
+
+    Args:
+        read_pixels: row to uint8 pixels (3, S, S), or a `BadImageError`.
+        captions: makes the texts of a row.
+        concepts: concept number of each row: rows of one concept belong together.
+        names: row to what to call it in a message.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        read_pixels: Callable[[int], torch.Tensor],
+        captions: CaptionMaker,
+        concepts: Sequence[int],
+        names: Callable[[int], str],
+        seed: int,
+    ):
+        self.read_pixels = read_pixels
+        self.captions = captions
+        self.concepts = concepts
+        self.names = names
+        self.seed = seed
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample | SkippedSample:
+        row, draw = index
+        rng = np.random.default_rng((self.seed, draw, row))
+        try:
+            pixels = self.read_pixels(row)
+        except BadImageError as error:
+            return SkippedSample(self.names(row), str(error))
+        return Sample(
+            pixels=pixels,
+            noise=torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32)),
+            texts=self.captions.draw(row, rng),
+            concept=self.concepts[row],
+        )
+
+
+class StoredPixels:
+    """Pixels that were all decoded beforehand: uint8 (N, 3, S, S), by row."""
+
+    def __init__(self, pixels: torch.Tensor, rows: list[int]):
+        self.pixels = pixels
+        self.position = {row: position for position, row in enumerate(rows)}
+
+    def __call__(self, row: int) -> torch.Tensor:
+        return self.pixels[self.position[row]]
+
+
+class DecodedPixels:
+    """Pixels decoded whenever a row is read, in the loader's workers."""
+
+    def __init__(self, split, column: str, size: int):
+        self.split, self.column, self.size = split, column, size
+
+    def __call__(self, row: int) -> torch.Tensor:
+        return to_pixels(decode_image(self.split[row][self.column]), self.size)
+
+    def name(self, row: int) -> str:
+        """What to call a row in a message."""
+        return image_name(self.split[row][self.column], row)
+
+
+def number_concepts(keys: Sequence[Hashable]) -> list[int]:
+    """Number the distinct keys in the order in which they come."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of concepts, each with the same number of its images.
+
+    An epoch sees every concept once, in an order of its own; of a concept with more images than
+    asked for, some are drawn, and one with fewer repeats them. Image k of every concept comes
+    before image k + 1 of any, so a batch is `images_per_concept` views of the same concepts. The
+    last, incomplete batch is left out.
+
+    Args:
+        concepts: concept number of each usable row.
+        batch_size: images a batch, a multiple of images_per_concept.
+        images_per_concept: images of each concept in a batch.
+        seed: of the order.
+
+    Raises:
+        ValueError: the batch is larger than the data set.
+    """
+
+    def __init__(
+        self, concepts: dict[int, int], batch_size: int, images_per_concept: int, seed: int
+    ):
+        self.rows: dict[int, list[int]] = defaultdict(list)
+        for row, concept in concepts.items():
+            self.rows[concept].append(row)
+        self.batch_size = batch_size
+        self.images_per_concept = images_per_concept
+        self.concepts_per_batch = batch_size // images_per_concept
+        self.seed = seed
+        self.epoch = 0
+        if len(self) == 0:
+            raise ValueError(
+                f"a batch of {batch_size} images takes {self.concepts_per_batch} concepts, but "
+                f"the data set has {len(self.rows)}: use a smaller per_device_train_batch_size"
+            )
+
+    def set_epoch(self, epoch: int):
+        """Choose the order; every epoch has its own."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.concepts_per_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(sorted(self.rows))
+        for start in range(0, len(self) * self.concepts_per_batch, self.concepts_per_batch):
+            views = [
+                self.draw_rows(concept, rng)
+                for concept in order[start : start + self.concepts_per_batch]
+            ]
+            yield [(row, self.epoch) for view in zip(*views, strict=True) for row in view]
+
+    def draw_rows(self, concept: int, rng: np.random.Generator) -> list[int]:
+        """So many rows of a concept as a batch takes, in random order."""
+        rows, wanted = self.rows[concept], self.images_per_concept
+        return [rows[i] for i in np.resize(rng.permutation(len(rows)), wanted)]
+
+
+class Collator:
+    """Samples to a batch: augmented, normalised pixels and padded token ids.
+
+    The texts of one concept in a batch are drawn once, from its first image.
+
+    Args:
+        tokenizer: of the texts.
+        options: of the augmentation.
+        image_mean, image_std: of the normalisation, one number a channel.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: AugmentOptions,
+        image_mean: list[float],
+        image_std: list[float],
+    ):
+        self.tokenizer = tokenizer
+        self.options = options
+        self.image_mean = image_mean
+        self.image_std = image_std
+
+    def __call__(self, samples: list[Sample | SkippedSample]) -> dict:
+        """Collate.
+
+        Returns:
+            `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (T, L), the concept of
+            each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
+            first of its concept `is_first_view` (B,), and `skipped`, the samples without a
+            readable image.
+        """
+        skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
+        kept = [sample for sample in samples if isinstance(sample, Sample)]
+        if not kept:
+            return {"skipped": skipped}
+        first_of: dict[int, Sample] = {}
+        for sample in kept:
+            first_of.setdefault(sample.concept, sample)
+        texts = [text for sample in first_of.values() for text in sample.texts]
+        text_ids = [concept for concept, sample in first_of.items() for _ in sample.texts]
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        images = augment(
+            torch.stack([sample.pixels for sample in kept]),
+            torch.stack([sample.noise for sample in kept]),
+            self.options,
+        )
+        return {
+            "pixel_values": normalize(images, self.image_mean, self.image_std),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "image_ids": torch.tensor([sample.concept for sample in kept]),
+            "text_ids": torch.tensor(text_ids),
+            "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
+            "skipped": skipped,
+        }

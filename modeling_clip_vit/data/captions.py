@@ -1,0 +1,90 @@
+"""Make a text for a sample: which caption, and what goes with it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .sources import DataError, check_columns
+
+
+@dataclass
+class CaptionOptions:
+    """How texts are made from a row.
+
+    Args:
+        caption_columns: columns that each hold a caption, such as one for each language.
+        caption_sampling: `one` draws one of the columns for each concept and step, `each` makes a
+            text from every one.
+        tags_columns: for a caption column, the column of further words that belong to it.
+        tag_probability: how often tags are added to a caption.
+        max_tags: at most so many tags are added.
+    """
+
+    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
+    caption_sampling: str = "one"
+    tags_columns: dict[str, str] = field(default_factory=dict)
+    tag_probability: float = 0.0
+    max_tags: int = 4
+
+    def __post_init__(self):
+        if not self.caption_columns:
+            raise DataError("caption_columns is empty: name at least one column of captions")
+        if self.caption_sampling not in ("one", "each"):
+            raise DataError(
+                f"caption_sampling={self.caption_sampling!r} is not allowed: one or each"
+            )
+        if not 0 <= self.tag_probability <= 1:
+            raise DataError(f"tag_probability={self.tag_probability} is not allowed: from 0 to 1")
+
+
+class CaptionMaker:
+    """Makes texts from the rows of one split.
+
+    Args:
+        split: the rows.
+        options: which columns, and how they are mixed.
+        path: name of the data set in messages.
+
+    Raises:
+        DataError: a column is missing, or a caption is empty.
+    """
+
+    def __init__(self, split: Dataset, options: CaptionOptions, path: str):
+        check_columns(split, [*options.caption_columns, *options.tags_columns.values()], path)
+        self.options = options
+        self.captions = {name: list(split[name]) for name in options.caption_columns}
+        self.tags = {name: list(split[column]) for name, column in options.tags_columns.items()}
+        for name, captions in self.captions.items():
+            for row, caption in enumerate(captions):
+                if not isinstance(caption, str) or not caption.strip():
+                    raise DataError(
+                        f"row {row} of {path!r} has an empty {name!r}: fill it or drop the row"
+                    )
+
+    def draw(self, row: int, rng: np.random.Generator) -> list[str]:
+        """Texts for a row: one, or one from each column, as the options say."""
+        columns = self.options.caption_columns
+        if self.options.caption_sampling == "one":
+            columns = [columns[rng.integers(len(columns))]]
+        return [self.draw_from(name, row, rng) for name in columns]
+
+    def draw_from(self, column: str, row: int, rng: np.random.Generator) -> str:
+        """A text from one caption column, now and then with some of its tags."""
+        caption = self.captions[column][row]
+        tags = self.tags[column][row] if column in self.tags else []
+        if not tags or rng.random() >= self.options.tag_probability:
+            return caption
+        count = rng.integers(1, min(self.options.max_tags, len(tags)) + 1)
+        return ", ".join([caption, *rng.choice(tags, size=count, replace=False)])
+
+    def corpus(self) -> list[str]:
+        """Every distinct caption and tag, in order: what a tokenizer learns from."""
+        texts: dict[str, Any] = {}
+        for captions in self.captions.values():
+            texts.update(dict.fromkeys(captions))
+        for rows in self.tags.values():
+            for tags in rows:
+                texts.update(dict.fromkeys(tags))
+        return list(texts)

@@ -1,0 +1,125 @@
+"""Decode an image from anywhere into RGB pixels of one size.
+
+Shape legend: `N` images, `S` side in pixels.
+"""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from os import cpu_count
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image, ImageOps
+
+from .sources import DataError
+
+
+class BadImageError(DataError):
+    """An image that cannot be decoded."""
+
+
+def decode_image(source: Any) -> Image.Image:
+    """Decode to RGB: upright by its EXIF tag, transparent pixels on white.
+
+    Args:
+        source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
+
+    Raises:
+        BadImageError: it is missing, truncated or no image.
+    """
+    if isinstance(source, dict):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise BadImageError("there is no image")
+    try:
+        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+        image = opened if isinstance(opened, Image.Image) else Image.open(opened)
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise more than thirty types
+        raise BadImageError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+
+
+def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """Resize the shorter side to `size` and cut out the centre: uint8, (3, S, S)."""
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@dataclass
+class BadSamples:
+    """Images that could not be decoded: counted, and the first few named."""
+
+    limit: float
+    seen: int = 0
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: str, reason: str):
+        """Note one bad image."""
+        self.count += 1
+        if len(self.examples) < 20:
+            self.examples.append(f"{name} ({reason})")
+
+    def check(self, path: str):
+        """Raise a DataError if their share is over the limit."""
+        if self.seen and self.count > self.limit * self.seen:
+            raise DataError(
+                f"{self.count} of {self.seen} images of {path!r} cannot be decoded, more than "
+                f"max_bad_sample_ratio={self.limit:g} allows; the first: {self.examples[0]}"
+            )
+
+
+def decode_all(
+    split: Dataset, column: str, size: int, path: str, max_bad_sample_ratio: float
+) -> tuple[torch.Tensor, list[int], BadSamples]:
+    """Decode every image of a split once.
+
+    Args:
+        split: the rows; images still encoded.
+        column: the column of images.
+        size: side S of the pixels wanted.
+        path: name of the data set in messages.
+        max_bad_sample_ratio: the share of undecodable images to put up with.
+
+    Returns:
+        Pixels, uint8 (N, 3, S, S); the row number of each; and what could not be decoded.
+
+    Raises:
+        DataError: more images are bad than `max_bad_sample_ratio` allows, or all are.
+    """
+
+    def decode(row: int) -> torch.Tensor | BadImageError:
+        try:
+            return to_pixels(decode_image(images[row]), size)
+        except BadImageError as error:
+            return error
+
+    images = split[column]
+    bad = BadSamples(max_bad_sample_ratio, seen=len(split))
+    rows, pixels = [], []
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for row, decoded in enumerate(pool.map(decode, range(len(split)))):
+            if isinstance(decoded, BadImageError):
+                bad.add(image_name(images[row], row), str(decoded))
+            else:
+                rows.append(row)
+                pixels.append(decoded)
+    bad.check(path)
+    if not pixels:
+        raise DataError(f"no image of {path!r} can be decoded; the first: {bad.examples[0]}")
+    return torch.stack(pixels), rows, bad
+
+
+def image_name(source: Any, row: int) -> str:
+    """What to call an image in a message: its path if it has one, and its row."""
+    path = source.get("path") if isinstance(source, dict) else None
+    return f"row {row}, {path}" if path else f"row {row}"

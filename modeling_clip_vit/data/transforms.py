@@ -1,0 +1,133 @@
+"""Augment a batch of images as one tensor, each image by its own random numbers.
+
+The augmentation is a pure function of pixels and uniform noise: whoever draws the noise for a
+sample decides what happens to it, on any device, in any batch, in any worker.
+
+Shape legend: `B` batch, `S` side in pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+#: Uniform numbers that one image needs.
+NOISE_SIZE = 14
+
+
+@dataclass
+class AugmentOptions:
+    """How strongly images are varied; 0 switches a part off.
+
+    Args:
+        rotation: largest angle in degrees, either way.
+        zoom: largest change of scale: 0.25 is from 1/1.25 to 1.25.
+        shift: largest shift, as a share of the side.
+        shear: largest shear, as a share of the side.
+        brightness: largest change of brightness, as a share of white.
+        contrast: largest change of contrast: 0.3 is a factor from 0.7 to 1.3.
+        saturation: largest change of saturation: 1 is from grey to doubled.
+        hue: largest rotation of the hue in degrees, either way.
+        erase_probability: how often a rectangle is erased.
+        flip: whether to mirror half of the images; wrong where left and right mean something.
+    """
+
+    rotation: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    erase_probability: float = 0.0
+    flip: bool = False
+
+
+def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
+    """Vary images.
+
+    Args:
+        pixels: uint8, (B, 3, S, S).
+        noise: uniform numbers from 0 to 1, (B, NOISE_SIZE).
+        options: how strongly.
+
+    Returns:
+        Pixels from 0 to 1, float32, (B, 3, S, S).
+    """
+    images = pixels.float() / 255
+    images = move(images, noise[:, :6], options)
+    images = recolour(images, noise[:, 6:10], options)
+    return erase(images, noise[:, 10:], options)
+
+
+def move(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
+    """Rotate, zoom, shear, shift and mirror by one affine map (B, 2, 3); the margin is white."""
+    signed = 2 * noise - 1
+    angle = signed[:, 0] * math.radians(options.rotation)
+    scale = (1 + options.zoom) ** signed[:, 1]
+    shear = signed[:, 2] * options.shear
+    mirror = torch.where(noise[:, 5] < 0.5, -1.0, 1.0) if options.flip else torch.ones_like(angle)
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    x = torch.stack((cos * mirror, shear * cos - sin, 2 * options.shift * signed[:, 3]), dim=1)
+    y = torch.stack((sin * mirror, shear * sin + cos, 2 * options.shift * signed[:, 4]), dim=1)
+    grid = F.affine_grid(torch.stack((x, y), dim=1), list(images.shape), align_corners=False)
+    # Outside of the picture grid_sample gives 0: shifting white to 0 and back makes that white.
+    return F.grid_sample(images - 1, grid, mode="bilinear", align_corners=False) + 1
+
+
+def recolour(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
+    """Turn the hue and change saturation, contrast and brightness by one affine map of RGB."""
+    signed = 2 * noise - 1
+    contrast = 1 + options.contrast * signed[:, 1]
+    turn = hue_rotation(signed[:, 3] * math.radians(options.hue))
+    matrix = saturation(1 + options.saturation * signed[:, 2]) @ turn
+    matrix = matrix * contrast[:, None, None]
+    offset = 0.5 * (1 - contrast) + options.brightness * signed[:, 0]
+    flat = torch.baddbmm(offset[:, None, None], matrix, images.flatten(2))
+    return flat.clamp_(0, 1).view_as(images)
+
+
+def saturation(factor: torch.Tensor) -> torch.Tensor:
+    """Colour matrices (B, 3, 3) between grey (factor 0) and the picture (1), and beyond."""
+    luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    factor = factor[:, None, None]
+    return factor * torch.eye(3) + (1 - factor) * luma
+
+
+def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
+    """Rotations (B, 3, 3) about the grey axis of RGB (Rodrigues' formula)."""
+    third = 1 / 3
+    cross = math.sqrt(third) * torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return cos * torch.eye(3) + (1 - cos) * torch.full((3, 3), third) + sin * cross
+
+
+def erase(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
+    """Paint a rectangle grey in some images (random erasing; Zhong et al., 2020, section 3)."""
+    if options.erase_probability == 0:
+        return images
+    size = images.shape[-1]
+    # Noise that picks the images is stretched again to give the height of the rectangle.
+    chosen = noise[:, 0] < options.erase_probability
+    height = 0.15 + 0.3 * (noise[:, 0] / options.erase_probability).clamp(max=1)
+    width = 0.15 + 0.3 * noise[:, 1]
+    place = torch.arange(size) / size
+    in_rows = between(place, noise[:, 2] * (1 - height), height)
+    in_columns = between(place, noise[:, 3] * (1 - width), width)
+    inside = chosen[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    return images.masked_fill(inside[:, None], 0.5)
+
+
+def between(place: torch.Tensor, start: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Which places lie from start to start + length: (B, S)."""
+    return (place >= start[:, None]) & (place < (start + length)[:, None])
+
+
+def normalize(
+    images: torch.Tensor, image_mean: list[float], image_std: list[float]
+) -> torch.Tensor:
+    """`(images - mean) / std` for each channel, images (B, 3, S, S) from 0 to 1."""
+    mean, std = torch.tensor(image_mean), torch.tensor(image_std)
+    return (images - mean[:, None, None]) / std[:, None, None]
