@@ -1,0 +1,125 @@
+"""Pictures of a run: what a query finds, and how training went."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RIGHT, WRONG = "#1a7f37", "#8c959f"
+
+
+def use_font() -> str:
+    """The font of all pictures: it has the characters of English and Simplified Chinese."""
+    path = Path(__file__).parent / "fonts" / "NotoSansCJKsc-subset.otf"
+    font_manager.fontManager.addfont(path)
+    return font_manager.FontProperties(fname=path).get_name()
+
+
+@dataclass
+class Found:
+    """One picture that a query found.
+
+    Args:
+        image: anything that `numpy.asarray` turns into (height, width, 3) of uint8.
+        title: a few words to stand above it.
+        is_right: whether it is what was asked for; None where nobody knows.
+    """
+
+    image: object
+    title: str
+    is_right: bool | None = None
+
+
+def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]]):
+    """Save a grid: a text query a row, the pictures that it found beside it, best first.
+
+    Right ones have a thick green frame and a check mark, so that colour is not all that tells.
+    """
+    columns = max(len(found) for _, found in rows)
+    figure = Figure(figsize=(2.6 + 1.15 * columns, 1.45 * len(rows) + 0.1), dpi=130)
+    axes = figure.subplots(
+        len(rows),
+        columns + 1,
+        squeeze=False,
+        gridspec_kw={"width_ratios": [2.2] + [1] * columns},
+    )
+    font = use_font()
+    for (query, found), row in zip(rows, axes, strict=True):
+        row[0].axis("off")
+        row[0].text(1, 0.5, wrap(query), ha="right", va="center", fontsize=11, family=font)
+        for axis in row[1 + len(found) :]:
+            axis.axis("off")
+        for item, axis in zip(found, row[1:], strict=False):
+            draw_found(axis, item, font)
+    figure.tight_layout(pad=0.4, h_pad=0.8)
+    figure.savefig(path)
+
+
+def draw_found(axis: Axes, found: Found, font: str):
+    """Draw one picture with its title and frame."""
+    axis.imshow(np.asarray(found.image))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    right = found.is_right is True
+    mark = "✓ " if right else ""
+    color = RIGHT if right else WRONG
+    title = wrap(mark + found.title, 17, most=2)
+    axis.set_title(title, fontsize=7, color=color if right else "black", family=font, pad=3)
+    for spine in axis.spines.values():
+        spine.set(color=color, linewidth=3 if right else 0.8)
+
+
+def wrap(text: str, width: int = 24, most: int = 4) -> str:
+    """Break a text into lines; a Chinese character counts as two."""
+    lines, line, used = [], "", 0
+    for word in split_words(text):
+        length = sum(2 if ord(character) > 0x2E80 else 1 for character in word)
+        if used + length > width and line:
+            lines.append(line.strip())
+            line, used = "", 0
+        line, used = line + word, used + length
+    lines.append(line.strip())
+    return "\n".join(lines[:most]) + ("…" if len(lines) > most else "")
+
+
+def split_words(text: str) -> list[str]:
+    """Pieces between which a line may break: after spaces, and around Chinese characters."""
+    pieces = [""]
+    for character in text:
+        if ord(character) > 0x2E80:
+            pieces += [character, ""]
+        else:
+            pieces[-1] += character
+            if character == " ":
+                pieces.append("")
+    return [piece for piece in pieces if piece]
+
+
+def save_curves(path: Path, history: Sequence[dict[str, float]]):
+    """Save how loss, learning rate and recall went over the steps of a run."""
+    panels = {
+        "loss": ["loss", "loss/text", "loss/view"],
+        "learning rate": ["learning_rate"],
+        "R@1, text to image": sorted(
+            {name for line in history for name in line if name.endswith("text_to_image/R@1")}
+        ),
+    }
+    figure = Figure(figsize=(12, 3.4), dpi=110)
+    font = use_font()
+    for axis, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in history if name in line]
+            if points:
+                label = name.removesuffix("/text_to_image/R@1")
+                axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
+        axis.set_title(title, family=font)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)

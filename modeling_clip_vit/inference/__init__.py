@@ -1,0 +1,1 @@
+"""Inference: embed images and texts, and search one by the other."""

@@ -1,0 +1,44 @@
+"""The command `clip-vit search`."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from .loading import load_clip
+from .search import ImageSearch, open_gallery
+
+
+def run_search(arguments: list[str]) -> int:
+    """Search pictures by text, print the best, and save a picture of them where asked to."""
+    options = build_parser().parse_args(arguments)
+    model, processor = load_clip(options.checkpoint)
+    gallery = open_gallery(options.images, options.image_column, options.split)
+    for name in gallery.unreadable:
+        print(f"skipped {name}", file=sys.stderr)
+    found = ImageSearch(model, processor, gallery.pictures)(options.query, options.top_k)
+    print(f"{options.query!r} in {len(gallery.pictures)} pictures of {options.images}:")
+    for place, (picture, score) in enumerate(found, start=1):
+        print(f"{place:3}. {score:.3f}  {picture.name}")
+    if options.save:
+        from ..evaluation.pictures import Found, save_retrieval_grid
+
+        titles = [Found(picture.image, f"{score:.2f} {picture.name}") for picture, score in found]
+        save_retrieval_grid(Path(options.save), [(options.query, titles)])
+        print(f"saved {options.save}")
+    return 0
+
+
+def build_parser() -> ArgumentParser:
+    """The arguments of `clip-vit search`."""
+    parser = ArgumentParser(prog="clip-vit search", description="Search pictures by text.")
+    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument("query", type=str, help="what to look for, in the model's languages")
+    parser.add_argument(
+        "--images", type=str, required=True, help="a folder of image files, or a data set"
+    )
+    parser.add_argument("--save", type=str, help="save a picture of the best here")
+    parser.add_argument("--top_k", type=int, default=5, help="how many to show")
+    parser.add_argument("--image_column", type=str, default="image", help="of a data set")
+    parser.add_argument("--split", type=str, help="only this split of a data set")
+    return parser

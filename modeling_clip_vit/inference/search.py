@@ -1,0 +1,101 @@
+"""Search pictures by text."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import CLIPProcessor, PreTrainedModel
+
+from ..data.images import BadImageError, decode_image
+from ..data.sources import DataError, check_columns, open_dataset
+from .embedding import embed_images, embed_texts
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass
+class Picture:
+    """A picture of a gallery, and what to call it."""
+
+    image: Image.Image
+    name: str
+
+
+@dataclass
+class Gallery:
+    """Pictures to search, and the names of those that could not be decoded."""
+
+    pictures: list[Picture]
+    unreadable: list[str]
+
+
+def open_gallery(path: str, image_column: str = "image", split: str | None = None) -> Gallery:
+    """Pictures of a folder of image files, with its sub-folders, or of a data set.
+
+    Raises:
+        DataError: there is no such folder, split or column, or not one readable picture.
+    """
+    folder = Path(path).expanduser()
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if files and split is None:
+        sources: Iterable = ((str(file), str(file.relative_to(folder))) for file in files)
+    else:
+        sources = dataset_images(path, image_column, split)
+    gallery = Gallery([], [])
+    for source, name in sources:
+        try:
+            gallery.pictures.append(Picture(decode_image(source), name))
+        except BadImageError as error:
+            gallery.unreadable.append(f"{name} ({error})")
+    if not gallery.pictures:
+        raise DataError(f"no readable picture in {path!r}: {', '.join(gallery.unreadable[:1])}")
+    return gallery
+
+
+def dataset_images(path: str, image_column: str, split: str | None):
+    """Encoded images and names from every split of a data set, or from one."""
+    splits = open_dataset(path)
+    if split is not None and split not in splits:
+        raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
+    for split_name in [split] if split else list(splits):
+        rows = splits[split_name]
+        check_columns(rows, [image_column], path)
+        captions = next((c for c in rows.column_names if c.startswith(("caption", "text"))), None)
+        for row, source in enumerate(rows[image_column]):
+            title = rows[row][captions] if captions else f"row {row}"
+            yield source, f"{title} ({split_name})"
+
+
+class ImageSearch:
+    """An index over pictures: embeds them once, and answers texts.
+
+    Args:
+        model: a CLIP.
+        processor: its processor.
+        pictures: what to search.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: CLIPProcessor, pictures: list[Picture]):
+        self.model = model
+        self.processor = processor
+        self.pictures = pictures
+        self.embeds = embed_images(model, processor, [picture.image for picture in pictures])
+
+    def __call__(self, query: str, top_k: int = 5) -> list[tuple[Picture, float]]:
+        """The best pictures for a text, best first, each with its cosine similarity.
+
+        Raises:
+            ValueError: the query is empty.
+        """
+        if not query.strip():
+            raise ValueError("the query is empty: say what to look for")
+        text_embeds = embed_texts(self.model, self.processor.tokenizer, [query])
+        scores, places = torch.topk(
+            (self.embeds @ text_embeds.t()).squeeze(1), min(top_k, len(self.pictures))
+        )
+        return [
+            (self.pictures[place], score)
+            for place, score in zip(places.tolist(), scores.tolist(), strict=True)
+        ]
