@@ -1,0 +1,1 @@
+"""Share a trained model: its model card, and the upload to the Hub."""

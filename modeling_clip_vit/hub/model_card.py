@@ -1,0 +1,224 @@
+"""The model card: written from what a run did and measured."""
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from os import cpu_count
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+
+PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "tokenizers")
+
+
+@dataclass
+class CardFacts:
+    """What the card is written from.
+
+    Args:
+        name: of the model.
+        dataset: folder or id of the data set.
+        num_rows, num_concepts: how many images and concepts were trained on.
+        skipped: names of images that could not be decoded.
+        recipe: every field of the run.
+        metrics: `set/column/direction/metric` -> value.
+        steps: updates done.
+        seconds: time spent training.
+        precision: `bf16`, `fp16` or `no`.
+        images_per_second: over the whole of training; 0 where it is unknown.
+        num_vision_parameters, num_text_parameters: of the towers with their projections.
+        example_text: a caption to show how the model is used.
+        image_size: side in pixels.
+    """
+
+    name: str
+    dataset: str
+    num_rows: int
+    num_concepts: int
+    skipped: list[str]
+    recipe: dict
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    precision: str
+    images_per_second: float
+    num_vision_parameters: int
+    num_text_parameters: int
+    example_text: str
+    image_size: int
+
+
+def build_model_card(facts: CardFacts) -> ModelCard:
+    """The card of a model as the Hub shows it: metadata, and what a user must know."""
+    dataset = read_dataset_card(facts.dataset)
+    data = ModelCardData(
+        language=dataset.get("language") or ["en"],
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "vit", "image-text-retrieval", "clip_vit"],
+        model_name=facts.name,
+        eval_results=evaluation_results(facts),
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {facts.name}",
+        describe_model(facts),
+        "## How to use it",
+        describe_use(facts),
+        "## What it was measured to do",
+        describe_metrics(facts),
+        "## What it was trained on",
+        describe_data(facts, dataset),
+        "## How it was trained",
+        describe_recipe(facts),
+        "## Licence",
+        "The weights and the code are under Apache-2.0. The pictures trained on are under the "
+        "licences named above, which ask for attribution.",
+    ]
+    return ModelCard("\n\n".join(sections) + "\n")
+
+
+def read_dataset_card(path: str) -> dict:
+    """The metadata of a data set's card, empty where it has none on this machine."""
+    card = Path(path) / "README.md"
+    return DatasetCard.load(card).data.to_dict() if card.is_file() else {}
+
+
+def code_version() -> str:
+    """The commit of this package's code, and whether it was changed since; else its version."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return f"commit `{git('rev-parse', 'HEAD')}`{' with changes' if changed else ''}"
+    except (OSError, subprocess.CalledProcessError):
+        return f"clip-vit {version('clip-vit')}"
+
+
+def processor_name() -> str:
+    """What the processor calls itself, and how many cores it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line[:10] == "model name")
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {cpu_count()} cores"
+
+
+def evaluation_results(facts: CardFacts) -> list[EvalResult]:
+    """R@1 and R@10 as the Hub's metadata has them."""
+    return [
+        EvalResult(
+            task_type="zero-shot-retrieval",
+            dataset_type=facts.dataset,
+            dataset_name=f"{facts.dataset}, {name.rsplit('/', 1)[0]}",
+            metric_type=name.rsplit("/", 1)[1],
+            metric_value=round(value, 4),
+        )
+        for name, value in facts.metrics.items()
+        if name.endswith(("/R@1", "/R@10"))
+    ]
+
+
+def describe_model(facts: CardFacts) -> str:
+    """What the model is."""
+    vision, text = facts.num_vision_parameters / 1e6, facts.num_text_parameters / 1e6
+    return (
+        f"A CLIP: a Vision Transformer over images of {facts.image_size} × {facts.image_size} "
+        f"pixels ({vision:.1f} million parameters) and a text Transformer ({text:.1f} million) "
+        "whose embeddings meet in one space. It finds pictures by text and names pictures."
+    )
+
+
+def describe_use(facts: CardFacts) -> str:
+    """Five lines that load the model with plain Transformers."""
+    return f"""Beside `transformers` it needs `torch`, `torchvision`, `timm` and `einops`; this
+repository's own files are the model's code, hence `trust_remote_code=True`.
+
+```python
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+path = "{facts.recipe["output_dir"]}"  # this folder, or its name on the Hub
+model = AutoModel.from_pretrained(path, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+inputs = processor(
+    text={json.dumps([facts.example_text, "something else"], ensure_ascii=False)},
+    images=Image.open("picture.png").convert("RGB"),
+    return_tensors="pt",
+    padding=True,
+)
+print(model(**inputs).logits_per_image.softmax(dim=1))
+```"""
+
+
+def describe_metrics(facts: CardFacts) -> str:
+    """Tables of retrieval and zero-shot figures."""
+    rows: dict[str, dict[str, float]] = {}
+    zero_shot: dict[str, dict[str, float]] = {}
+    for name, value in facts.metrics.items():
+        group, metric = name.rsplit("/", 1)
+        (zero_shot if group.startswith("zero_shot") else rows).setdefault(group, {})[metric] = value
+    if not rows:
+        return "Nothing was measured: the recipe names no `eval_split`."
+    lines = ["| queries | direction | R@1 | R@5 | R@10 | median rank |", "| --- " * 6 + "|"]
+    for group, values in rows.items():
+        *where, direction = group.split("/")
+        cells = [f"{100 * values[key]:.1f}" for key in ("R@1", "R@5", "R@10")]
+        lines.append(
+            f"| {', '.join(where)} | {direction.replace('_', ' ')} | {' | '.join(cells)} "
+            f"| {values['median_rank']:.0f} |"
+        )
+    text = "Recall in percent. `validation` is the split that training did not see.\n\n"
+    text += "\n".join(lines)
+    if "new_concepts" in {group.split("/")[0] for group in rows}:
+        text += (
+            "\n\n`new_concepts` are concepts that are not in training at all; their captions "
+            "search among their own pictures and those of `validation`."
+        )
+    for group, values in zero_shot.items():
+        text += (
+            f"\n\nZero-shot accuracy on the names of `{group.split('/')[1]}`: "
+            f"{100 * values['accuracy']:.1f} % (always guessing the commonest: "
+            f"{100 * values['majority']:.1f} %)."
+        )
+    return text
+
+
+def describe_data(facts: CardFacts, dataset: dict) -> str:
+    """Which data, how much of it, under which licences."""
+    licences = dataset.get("license") or []
+    licences = [licences] if isinstance(licences, str) else licences
+    name = dataset.get("pretty_name", facts.dataset)
+    text = (
+        f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {facts.num_rows} "
+        f"images of {facts.num_concepts} concepts, with captions from "
+        f"{', '.join(f'`{column}`' for column in facts.recipe['caption_columns'])}."
+    )
+    if licences:
+        text += f" Licences: {', '.join(licences)}; the data set's card gives the attributions."
+    if facts.skipped:
+        text += f"\n\nImages that could not be decoded: {'; '.join(facts.skipped)}."
+    return text
+
+
+def describe_recipe(facts: CardFacts) -> str:
+    """Time, place, versions and every field."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    speed = f" ({facts.images_per_second:.0f} images/s)" if facts.images_per_second else ""
+    fields = "\n".join(
+        f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.recipe.items()
+    )
+    return (
+        f"{facts.steps} updates in {facts.seconds:.0f} seconds{speed} on {processor_name()}, "
+        f"precision {facts.precision}, {date.today().isoformat()}, {code_version()}; {versions}. "
+        f"The recipe:\n\n```yaml\n{fields}\n```"
+    )

@@ -1,0 +1,1 @@
+"""Training: arguments, optimiser, objective, checkpoints and the loop, on Accelerate."""

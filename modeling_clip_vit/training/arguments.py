@@ -1,0 +1,194 @@
+"""Everything a training run can be told, by section. A recipe and the command line set fields.
+
+Where Transformers' `TrainingArguments` has an option, it keeps its name here.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from ..data.captions import CaptionOptions
+from ..data.transforms import AugmentOptions
+
+
+@dataclass
+class DataOptions:
+    """Which data set, and which part of it is for what.
+
+    Args:
+        dataset: a folder that `datasets` can open, or the id of a data set on the Hub.
+        train_split: the split to train on.
+        eval_split: the split to measure retrieval on; null for none.
+        image_column: column of images.
+        concept_column: rows with an equal value belong together: their images and texts are
+            positives of each other; null where each row stands for itself.
+        images_per_concept: images of one concept in a batch.
+        cache_images: decode all images once into memory, rather than whenever a row is read.
+        dataloader_num_workers: processes that prepare batches; 0 prepares them in the main one.
+        max_bad_sample_ratio: stop when a larger share of images cannot be decoded.
+        zero_shot_columns: class-label columns whose names are tried as zero-shot classes.
+        new_concepts_split: a split of concepts that are not in training; its captions search
+            among its images and those of eval_split; null for none.
+        new_concepts_filter: use only the rows of new_concepts_split with these values.
+    """
+
+    dataset: str = "data/emoji"
+    train_split: str = "train"
+    eval_split: str | None = "validation"
+    image_column: str = "image"
+    concept_column: str | None = None
+    images_per_concept: int = 1
+    cache_images: bool = True
+    dataloader_num_workers: int = 0
+    max_bad_sample_ratio: float = 0.01
+    zero_shot_columns: list[str] = field(default_factory=list)
+    new_concepts_split: str | None = None
+    new_concepts_filter: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ModelOptions:
+    """Which model.
+
+    Args:
+        model_config: folder with the config.json of an architecture, trained from scratch.
+        model_name_or_path: a checkpoint to go on from instead, with its tokenizer.
+        gradient_checkpointing: recompute the blocks in the backward pass, to save memory.
+    """
+
+    model_config: str = "configuration/model/emoji"
+    model_name_or_path: str | None = None
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class OptimizerOptions:
+    """What is minimised, and how.
+
+    Args:
+        loss: `clip` (softmax, image i belongs to text i), `multi_positive` (softmax, equal
+            concepts belong together) or `siglip` (pairwise sigmoid).
+        view_loss_weight: weight of the contrast between the images of a concept; 0 for none.
+        max_steps: number of updates; when 0, num_train_epochs decides.
+        num_train_epochs: passes over the concepts.
+        per_device_train_batch_size: images a process and step.
+        gradient_accumulation_steps: steps an update; each contrasts within its own batch.
+        optim: `adamw`, or `muon` for matrices and convolutions with AdamW for the rest.
+        learning_rate: peak learning rate of AdamW.
+        muon_learning_rate: peak learning rate of Muon.
+        weight_decay: decoupled, on matrices and convolutions only.
+        adam_beta1: AdamW's decay of the mean of the gradient.
+        adam_beta2: AdamW's decay of the mean of its square.
+        max_grad_norm: longer gradients are scaled down to this norm; 0 for never.
+        lr_scheduler_type: a schedule's name in Transformers, such as cosine, linear, constant.
+        warmup_ratio: share of the updates in which the learning rate grows from 0.
+    """
+
+    loss: Literal["clip", "multi_positive", "siglip"] = "multi_positive"
+    view_loss_weight: float = 0.0
+    max_steps: int = 0
+    num_train_epochs: float = 10
+    per_device_train_batch_size: int = 256
+    gradient_accumulation_steps: int = 1
+    optim: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.05
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.05
+
+
+@dataclass
+class RunOptions:
+    """Where the run writes, how often, and on what.
+
+    Args:
+        output_dir: folder of the trained model and all that belongs to it.
+        seed: of weights, order and augmentation.
+        bf16: compute in bfloat16 where it is safe; `auto` does where the processor is built for it.
+        fp16: compute in float16 with loss scaling; needs a GPU.
+        logging_steps: updates between two logged values.
+        eval_steps: updates between two evaluations while training; 0 for at the end only.
+        save_steps: updates between two checkpoints to resume from; 0 for none.
+        save_total_limit: how many of them to keep.
+        resume_from_checkpoint: a checkpoint folder to go on from, or `latest` for the newest
+            complete one of output_dir.
+        report_to: trackers as Accelerate names them (tensorboard, wandb, ...), or none.
+        push_to_hub: upload the trained model at the end.
+        hub_model_id: the repository to upload to, `user/name`.
+        hub_dry_run: with push_to_hub, only list the files that would go up.
+    """
+
+    output_dir: str = "outputs/run"
+    seed: int = 0
+    bf16: bool | Literal["auto"] = "auto"
+    fp16: bool = False
+    logging_steps: int = 10
+    eval_steps: int = 0
+    save_steps: int = 500
+    save_total_limit: int = 1
+    resume_from_checkpoint: str | None = None
+    report_to: str = "tensorboard"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_dry_run: bool = False
+
+
+@dataclass
+class TrainArguments:
+    """All sections of a run. The fields' names are distinct over the sections."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    captions: CaptionOptions = field(default_factory=CaptionOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self):
+        optimizer, run, data = self.optimizer, self.run, self.data
+        checks = {
+            "images_per_concept": data.images_per_concept >= 1,
+            "per_device_train_batch_size": optimizer.per_device_train_batch_size >= 2,
+            "gradient_accumulation_steps": optimizer.gradient_accumulation_steps >= 1,
+            "max_steps": optimizer.max_steps > 0 or optimizer.num_train_epochs > 0,
+            "warmup_ratio": 0 <= optimizer.warmup_ratio <= 1,
+            "max_bad_sample_ratio": 0 <= data.max_bad_sample_ratio <= 1,
+            "save_total_limit": run.save_total_limit >= 1,
+            "logging_steps": run.logging_steps >= 1,
+        }
+        allowed = {
+            "images_per_concept": "at least 1",
+            "per_device_train_batch_size": "at least 2: a batch of one has nothing to contrast",
+            "gradient_accumulation_steps": "at least 1",
+            "max_steps": "above 0 where num_train_epochs is 0",
+            "warmup_ratio": "from 0 to 1",
+            "max_bad_sample_ratio": "from 0 to 1",
+            "save_total_limit": "at least 1",
+            "logging_steps": "at least 1",
+        }
+        for name, holds in checks.items():
+            if not holds:
+                value = self.to_flat_dict()[name]
+                raise ValueError(f"{name}={value} is not allowed: it must be {allowed[name]}")
+        if optimizer.per_device_train_batch_size % data.images_per_concept:
+            raise ValueError(
+                f"per_device_train_batch_size={optimizer.per_device_train_batch_size} is not "
+                f"allowed: it must be a multiple of images_per_concept={data.images_per_concept}"
+            )
+        if optimizer.loss == "clip" and data.images_per_concept > 1:
+            raise ValueError(
+                "loss='clip' is not allowed with images_per_concept > 1: use multi_positive"
+            )
+        if run.push_to_hub and not run.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")
+
+    def to_flat_dict(self) -> dict:
+        """Every field of every section, by name: what a recipe file holds."""
+        return {
+            option.name: getattr(section, option.name)
+            for section in vars(self).values()
+            for option in fields(section)
+        }

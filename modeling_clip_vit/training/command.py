@@ -1,0 +1,93 @@
+"""The command `clip-vit train`: arguments from a recipe and the command line."""
+
+import itertools
+import logging
+import sys
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from .arguments import TrainArguments
+
+SECTIONS = {option.name: option.type for option in fields(TrainArguments)}
+
+
+def run_training(arguments: list[str], default_config: Path | None = None) -> int:
+    """Train by a recipe, and write the model with all that belongs to it.
+
+    Args:
+        arguments: `--config FILE` and `--FIELD VALUE`.
+        default_config: the recipe where no `--config` is given.
+    """
+    args = parse_arguments(arguments, default_config)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from .loop import ContrastiveTraining, Interrupted
+    from .report import write_outputs
+
+    try:
+        training = ContrastiveTraining(args)
+        result = training.run()
+        if training.accelerator.is_main_process:
+            write_outputs(args, result)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    return 0
+
+
+def parse_arguments(arguments: list[str], default_config: Path | None = None) -> TrainArguments:
+    """Read a recipe and what the command line changes of it.
+
+    Raises:
+        SystemExit: a field or a value is wrong; the message names what is allowed.
+        ValueError: values do not go together.
+    """
+    given = any(argument.split("=")[0] == "--config" for argument in arguments)
+    if default_config is not None and not given:
+        arguments = ["--config", str(default_config), *arguments]
+    for name, value in itertools.pairwise(arguments):
+        if name == "--config" and not Path(value).is_file():
+            raise FileNotFoundError(f"no recipe {value!r} (looked in {Path.cwd()})")
+    namespace = build_parser().parse_args(arguments)
+    sections = {
+        name: section(**{option.name: namespace[option.name] for option in fields(section)})
+        for name, section in SECTIONS.items()
+    }
+    return TrainArguments(**sections)
+
+
+class RecipeParser(ArgumentParser):
+    """A parser that names the fields that come closest to a misspelt one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Print one sentence and leave with exit code 2."""
+        names = sorted(option.name for section in SECTIONS.values() for option in fields(section))
+        words = message.replace("'", " ").replace(",", " ").replace("=", " ").split()
+        unknown = [word.lstrip("-").rstrip(".:") for word in words]
+        if "nrecognized" in message or "not expected" in message:
+            close = [match for word in unknown for match in get_close_matches(word, names, n=2)]
+            close = list(dict.fromkeys(close))
+            message = (
+                f"{message.rstrip('.')}. Did you mean {', '.join(close)}? "
+                if close
+                else (f"{message.rstrip('.')}. ")
+            )
+            message += f"The fields are: {', '.join(names)}"
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> ArgumentParser:
+    """Every field of every section as `--field`, and `--config` for a recipe file."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = RecipeParser(
+        prog="clip-vit train",
+        description="Train a CLIP. A recipe sets fields; the command line overrides them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="a recipe: a YAML file of fields")
+    for section in SECTIONS.values():
+        parser.add_class_arguments(section, as_group=True)
+    return parser

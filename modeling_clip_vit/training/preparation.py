@@ -1,0 +1,212 @@
+"""From arguments to what a run trains with: data, tokenizer, processor and model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import DatasetDict
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoProcessor,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from ..configuration_clip_vit import ClipVitConfig
+from ..data.batches import (
+    Collator,
+    ConceptBatchSampler,
+    DecodedPixels,
+    ImageTextSamples,
+    StoredPixels,
+    number_concepts,
+)
+from ..data.captions import CaptionMaker
+from ..data.images import BadSamples, decode_all
+from ..data.sources import check_columns, get_split, open_dataset
+from ..data.tokenizer import train_tokenizer
+from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
+from ..modeling_clip_vit import ClipVitModel
+from .arguments import TrainArguments
+
+
+@dataclass
+class TrainingData:
+    """The batches of a run, and what could not be read of its data set.
+
+    Args:
+        loader: gives the batches of an epoch.
+        sampler: chooses them; `set_epoch` before each epoch.
+        bad: undecodable images found so far.
+        num_rows: rows of the training split.
+        num_concepts: distinct concepts among them.
+    """
+
+    loader: DataLoader
+    sampler: ConceptBatchSampler
+    bad: BadSamples
+    num_rows: int
+    num_concepts: int
+
+
+@dataclass
+class Preparation:
+    """All that a run needs before its first step."""
+
+    model: ClipVitModel
+    processor: CLIPProcessor
+    data: TrainingData
+    evaluator: Evaluator | None
+    class_labels: list[str] = field(default_factory=list)
+
+
+def prepare(args: TrainArguments) -> Preparation:
+    """Open the data, train or load the tokenizer, build or load the model.
+
+    Raises:
+        DataError, ValueError: something about the data or the model is not as asked for; nothing
+            has been written then.
+    """
+    splits = open_dataset(args.data.dataset)
+    train_split = get_split(splits, args.data.train_split, args.data.dataset)
+    captions = CaptionMaker(train_split, args.captions, args.data.dataset)
+    if args.model.model_name_or_path:
+        model = load_model(args.model.model_name_or_path)
+        processor = AutoProcessor.from_pretrained(args.model.model_name_or_path)
+    else:
+        model, processor = build_model(args.model.model_config, captions)
+    image_size = model.config.vision_config.image_size
+    data = prepare_data(args, train_split, captions, processor, image_size)
+    evaluator = prepare_evaluator(args, splits, image_size)
+    return Preparation(model, processor, data, evaluator)
+
+
+def load_model(path: str) -> ClipVitModel:
+    """A CLIP of this package from a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint holds another type of model.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != ClipVitConfig.model_type:
+        raise ValueError(
+            f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
+        )
+    return AutoModel.from_pretrained(path)
+
+
+def build_model(config_folder: str, captions: CaptionMaker) -> tuple[ClipVitModel, CLIPProcessor]:
+    """A new model and a tokenizer that learned from the captions.
+
+    Raises:
+        FileNotFoundError: there is no configuration in that folder.
+        ValueError: it is the configuration of another type of model, or not a valid one.
+    """
+    path = Path(config_folder)
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise FileNotFoundError(f"no config.json in {config_folder!r} (looked in {Path.cwd()})")
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != ClipVitConfig.model_type:
+        raise ValueError(
+            f"{config_folder} configures a model of type {config.model_type!r}, not "
+            f"{ClipVitConfig.model_type!r}"
+        )
+    text = config.text_config
+    tokenizer = train_tokenizer(captions.corpus(), text.vocab_size, text.max_position_embeddings)
+    text.vocab_size = len(tokenizer)
+    text.pad_token_id = tokenizer.pad_token_id
+    text.bos_token_id = tokenizer.bos_token_id
+    text.eos_token_id = tokenizer.eos_token_id
+    return ClipVitModel(config), build_processor(tokenizer, config.vision_config.image_size)
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
+    """Transformers' CLIP processor for square images of this size, over any tokenizer."""
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
+    return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
+
+
+def prepare_data(
+    args: TrainArguments,
+    split,
+    captions: CaptionMaker,
+    processor: CLIPProcessor,
+    image_size: int,
+) -> TrainingData:
+    """Decode or open the images, and set up sampler, collator and loader."""
+    options = args.data
+    check_columns(split, [options.image_column], options.dataset)
+    keys: list = list(range(len(split)))
+    if options.concept_column:
+        check_columns(split, [options.concept_column], options.dataset)
+        keys = list(split[options.concept_column])
+    concepts = number_concepts(keys)
+    decoded = DecodedPixels(split, options.image_column, image_size)
+    read_pixels, rows = decoded, list(range(len(split)))
+    bad = BadSamples(options.max_bad_sample_ratio)
+    if options.cache_images:
+        pixels, rows, bad = decode_all(
+            split, options.image_column, image_size, options.dataset, options.max_bad_sample_ratio
+        )
+        read_pixels = StoredPixels(pixels, rows)
+    sampler = ConceptBatchSampler(
+        {row: concepts[row] for row in rows},
+        args.optimizer.per_device_train_batch_size,
+        options.images_per_concept,
+        args.run.seed,
+    )
+    loader = DataLoader(
+        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed),
+        batch_sampler=sampler,
+        collate_fn=Collator(
+            processor.tokenizer,
+            args.augment,
+            processor.image_processor.image_mean,
+            processor.image_processor.image_std,
+        ),
+        num_workers=options.dataloader_num_workers,
+        persistent_workers=options.dataloader_num_workers > 0,
+    )
+    return TrainingData(loader, sampler, bad, len(split), len(set(keys)))
+
+
+def prepare_evaluator(
+    args: TrainArguments, splits: DatasetDict, image_size: int
+) -> Evaluator | None:
+    """Decode what is evaluated on; None where the arguments name no split for it."""
+    data = args.data
+    if data.eval_split is None:
+        return None
+
+    def read(split, label_columns: list[str]) -> EvaluationSet:
+        return read_evaluation_set(
+            split,
+            data.dataset,
+            image_size,
+            data.image_column,
+            args.captions.caption_columns,
+            data.concept_column,
+            label_columns,
+            data.max_bad_sample_ratio,
+        )
+
+    evaluation = read(get_split(splits, data.eval_split, data.dataset), data.zero_shot_columns)
+    if data.new_concepts_split is None:
+        return Evaluator(evaluation)
+    new_split = get_split(splits, data.new_concepts_split, data.dataset)
+    return Evaluator(evaluation, read(filter_rows(new_split, data.new_concepts_filter), []))
+
+
+def filter_rows(split, wanted: dict[str, str]):
+    """The rows whose columns have the wanted values, class labels by their names."""
+    for column, value in wanted.items():
+        check_columns(split, [column], "new_concepts_filter")
+        feature = split.features[column]
+        code = feature.str2int(value) if hasattr(feature, "str2int") else value
+        column_values = split[column]
+        split = split.select([row for row, other in enumerate(column_values) if other == code])
+    return split
