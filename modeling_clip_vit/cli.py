@@ -1,0 +1,54 @@
+"""The command line: `clip-vit train` and `clip-vit search`. All work is done elsewhere."""
+
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
+    given = sys.argv[1:] if arguments is None else arguments
+    commands = {"train": train, "search": search}
+    if given[:1] in (["-h"], ["--help"]) or not given:
+        print(
+            "usage: clip-vit {train,search} ...\n\n  train   train a model by a recipe"
+            "\n  search  search pictures by text\n\nclip-vit COMMAND --help says more."
+        )
+        return 0 if given else 2
+    if given[0] not in commands:
+        print(
+            f"clip-vit: no command {given[0]!r}: there are {', '.join(commands)}", file=sys.stderr
+        )
+        return 2
+    return commands[given[0]](given[1:])
+
+
+def train(arguments: list[str], default_config: Path | None = None) -> int:
+    """`clip-vit train --config FILE [--FIELD VALUE ...]`"""
+    from .training.command import run_training
+
+    return report_errors(lambda: run_training(arguments, default_config))
+
+
+def search(arguments: list[str]) -> int:
+    """`clip-vit search CHECKPOINT QUERY --images FOLDER [--save PICTURE]`"""
+    from .inference.command import run_search
+
+    return report_errors(lambda: run_search(arguments))
+
+
+def report_errors(command) -> int:
+    """Run a command; an error that a user can cause becomes one sentence on standard error."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+def one_sentence(error: Exception) -> str:
+    """The message of an error, without the frame that strict configurations put around it."""
+    cause = error.__cause__ if type(error).__name__.startswith("Strict") else None
+    return " ".join(str(cause or error).split())

@@ -1,0 +1,13 @@
+"""Train a CLIP: `python train.py`, or `accelerate launch train.py`, with `--help` for the fields.
+
+Without `--config` it trains the default model on the embedded data set, data/emoji.
+"""
+
+import sys
+from pathlib import Path
+
+from modeling_clip_vit.cli import train
+
+if __name__ == "__main__":
+    recipe = Path(__file__).parent / "configuration" / "train" / "emoji.yaml"
+    sys.exit(train(sys.argv[1:], default_config=recipe))
