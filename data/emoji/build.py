@@ -27,7 +27,7 @@ from PIL import Image as PillowImage
 
 IMAGE_SIZE = 64
 WEBP_QUALITY = 90
-HELD_OUT_SEED = "clip-vit emoji"
+HELD_OUT_SEED = "clip-vit emoji 2"
 HELD_OUT_SHARE = 0.1
 LARGEST_MEMBER = 8 * 2**20
 EMOJI_PRESENTATION = "FE0F"
