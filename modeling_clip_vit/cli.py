@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
@@ -43,12 +45,12 @@ def report_errors(command) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         print(f"error: {one_sentence(error)}", file=sys.stderr)
         return 1
 
 
 def one_sentence(error: Exception) -> str:
     """The message of an error, without the frame that strict configurations put around it."""
-    cause = error.__cause__ if type(error).__name__.startswith("Strict") else None
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     return " ".join(str(cause or error).split())

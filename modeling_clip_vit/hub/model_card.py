@@ -28,7 +28,7 @@ class CardFacts:
         steps: updates done.
         seconds: time spent training.
         precision: `bf16`, `fp16` or `no`.
-        images_per_second: over the whole of training; 0 where it is unknown.
+        images_per_second: over the whole of training.
         num_vision_parameters, num_text_parameters: of the towers with their projections.
         example_text: a caption to show how the model is used.
         image_size: side in pixels.
@@ -213,12 +213,12 @@ def describe_data(facts: CardFacts, dataset: dict) -> str:
 def describe_recipe(facts: CardFacts) -> str:
     """Time, place, versions and every field."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    speed = f" ({facts.images_per_second:.0f} images/s)" if facts.images_per_second else ""
     fields = "\n".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.recipe.items()
     )
     return (
-        f"{facts.steps} updates in {facts.seconds:.0f} seconds{speed} on {processor_name()}, "
+        f"{facts.steps} updates in {facts.seconds:.0f} seconds "
+        f"({facts.images_per_second:.0f} images/s) on {processor_name()}, "
         f"precision {facts.precision}, {date.today().isoformat()}, {code_version()}; {versions}. "
         f"The recipe:\n\n```yaml\n{fields}\n```"
     )

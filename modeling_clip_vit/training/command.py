@@ -63,19 +63,15 @@ class RecipeParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Print one sentence and leave with exit code 2."""
-        names = sorted(option.name for section in SECTIONS.values() for option in fields(section))
-        words = message.replace("'", " ").replace(",", " ").replace("=", " ").split()
-        unknown = [word.lstrip("-").rstrip(".:") for word in words]
-        if "nrecognized" in message or "not expected" in message:
-            close = [match for word in unknown for match in get_close_matches(word, names, n=2)]
-            close = list(dict.fromkeys(close))
-            message = (
-                f"{message.rstrip('.')}. Did you mean {', '.join(close)}? "
-                if close
-                else (f"{message.rstrip('.')}. ")
-            )
-            message += f"The fields are: {', '.join(names)}"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        message = " ".join(message.split()).rstrip(".")
+        if "nrecognized" in message or "not accepted" in message:
+            names = [option.name for section in SECTIONS.values() for option in fields(section)]
+            words = message.replace("'", " ").replace("=", " ").replace("--", " ").split()
+            close = [name for word in words for name in get_close_matches(word, names, n=2)]
+            if close:
+                message += f". Did you mean {', '.join(dict.fromkeys(close))}?"
+            message += f" The fields are: {', '.join(sorted(names))}"
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -44,13 +44,15 @@ class Progress:
         step: updates done.
         epoch: passes over the concepts begun.
         batch: batches done of this pass.
-        seconds: time spent training.
+        images: images seen.
+        seconds: time spent training, evaluations on the way included.
         history: logged values, a dict a line.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    images: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -63,7 +65,6 @@ class TrainingResult:
     metrics: dict[str, float]
     progress: Progress
     precision: str
-    images_per_second: float
 
 
 class ContrastiveTraining:
@@ -83,7 +84,7 @@ class ContrastiveTraining:
         self.sampler = self.preparation.data.sampler
         model = self.preparation.model
         if args.model.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         optimizer = build_optimizer(model, args.optimizer)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(
             model, optimizer, self.preparation.data.loader
@@ -97,7 +98,9 @@ class ContrastiveTraining:
             num_warmup_steps=round(args.optimizer.warmup_ratio * self.max_steps),
             num_training_steps=self.max_steps,
         )
+        self.last_log: tuple[float, int] = (0.0, 0)
         self.stop_signal = 0
+        self.former_handlers: dict = {}
         if args.run.resume_from_checkpoint:
             self.resume(args.run.resume_from_checkpoint)
 
@@ -134,52 +137,49 @@ class ContrastiveTraining:
             DataError: too many images cannot be decoded.
             SaveError: a checkpoint cannot be written.
         """
-        options = self.args.run
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
-        self.model.train()
         self.watch_signals()
-        started = time.perf_counter() - self.progress.seconds
-        first_step = self.progress.step
-        bar = tqdm(
-            total=self.max_steps,
-            initial=first_step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
-        )
-        images = 0
-        window_start, window_images = time.perf_counter(), 0
-        for batch in self.batches():
-            values = self.train_step(batch)
-            images += len(batch["image_ids"]) * self.accelerator.num_processes
-            window_images += len(batch["image_ids"]) * self.accelerator.num_processes
-            if not self.accelerator.sync_gradients:
-                continue
-            self.progress.step += 1
-            step = self.progress.step
-            self.progress.seconds = time.perf_counter() - started
-            bar.update()
-            if step % options.logging_steps == 0 or step == self.max_steps:
-                now = time.perf_counter()
-                values["images_per_second"] = window_images / (now - window_start)
-                self.log(values, bar)
-                window_start, window_images = now, 0
-            if options.eval_steps and step % options.eval_steps == 0 and step < self.max_steps:
-                self.log_metrics(self.evaluate(everything=False))
-            if self.is_stopping():
-                bar.close()
-                raise Interrupted(self.stop_signal, self.save())
-            if options.save_steps and step % options.save_steps == 0 and step < self.max_steps:
-                self.save()
-        bar.close()
-        self.progress.seconds = time.perf_counter() - started
-        speed = images / max(self.progress.seconds, 1e-9) if first_step == 0 else 0.0
+        try:
+            self.fit()
+        finally:
+            self.unwatch_signals()
         metrics = self.evaluate(everything=True)
         self.log_metrics(metrics)
         self.accelerator.end_training()
         return TrainingResult(
-            self.preparation, metrics, self.progress, self.accelerator.mixed_precision, speed
+            self.preparation, metrics, self.progress, self.accelerator.mixed_precision
         )
+
+    def fit(self):
+        """Train to the last step, logging, evaluating and saving on the way."""
+        options = self.args.run
+        progress = self.progress
+        self.model.train()
+        started = time.perf_counter() - progress.seconds
+        with tqdm(
+            total=self.max_steps,
+            initial=progress.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        ) as bar:
+            for batch in self.batches():
+                values = self.train_step(batch)
+                progress.images += len(batch["image_ids"]) * self.accelerator.num_processes
+                if not self.accelerator.sync_gradients:
+                    continue
+                progress.step += 1
+                progress.seconds = time.perf_counter() - started
+                bar.update()
+                is_last = progress.step == self.max_steps
+                if progress.step % options.logging_steps == 0 or is_last:
+                    self.log(values, bar)
+                if options.eval_steps and progress.step % options.eval_steps == 0 and not is_last:
+                    self.log_metrics(self.evaluate(everything=False))
+                if self.is_stopping():
+                    raise Interrupted(self.stop_signal, self.save())
+                if options.save_steps and progress.step % options.save_steps == 0 and not is_last:
+                    self.save()
 
     def train_step(self, batch: dict) -> dict[str, float | torch.Tensor]:
         """One batch forward and backward, and one update when enough have accumulated."""
@@ -215,6 +215,7 @@ class ContrastiveTraining:
                     yield batch
                 if self.progress.step >= self.max_steps:
                     return
+            bad.check(self.args.data.dataset)
             self.progress.epoch += 1
             self.progress.batch = 0
 
@@ -231,12 +232,16 @@ class ContrastiveTraining:
         """Metrics of the model as it is, on the main process; empty where nothing is measured."""
         if self.preparation.evaluator is None or not self.accelerator.is_main_process:
             return {}
-        with self.accelerator.autocast():
-            return self.preparation.evaluator(self.unwrapped(), self.processor, everything)
+        # In the weights' own precision, not in autocast: what is measured is what gets saved.
+        return self.preparation.evaluator(self.unwrapped(), self.processor, everything)
 
     def log(self, values: dict, bar: tqdm):
         """Log training values to trackers and bar."""
         numbers = {name: float(value) for name, value in values.items()}
+        seconds = self.progress.seconds - self.last_log[0]
+        images = self.progress.images - self.last_log[1]
+        self.last_log = (self.progress.seconds, self.progress.images)
+        numbers["images_per_second"] = images / seconds
         numbers["learning_rate"] = self.scheduler.get_last_lr()[-1]
         numbers["logit_scale"] = float(self.unwrapped().get_logit_scale().detach())
         bar.set_postfix_str(
@@ -274,7 +279,7 @@ class ContrastiveTraining:
         state = load_checkpoint(self.accelerator, path)
         self.scheduler.load_state_dict(state["scheduler"])
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
-        logger.info("resumed from %s", path)
+        self.last_log = (self.progress.seconds, self.progress.images)
 
     def watch_signals(self):
         """Finish the step and save on the first Ctrl-C or SIGTERM; leave at once on the second."""
@@ -284,7 +289,12 @@ class ContrastiveTraining:
             signal.signal(signal_number, signal.default_int_handler)
 
         for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, note)
+            self.former_handlers[signal_number] = signal.signal(signal_number, note)
+
+    def unwatch_signals(self):
+        """Give the signals back to who handled them before."""
+        for signal_number, handler in self.former_handlers.items():
+            signal.signal(signal_number, handler)
 
     def is_stopping(self) -> bool:
         """Whether any process was asked to stop, so that all of them save together."""
