@@ -52,11 +52,15 @@ class ModelOptions:
     Args:
         model_config: folder with the config.json of an architecture, trained from scratch.
         model_name_or_path: a checkpoint to go on from instead, with its tokenizer.
+        attn_implementation: `eager`, `sdpa` or another kernel that Transformers knows; null for
+            its choice. On a CPU in bfloat16, torch's sdpa goes backward over up to a few hundred
+            tokens several times more slowly than eager.
         gradient_checkpointing: recompute the blocks in the backward pass, to save memory.
     """
 
     model_config: str = "configuration/model/emoji"
     model_name_or_path: str | None = None
+    attn_implementation: str | None = None
     gradient_checkpointing: bool = False
 
 

@@ -1,8 +1,10 @@
 """From arguments to what a run trains with: data, tokenizer, processor and model."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from datasets import DatasetDict
 from torch.utils.data import DataLoader
 from transformers import (
@@ -29,7 +31,9 @@ from ..data.sources import check_columns, get_split, open_dataset
 from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
-from .arguments import TrainArguments
+from .arguments import ModelOptions, TrainArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +63,6 @@ class Preparation:
     processor: CLIPProcessor
     data: TrainingData
     evaluator: Evaluator | None
-    class_labels: list[str] = field(default_factory=list)
 
 
 def prepare(args: TrainArguments) -> Preparation:
@@ -73,44 +76,47 @@ def prepare(args: TrainArguments) -> Preparation:
     train_split = get_split(splits, args.data.train_split, args.data.dataset)
     captions = CaptionMaker(train_split, args.captions, args.data.dataset)
     if args.model.model_name_or_path:
-        model = load_model(args.model.model_name_or_path)
-        processor = AutoProcessor.from_pretrained(args.model.model_name_or_path)
+        model, processor = load_model(args.model)
     else:
-        model, processor = build_model(args.model.model_config, captions)
+        model, processor = build_model(args.model, captions)
     image_size = model.config.vision_config.image_size
     data = prepare_data(args, train_split, captions, processor, image_size)
     evaluator = prepare_evaluator(args, splits, image_size)
     return Preparation(model, processor, data, evaluator)
 
 
-def load_model(path: str) -> ClipVitModel:
-    """A CLIP of this package from a checkpoint.
+def load_model(options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
+    """A CLIP of this package and its processor from a checkpoint.
 
     Raises:
         ValueError: the checkpoint holds another type of model.
     """
+    path = options.model_name_or_path
     config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
-    return AutoModel.from_pretrained(path)
+    model = AutoModel.from_pretrained(path, attn_implementation=options.attn_implementation)
+    return model, AutoProcessor.from_pretrained(path)
 
 
-def build_model(config_folder: str, captions: CaptionMaker) -> tuple[ClipVitModel, CLIPProcessor]:
+def build_model(
+    options: ModelOptions, captions: CaptionMaker
+) -> tuple[ClipVitModel, CLIPProcessor]:
     """A new model and a tokenizer that learned from the captions.
 
     Raises:
         FileNotFoundError: there is no configuration in that folder.
         ValueError: it is the configuration of another type of model, or not a valid one.
     """
-    path = Path(config_folder)
+    path = Path(options.model_config)
     if not (path / "config.json").is_file() and not path.is_file():
-        raise FileNotFoundError(f"no config.json in {config_folder!r} (looked in {Path.cwd()})")
+        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
     config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
         raise ValueError(
-            f"{config_folder} configures a model of type {config.model_type!r}, not "
+            f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
     text = config.text_config
@@ -119,7 +125,8 @@ def build_model(config_folder: str, captions: CaptionMaker) -> tuple[ClipVitMode
     text.pad_token_id = tokenizer.pad_token_id
     text.bos_token_id = tokenizer.bos_token_id
     text.eos_token_id = tokenizer.eos_token_id
-    return ClipVitModel(config), build_processor(tokenizer, config.vision_config.image_size)
+    model = AutoModel.from_config(config, attn_implementation=options.attn_implementation)
+    return model, build_processor(tokenizer, config.vision_config.image_size)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
@@ -153,6 +160,8 @@ def prepare_data(
             split, options.image_column, image_size, options.dataset, options.max_bad_sample_ratio
         )
         read_pixels = StoredPixels(pixels, rows)
+        for example in bad.examples:
+            logger.warning("skipped %s", example)
     sampler = ConceptBatchSampler(
         {row: concepts[row] for row in rows},
         args.optimizer.per_device_train_batch_size,
@@ -170,6 +179,9 @@ def prepare_data(
         ),
         num_workers=options.dataloader_num_workers,
         persistent_workers=options.dataloader_num_workers > 0,
+        # Its own, or each new pass would draw from the generator that dropout draws from, and a
+        # run that was resumed in the middle of a pass would go another way.
+        generator=torch.Generator().manual_seed(args.run.seed),
     )
     return TrainingData(loader, sampler, bad, len(split), len(set(keys)))
 
