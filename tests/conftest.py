@@ -1,0 +1,159 @@
+"""What the tests share: small configurations, and a small data set of real files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PillowImage
+
+from modeling_clip_vit import ClipVitConfig, ClipVitModel
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+from modeling_clip_vit.training.preparation import build_processor
+
+REPOSITORY = Path(__file__).parent.parent
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def small_config(vision: dict | None = None, text: dict | None = None, **top) -> ClipVitConfig:
+    """A CLIP of a few thousand parameters."""
+    return ClipVitConfig(
+        vision_config={**VISION, **(vision or {})},
+        text_config={**TEXT, **(text or {})},
+        **{"projection_dim": 16, **top},
+    )
+
+
+def small_model(vision: dict | None = None, text: dict | None = None, **top) -> ClipVitModel:
+    """A CLIP of a few thousand parameters with the same random weights every time."""
+    torch.manual_seed(0)
+    return ClipVitModel(small_config(vision, text, **top)).eval()
+
+
+def make_texts(lengths: list[int], length: int | None = None) -> dict[str, torch.Tensor]:
+    """Token ids of texts with so many tokens, the last of each its end, padded on the right."""
+    generator = torch.Generator().manual_seed(1)
+    length = length or max(lengths)
+    ids = torch.zeros(len(lengths), length, dtype=torch.long)
+    for row, count in enumerate(lengths):
+        ids[row, :count] = torch.randint(3, 300, (count,), generator=generator)
+        ids[row, 0], ids[row, count - 1] = 1, 2
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def make_images(count: int, size: int = 32) -> torch.Tensor:
+    """Random normalised pixels."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+COLORS = {
+    "red": "红色",
+    "green": "绿色",
+    "blue": "蓝色",
+    "yellow": "黄色",
+    "purple": "紫色",
+    "orange": "橙色",
+    "black": "黑色",
+    "brown": "棕色",
+}
+
+
+def draw_picture(color: str, seed: int) -> PillowImage.Image:
+    """A square of a colour somewhere on white."""
+    rng = np.random.default_rng(seed)
+    picture = PillowImage.new("RGB", (32, 32), "white")
+    left, top = rng.integers(2, 10, 2)
+    picture.paste(PillowImage.new("RGB", (18, 18), color), (int(left), int(top)))
+    return picture
+
+
+@pytest.fixture(scope="session")
+def color_dataset(tmp_path_factory) -> Path:
+    """A data set on disk, as parquet: squares of eight colours, two artists and a third unseen."""
+    folder = tmp_path_factory.mktemp("colors")
+    features = Features(
+        {
+            "image": Image(),
+            "caption_en": Value("string"),
+            "caption_zh": Value("string"),
+            "tags_en": List(Value("string")),
+            "key": Value("string"),
+            "kind": ClassLabel(names=["warm", "cold"]),
+        }
+    )
+    for split, seeds in {"train": (0, 1), "validation": (2,)}.items():
+        rows = [
+            {
+                "image": draw_picture(color, 100 * seed + number),
+                "caption_en": f"a {color} square",
+                "caption_zh": f"{chinese}方块",
+                "tags_en": ["square", color],
+                "key": color,
+                "kind": "cold" if color in ("green", "blue", "black") else "warm",
+            }
+            for seed in seeds
+            for number, (color, chinese) in enumerate(COLORS.items())
+        ]
+        Dataset.from_list(rows, features=features).to_parquet(
+            folder / f"{split}-00000-of-00001.parquet"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_config_folder(tmp_path_factory) -> Path:
+    """A configuration folder of a small CLIP with every kind of randomness in training."""
+    folder = tmp_path_factory.mktemp("config")
+    config = {
+        "model_type": "clip_vit",
+        "projection_dim": 16,
+        "vision_config": {
+            **VISION,
+            "model_type": "clip_vit_vision_model",
+            "patch_embedding": "conv_stem",
+            "pooling": "flatten",
+            "drop_path_rate": 0.1,
+            "hidden_dropout": 0.1,
+        },
+        "text_config": {
+            **TEXT,
+            "model_type": "clip_vit_text_model",
+            "is_causal": False,
+            "pooling": "mean",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A saved small CLIP with a tokenizer and an image processor, untrained."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    texts = [f"a {name} square {chinese}方块" for name, chinese in COLORS.items()]
+    tokenizer = train_tokenizer(texts, vocab_size=300, max_length=16)
+    model = small_model(text={"pooling": "mean", "is_causal": False})
+    model.save_pretrained(folder)
+    build_processor(tokenizer, image_size=32).save_pretrained(folder)
+    return folder

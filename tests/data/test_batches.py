@@ -1,0 +1,207 @@
+"""Captions, augmentation, sampling and collation."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+
+from modeling_clip_vit.data.batches import (
+    Collator,
+    ConceptBatchSampler,
+    ImageTextSamples,
+    SkippedSample,
+    number_concepts,
+)
+from modeling_clip_vit.data.captions import CaptionMaker, CaptionOptions
+from modeling_clip_vit.data.images import BadImageError
+from modeling_clip_vit.data.sources import DataError, check_columns, class_names, open_dataset
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
+
+STRONG = AugmentOptions(
+    rotation=20,
+    zoom=0.3,
+    shift=0.1,
+    shear=0.1,
+    brightness=0.2,
+    contrast=0.3,
+    saturation=0.5,
+    hue=30,
+    erase_probability=0.5,
+    flip=True,
+)
+
+
+def random_pixels(count: int = 6, size: int = 24) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def noise(count: int = 6) -> torch.Tensor:
+    return torch.rand(count, NOISE_SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_without_strength_augmentation_is_the_identity():
+    pixels = random_pixels()
+    images = augment(pixels, noise(), AugmentOptions())
+    torch.testing.assert_close(images, pixels.float() / 255, atol=2e-5, rtol=0)
+
+
+def test_an_image_is_varied_by_its_own_noise_alone():
+    pixels, numbers = random_pixels(), noise()
+    together = augment(pixels, numbers, STRONG)
+    for place in range(len(pixels)):
+        alone = augment(pixels[place : place + 1], numbers[place : place + 1], STRONG)
+        torch.testing.assert_close(alone[0], together[place], atol=1e-5, rtol=0)
+    assert (together - pixels.float() / 255).abs().mean() > 0.05
+
+
+def test_what_moves_in_from_outside_is_white():
+    black = torch.zeros(4, 3, 24, 24, dtype=torch.uint8)
+    shifted = augment(black, noise(4), AugmentOptions(shift=0.5, zoom=0.5))
+    assert shifted.max() == 1
+    assert shifted.min() == 0
+
+
+def test_hue_and_saturation_leave_grey_alone():
+    grey = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
+    images = augment(grey, noise(4), AugmentOptions(saturation=1.0, hue=180))
+    torch.testing.assert_close(images, grey.float() / 255, atol=1e-5, rtol=0)
+
+
+def test_erasing_hits_its_share_of_images():
+    white = torch.full((2000, 3, 16, 16), 255, dtype=torch.uint8)
+    images = augment(white, noise(2000), AugmentOptions(erase_probability=0.3))
+    hit = (images.flatten(1).min(dim=1).values < 1).float().mean()
+    assert 0.26 < hit < 0.34
+
+
+def test_normalisation_is_that_of_the_image_processor():
+    from modeling_clip_vit.training.preparation import build_processor
+
+    tokenizer = train_tokenizer(["a"], 260, 8)
+    processor = build_processor(tokenizer, 24)
+    pixels = random_pixels()
+    arrays = [image.permute(1, 2, 0).numpy() for image in pixels]
+    expected = processor.image_processor(arrays, return_tensors="pt")["pixel_values"]
+    images = processor.image_processor
+    ours = normalize(pixels.float() / 255, images.image_mean, images.image_std)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_a_batch_is_views_of_distinct_concepts(views):
+    concepts = {row: row // 2 for row in range(40)}
+    sampler = ConceptBatchSampler(concepts, 6 * views, views, seed=3)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 3
+    seen = []
+    for batch in batches:
+        rows = [row for row, _ in batch]
+        blocks = [[concepts[row] for row in rows[6 * k : 6 * k + 6]] for k in range(views)]
+        assert len(set(blocks[0])) == 6
+        assert all(block == blocks[0] for block in blocks)
+        if views == 2:
+            assert len(set(rows)) == 12
+        seen += blocks[0]
+    assert len(set(seen)) == 18
+
+
+def test_epochs_have_their_own_order_and_come_again():
+    sampler = ConceptBatchSampler({row: row for row in range(50)}, 10, 1, seed=3)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert [[row for row, _ in b] for b in second] != [[row for row, _ in b] for b in first]
+    assert list(ConceptBatchSampler({row: row for row in range(50)}, 10, 1, seed=4)) != first
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    with pytest.raises(ValueError, match="takes 16 concepts, but the data set has 4"):
+        ConceptBatchSampler({row: row for row in range(4)}, 16, 1, seed=0)
+
+
+@pytest.fixture
+def captions(color_dataset):
+    split = load_dataset(str(color_dataset), split="train")
+    options = CaptionOptions(
+        caption_columns=["caption_en", "caption_zh"],
+        caption_sampling="each",
+        tags_columns={"caption_en": "tags_en"},
+        tag_probability=0.5,
+    )
+    return CaptionMaker(split, options, "colors")
+
+
+def test_captions_carry_tags_as_often_as_asked(captions):
+    rng = np.random.default_rng(0)
+    drawn = [captions.draw(0, rng) for _ in range(1000)]
+    english = [texts[0] for texts in drawn]
+    assert {texts[1] for texts in drawn} == {"红色方块"}
+    assert 0.45 < np.mean(["," in text for text in english]) < 0.55
+    assert set(english) <= {
+        "a red square",
+        "a red square, red",
+        "a red square, square",
+        "a red square, red, square",
+        "a red square, square, red",
+    }
+    assert captions.corpus()[:1] == ["a red square"]
+
+
+def test_empty_captions_and_missing_columns_are_named():
+    rows = Dataset.from_dict({"caption": ["one", "  "], "image": [None, None]})
+    with pytest.raises(DataError, match="row 1 of 'x' has an empty 'caption'"):
+        CaptionMaker(rows, CaptionOptions(), "x")
+    with pytest.raises(DataError, match="no column 'text': it has caption, image"):
+        check_columns(rows, ["text"], "x")
+    with pytest.raises(DataError, match="not class labels"):
+        class_names(rows, "caption", "x")
+    with pytest.raises(DataError, match=r"no folder './nowhere'"):
+        open_dataset("./nowhere")
+
+
+def make_samples(captions, read_pixels):
+    concepts = number_concepts(captions.captions["caption_en"])
+    return ImageTextSamples(read_pixels, captions, concepts, lambda row: f"row {row}", seed=5)
+
+
+def test_a_sample_depends_on_seed_epoch_and_row_alone(captions):
+    samples = make_samples(captions, lambda row: random_pixels(16)[row])
+    again, next_epoch = samples[3, 0], samples[3, 1]
+    assert torch.equal(samples[3, 0].noise, again.noise)
+    assert samples[3, 0].texts == again.texts
+    assert not torch.equal(next_epoch.noise, again.noise)
+
+
+def test_a_batch_has_one_text_of_each_kind_for_a_concept_and_skips_bad_images(captions):
+    def read_pixels(row):
+        if row == 5:
+            raise BadImageError("broken")
+        return random_pixels(16)[row]
+
+    samples = make_samples(captions, read_pixels)
+    tokenizer = train_tokenizer(captions.corpus(), 300, 16)
+    collate = Collator(tokenizer, STRONG, [0.5] * 3, [0.5] * 3)
+    batch = collate([samples[row, 0] for row in (4, 5, 6, 12, 13, 14)])
+    assert batch["skipped"] == [SkippedSample("row 5", "broken")]
+    assert batch["image_ids"].tolist() == [4, 6, 4, 5, 6]
+    assert batch["text_ids"].tolist() == [4, 4, 6, 6, 5, 5]
+    assert batch["is_first_view"].tolist() == [True, True, False, True, False]
+    assert batch["input_ids"].shape[0] == 6
+    assert batch["attention_mask"].sum(dim=1).min() >= 3
+    assert "pixel_values" not in collate([samples[5, 0]])
+
+
+def test_the_tokenizer_reads_any_text_and_equal_texts_give_an_equal_one():
+    texts = ["a slice of pizza", "一块披萨", "red heart", "红心"]
+    tokenizer = train_tokenizer(texts, 280, 12)
+    for text in ["pizza 披萨", "émoji 🍕", "ПРИВЕТ"]:
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id
+        cut = tokenizer(text, truncation=True)["input_ids"]
+        assert len(cut) <= 12
+        assert cut[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text.lower()
+    assert train_tokenizer(texts, 280, 12).get_vocab() == tokenizer.get_vocab()

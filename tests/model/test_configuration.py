@@ -1,0 +1,87 @@
+"""Configurations: what is refused, and what survives a round trip."""
+
+import pytest
+from transformers import AutoConfig
+
+from modeling_clip_vit import ClipVitConfig, ClipVitTextConfig, ClipVitVisionConfig
+
+REFUSED = [
+    (ClipVitVisionConfig, {"image_size": 65, "patch_size": 32}, "multiple of patch_size=32"),
+    (ClipVitVisionConfig, {"patch_embedding": "mlp"}, "conv, linear, conv_stem"),
+    (ClipVitVisionConfig, {"pooling": "eos"}, "cls, mean, flatten"),
+    (ClipVitVisionConfig, {"hidden_act": "gelo"}, "gelu"),
+    (ClipVitVisionConfig, {"norm_type": "none"}, "layernorm, rmsnorm"),
+    (ClipVitVisionConfig, {"mlp_type": "moe"}, "mlp, glu"),
+    (ClipVitVisionConfig, {"num_attention_heads": 0}, "at least 1"),
+    (ClipVitVisionConfig, {"num_attention_heads": 7}, "multiple of num_attention_heads=7"),
+    (ClipVitVisionConfig, {"num_key_value_heads": 5}, "divisor of num_attention_heads=12"),
+    (ClipVitVisionConfig, {"drop_path_rate": 1.0}, "below 1"),
+    (ClipVitVisionConfig, {"use_cls_token": False, "pooling": "cls"}, "True with pooling='cls'"),
+    (
+        ClipVitVisionConfig,
+        {"patch_embedding": "conv_stem", "conv_stem_strides": [2, 2]},
+        "product is patch_size=32",
+    ),
+    (
+        ClipVitVisionConfig,
+        {
+            "patch_embedding": "conv_stem",
+            "conv_stem_strides": [8, 4],
+            "conv_stem_kernels": [3, 4],
+            "conv_stem_widths": [8, 8],
+        },
+        "at least as large as conv_stem_strides",
+    ),
+    (ClipVitTextConfig, {"pooling": "flatten"}, "cls, mean, eos"),
+    (ClipVitTextConfig, {"eos_token_id": None}, "end-of-text token with pooling='eos'"),
+    (ClipVitTextConfig, {"vocab_size": 0}, "at least 1"),
+    (ClipVitConfig, {"projection_dim": 0}, "at least 1"),
+    (ClipVitConfig, {"logit_scale_max": -1.0}, "above 0"),
+]
+
+
+@pytest.mark.parametrize(("config_class", "fields", "allowed"), REFUSED)
+def test_refusal_names_field_value_and_what_is_allowed(config_class, fields, allowed):
+    with pytest.raises(Exception, match="is not allowed") as caught:
+        config_class(**fields)
+    message = str(caught.value)
+    assert allowed in message
+    assert any(f"{name}={value!r}" in message for name, value in fields.items())
+
+
+def test_a_value_of_the_wrong_type_is_refused():
+    with pytest.raises(Exception, match="hidden_size"):
+        ClipVitVisionConfig(hidden_size="wide")
+
+
+def test_round_trip_keeps_every_field(tmp_path):
+    config = ClipVitConfig(
+        vision_config={
+            "image_size": 64,
+            "patch_size": 16,
+            "patch_embedding": "conv_stem",
+            "pooling": "flatten",
+            "mlp_type": "glu",
+            "hidden_act": "silu",
+            "norm_type": "rmsnorm",
+            "num_key_value_heads": 3,
+            "drop_path_rate": 0.2,
+        },
+        text_config={"is_causal": False, "pooling": "mean", "head_dim": 16},
+        projection_dim=48,
+        logit_bias_init_value=-10.0,
+        logit_scale_max=None,
+    )
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    ignored = {"transformers_version", "auto_map", "_name_or_path"}
+    before = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    after = {key: value for key, value in again.to_dict().items() if key not in ignored}
+    assert before == after
+
+
+def test_a_tower_takes_its_configuration_and_projection_from_the_joint_one(tmp_path):
+    ClipVitConfig(vision_config={"hidden_size": 96}, projection_dim=48).save_pretrained(tmp_path)
+    vision = ClipVitVisionConfig.from_pretrained(tmp_path)
+    assert (vision.hidden_size, vision.projection_dim) == (96, 48)
+    assert ClipVitTextConfig.from_pretrained(tmp_path).projection_dim == 48

@@ -1,0 +1,97 @@
+"""The command line: recipes, overrides and refusals."""
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.training.command import parse_arguments
+
+EMOJI = REPOSITORY / "configuration" / "train" / "emoji.yaml"
+
+
+def test_a_recipe_sets_fields_and_the_command_line_overrides_them():
+    args = parse_arguments(["--config", str(EMOJI), "--max_steps", "7", "--caption_sampling=one"])
+    recipe = yaml.safe_load(EMOJI.read_text())
+    flat = args.to_flat_dict()
+    assert flat["max_steps"] == 7
+    assert flat["caption_sampling"] == "one"
+    for name, value in recipe.items():
+        if name not in ("max_steps", "caption_sampling"):
+            assert flat[name] == value, name
+
+
+def test_the_default_recipe_is_used_where_none_is_given(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("dataset: elsewhere\n")
+    assert parse_arguments([], EMOJI).data.concept_column == "hexcode"
+    args = parse_arguments(["--config", str(other)], EMOJI)
+    assert (args.data.dataset, args.data.concept_column) == ("elsewhere", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--learning_rat", "0.1"], "Did you mean learning_rate"),
+        (["--loss", "triplet"], "triplet"),
+        (["--max_steps", "many"], "max_steps"),
+    ],
+)
+def test_misspelt_fields_and_values_are_refused(arguments, expected, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+
+
+def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rat: 0.1\n")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--config", str(recipe)])
+    message = capsys.readouterr().err
+    assert "learning_rat" in message
+    assert "Did you mean learning_rate" in message
+    assert "weight_decay" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--per_device_train_batch_size", "1"], "a batch of one has nothing to contrast"),
+        (
+            ["--per_device_train_batch_size", "9", "--images_per_concept", "2"],
+            "multiple of images_per_concept=2",
+        ),
+        (["--loss", "clip", "--images_per_concept", "2"], "use multi_positive"),
+        (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
+        (["--warmup_ratio", "1.5"], "warmup_ratio=1.5 is not allowed: it must be from 0 to 1"),
+        (["--config", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
+        (["--dataset", "./nowhere"], "no folder './nowhere'"),
+    ],
+)
+def test_values_that_do_not_go_together_end_in_one_sentence(arguments, expected, capsys):
+    assert main(["train", *arguments]) == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+
+
+def test_help_documents_every_field(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in parse_arguments([]).to_flat_dict():
+        assert f"--{name}" in text, name
+    for sentence in (
+        "peak learning rate of Muon",
+        "largest angle in degrees",
+        "how often tags are added",
+        "folder with the config.json of an architecture",
+    ):
+        assert sentence in text
