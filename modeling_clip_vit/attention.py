@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "ClipVitAttention",
     query_BHLA: torch.Tensor,
     key_BKLA: torch.Tensor,
     value_BKLA: torch.Tensor,

@@ -1,11 +1,11 @@
 """Configurations of the ViT tower, the text tower and the CLIP over both."""
 
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .embeddings import PATCH_EMBEDDINGS
 from .feed_forward import FEED_FORWARDS
@@ -81,7 +81,7 @@ class ClipVitEncoderConfig(PreTrainedConfig):
         self._require("num_hidden_layers", self.num_hidden_layers >= 0, "an integer of at least 0")
         self._require(
             "num_key_value_heads",
-            self.num_attention_heads % self.num_key_value_heads == 0,
+            self.num_attention_heads % (self.num_key_value_heads or 1) == 0,
             f"a divisor of num_attention_heads={self.num_attention_heads}",
         )
         self._require_one_of("mlp_type", FEED_FORWARDS)
@@ -160,7 +160,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         """Size of the pooled output."""
         if self.pooling != "flatten":
             return self.hidden_size
-        return (self.grid_size**2 + int(self.use_cls_token)) * self.hidden_size
+        return (self.grid_size**2 + int(bool(self.use_cls_token))) * self.hidden_size
 
     def validate_image(self):
         """Refuse an image tower that cannot be built, with field, value and what is allowed."""
@@ -176,25 +176,22 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
             self._validate_conv_stem()
 
     def _validate_conv_stem(self):
-        strides = self.conv_stem_strides
+        strides = self.conv_stem_strides or ()
         self._require(
             "conv_stem_strides",
             len(strides) > 0 and min(strides) >= 1 and prod(strides) == self.patch_size,
             f"strides of at least 1 whose product is patch_size={self.patch_size}",
         )
-        for name in ("conv_stem_widths", "conv_stem_kernels"):
-            values = getattr(self, name)
+        widths, kernels = self.conv_stem_widths or (), self.conv_stem_kernels or ()
+        for name, values in {"conv_stem_widths": widths, "conv_stem_kernels": kernels}.items():
             self._require(
                 name,
-                values is not None and len(values) == len(strides) and min(values) >= 1,
+                len(values) == len(strides) and min(values) >= 1,
                 f"{len(strides)} integers of at least 1, one for each of conv_stem_strides",
             )
         self._require(
             "conv_stem_kernels",
-            all(
-                k >= s and (s > 1 or k % 2 == 1)
-                for k, s in zip(self.conv_stem_kernels, strides, strict=True)
-            ),
+            all(k >= s and (s > 1 or k % 2 == 1) for k, s in zip(kernels, strides, strict=True)),
             f"at least as large as conv_stem_strides={list(strides)}, and odd where a stride is 1",
         )
 
@@ -262,12 +259,12 @@ class ClipVitConfig(PreTrainedConfig):
     model_type = "clip_vit"
     _auto_class: ClassVar[str | None] = "AutoConfig"
     sub_configs_defaults = {
-        "vision_config": ClipVitVisionConfig,
-        "text_config": ClipVitTextConfig,
+        "vision_config": SubConfigSpec(ClipVitVisionConfig),
+        "text_config": SubConfigSpec(ClipVitTextConfig),
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     projection_dim: int = 512
     logit_scale_init_value: float | int = 2.6592
     logit_scale_max: float | int | None = 100.0

@@ -46,9 +46,12 @@ class ClipVitGatedMLP(nn.Module):
 
 
 #: `mlp_type` -> the module that computes it.
-FEED_FORWARDS: dict[str, type[nn.Module]] = {"mlp": ClipVitMLP, "glu": ClipVitGatedMLP}
+FEED_FORWARDS: dict[str, type["ClipVitMLP | ClipVitGatedMLP"]] = {
+    "mlp": ClipVitMLP,
+    "glu": ClipVitGatedMLP,
+}
 
 
-def build_feed_forward(config) -> nn.Module:
+def build_feed_forward(config) -> ClipVitMLP | ClipVitGatedMLP:
     """Build the feed-forward module that `config.mlp_type` names: (B, L, D) to (B, L, D)."""
     return FEED_FORWARDS[config.mlp_type](config)

@@ -3,6 +3,8 @@
 Shape legend: `B` batch, `L` sequence (patches or tokens), `D` hidden, `P` projection.
 """
 
+from typing import Any
+
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import nn
@@ -56,7 +58,9 @@ class ClipVitEncoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        rates = calculate_drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        rates: list[Any] = calculate_drop_path_rates(
+            config.drop_path_rate, config.num_hidden_layers
+        )
         self.layers = nn.ModuleList(ClipVitEncoderLayer(config, rate) for rate in rates)
 
     def forward(
@@ -114,9 +118,8 @@ class ClipVitPreTrainedModel(PreTrainedModel):
     Auto classes load it with `trust_remote_code=True` where this package is not installed.
     """
 
-    config: ClipVitConfig
     base_model_prefix = "clip_vit"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = [
         "ClipVitVisionEmbeddings",
@@ -156,7 +159,7 @@ class ClipVitPreTrainedModel(PreTrainedModel):
             init.normal_(module.feed_forward.fc2.weight, std=std)
         elif isinstance(module, ClipVitSimilarity):
             init.constant_(module.logit_scale, module.config.logit_scale_init_value)
-            if hasattr(module, "logit_bias"):
+            if module.config.logit_bias_init_value is not None:
                 init.constant_(module.logit_bias, module.config.logit_bias_init_value)
         for name in ("visual_projection", "text_projection", "classifier"):
             if isinstance(projection := getattr(module, name, None), nn.Linear):
@@ -170,7 +173,7 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
     config_class = ClipVitVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _keys_to_ignore_on_load_unexpected = [
         r"^(text_model|text_projection|visual_projection|similarity|classifier)\."
     ]
@@ -221,7 +224,7 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
     config: ClipVitTextConfig
     config_class = ClipVitTextConfig
     base_model_prefix = "text_model"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     _keys_to_ignore_on_load_unexpected = [
         r"^(vision_model|text_projection|visual_projection|similarity)\."
     ]
@@ -289,6 +292,7 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
 class ClipVitModel(ClipVitPreTrainedModel):
     """CLIP: images and texts in one space, where what belongs together is close."""
 
+    config: ClipVitConfig
     config_class = ClipVitConfig
     _more_auto_classes = {
         "AutoModelForZeroShotImageClassification": "modeling_clip_vit.ClipVitModel"
@@ -421,7 +425,7 @@ class ClipVitVisionModelWithProjection(ClipVitPreTrainedModel):
     config_class = ClipVitVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|similarity)\."]
 
     def __init__(self, config: ClipVitVisionConfig):
@@ -462,7 +466,7 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
     config: ClipVitTextConfig
     config_class = ClipVitTextConfig
     base_model_prefix = "text_model"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     _keys_to_ignore_on_load_unexpected = [r"^(vision_model|visual_projection|similarity)\."]
 
     def __init__(self, config: ClipVitTextConfig):
@@ -510,7 +514,7 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
     config_class = ClipVitVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _auto_class = "AutoModelForImageClassification"
     _more_auto_classes = {"AutoModel": "modeling_clip_vit.ClipVitVisionModel"}
     _keys_to_ignore_on_load_unexpected = [
@@ -520,7 +524,7 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
         self.vision_model = ClipVitVisionModel._from_config(config)
-        self.classifier = nn.Linear(config.pooled_size, config.num_labels)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels or 1)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

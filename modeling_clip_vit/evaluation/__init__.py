@@ -1,1 +1,1 @@
-"""Evaluation: retrieval, zero-shot classification, and pictures of both."""
+"""Evaluation: retrieval and zero-shot classification."""

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from transformers import CLIPProcessor, PreTrainedModel
+from transformers import CLIPModel, CLIPProcessor
 
 from ..data.images import decode_all
 from ..data.sources import check_columns, class_names
 from ..inference.embedding import embed_pixels, embed_texts
+from ..modeling_clip_vit import ClipVitModel
 from .retrieval import rank_of_best_match, retrieval_metrics
 from .zero_shot import zero_shot_accuracy
 
@@ -73,7 +74,7 @@ class Evaluator:
         self.new_concepts = new_concepts
 
     def __call__(
-        self, model: PreTrainedModel, processor: CLIPProcessor, everything: bool = True
+        self, model: ClipVitModel | CLIPModel, processor: CLIPProcessor, everything: bool = True
     ) -> dict[str, float]:
         """Measure.
 
@@ -114,7 +115,7 @@ class Evaluator:
 
 def retrieve(
     name: str,
-    model: PreTrainedModel,
+    model: ClipVitModel | CLIPModel,
     processor: CLIPProcessor,
     queries: EvaluationSet,
     gallery_embeds: torch.Tensor,

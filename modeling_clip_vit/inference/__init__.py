@@ -1,1 +1,1 @@
-"""Inference: embed images and texts, and search one by the other."""
+"""Inference: embed images and texts, search one by the other, draw what was found."""

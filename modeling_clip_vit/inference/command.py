@@ -21,7 +21,7 @@ def run_search(arguments: list[str]) -> int:
     for place, (picture, score) in enumerate(found, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
     if options.save:
-        from ..evaluation.pictures import Found, save_retrieval_grid
+        from .pictures import Found, save_retrieval_grid
 
         titles = [Found(picture.image, f"{score:.2f} {picture.name}") for picture, score in found]
         save_retrieval_grid(Path(options.save), [(options.query, titles)])

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
-from transformers import CLIPProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, CLIPProcessor, PreTrainedTokenizerBase
 
 from ..data.transforms import normalize
+from ..modeling_clip_vit import ClipVitModel
 
 
 @torch.inference_mode()
 def embed_texts(
-    model: PreTrainedModel,
+    model: ClipVitModel | CLIPModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     batch_size: int = 256,
@@ -39,7 +40,10 @@ def embed_texts(
 
 @torch.inference_mode()
 def embed_pixels(
-    model: PreTrainedModel, processor: CLIPProcessor, pixels: torch.Tensor, batch_size: int = 256
+    model: ClipVitModel | CLIPModel,
+    processor: CLIPProcessor,
+    pixels: torch.Tensor,
+    batch_size: int = 256,
 ) -> torch.Tensor:
     """Embed decoded images, uint8 (N, 3, S, S) of the model's size: float32 (N, P) of length 1."""
     mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
@@ -53,7 +57,7 @@ def embed_pixels(
 
 @torch.inference_mode()
 def embed_images(
-    model: PreTrainedModel,
+    model: ClipVitModel | CLIPModel,
     processor: CLIPProcessor,
     images: Sequence[Image.Image],
     batch_size: int = 64,

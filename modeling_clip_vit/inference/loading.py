@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
+
+from ..modeling_clip_vit import ClipVitModel
 
 
 class LoadError(ValueError):
     """A checkpoint that cannot be used; the message is one clear sentence."""
 
 
-def load_clip(path: str) -> tuple[PreTrainedModel, CLIPProcessor]:
+def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     """A model with `get_image_features` and `get_text_features`, ready to embed, and its processor.
 
     Any CLIP-like checkpoint of Transformers will do. Code that a checkpoint carries is not run.

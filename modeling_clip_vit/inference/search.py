@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import CLIPProcessor, PreTrainedModel
+from transformers import CLIPModel, CLIPProcessor
 
 from ..data.images import BadImageError, decode_image
 from ..data.sources import DataError, check_columns, open_dataset
+from ..modeling_clip_vit import ClipVitModel
 from .embedding import embed_images, embed_texts
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -77,7 +78,9 @@ class ImageSearch:
         pictures: what to search.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: CLIPProcessor, pictures: list[Picture]):
+    def __init__(
+        self, model: ClipVitModel | CLIPModel, processor: CLIPProcessor, pictures: list[Picture]
+    ):
         self.model = model
         self.processor = processor
         self.pictures = pictures

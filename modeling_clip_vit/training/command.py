@@ -6,12 +6,13 @@ import sys
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .arguments import TrainArguments
 
-SECTIONS = {option.name: option.type for option in fields(TrainArguments)}
+SECTIONS: dict[str, Any] = get_type_hints(TrainArguments)
 
 
 def run_training(arguments: list[str], default_config: Path | None = None) -> int:
@@ -61,7 +62,7 @@ def parse_arguments(arguments: list[str], default_config: Path | None = None) ->
 class RecipeParser(ArgumentParser):
     """A parser that names the fields that come closest to a misspelt one."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Print one sentence and leave with exit code 2."""
         message = " ".join(message.split()).rstrip(".")
         if "nrecognized" in message or "not accepted" in message:

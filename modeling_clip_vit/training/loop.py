@@ -109,13 +109,14 @@ class ContrastiveTraining:
         options = self.args.run
         trackers = [] if options.report_to in ("none", "") else options.report_to.split(",")
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
-        accelerator = Accelerator(
+        return Accelerator(
+            # Without this, processes launched where no GPU is would each train alone.
+            cpu=device_type == "cpu",
             mixed_precision=choose_precision(options, device_type),
             gradient_accumulation_steps=self.args.optimizer.gradient_accumulation_steps,
             log_with=trackers or None,
             project_dir=str(self.output_dir / "runs"),
         )
-        return accelerator
 
     def count_steps(self) -> int:
         """Updates of the whole run."""
@@ -189,7 +190,9 @@ class ContrastiveTraining:
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
             )
-            loss, values = self.objective(outputs, batch, self.unwrapped())
+            loss, values = self.objective(
+                outputs.image_embeds, outputs.text_embeds, batch, self.unwrapped()
+            )
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 max_norm = self.args.optimizer.max_grad_norm or torch.inf

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from transformers.models.clip.modeling_clip import CLIPOutput
 
 from ..losses import ClipLoss, MultiPositiveLoss, SigLipLoss
 from ..modeling_clip_vit import ClipVitModel
@@ -26,17 +25,21 @@ class ContrastiveObjective:
         self.view_loss_weight = options.view_loss_weight
 
     def __call__(
-        self, outputs: CLIPOutput, batch: dict, model: ClipVitModel
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        batch: dict,
+        model: ClipVitModel,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and its parts to log."""
         scale, bias = model.get_logit_scale(), model.get_logit_bias()
         image_ids = batch["image_ids"]
         targets = (image_ids, batch["text_ids"]) if self.takes_targets else None
-        loss = self.loss(outputs.image_embeds, outputs.text_embeds, scale, bias, targets)
+        loss = self.loss(image_embeds, text_embeds, scale, bias, targets)
         parts = {"loss/text": loss.detach()}
         if self.view_loss_weight > 0:
             is_first = batch["is_first_view"]
-            first, other = outputs.image_embeds[is_first], outputs.image_embeds[~is_first]
+            first, other = image_embeds[is_first], image_embeds[~is_first]
             ids = (image_ids[is_first], image_ids[~is_first])
             view_loss = self.view_loss(first, other, scale, targets=ids)
             parts["loss/view"] = view_loss.detach()

@@ -1,6 +1,7 @@
 """From arguments to what a run trains with: data, tokenizer, processor and model."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def prepare(args: TrainArguments) -> Preparation:
     train_split = get_split(splits, args.data.train_split, args.data.dataset)
     captions = CaptionMaker(train_split, args.captions, args.data.dataset)
     if args.model.model_name_or_path:
-        model, processor = load_model(args.model)
+        model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
         model, processor = build_model(args.model, captions)
     image_size = model.config.vision_config.image_size
@@ -85,13 +86,12 @@ def prepare(args: TrainArguments) -> Preparation:
     return Preparation(model, processor, data, evaluator)
 
 
-def load_model(options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
+def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
     """A CLIP of this package and its processor from a checkpoint.
 
     Raises:
         ValueError: the checkpoint holds another type of model.
     """
-    path = options.model_name_or_path
     config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
         raise ValueError(
@@ -153,7 +153,8 @@ def prepare_data(
         keys = list(split[options.concept_column])
     concepts = number_concepts(keys)
     decoded = DecodedPixels(split, options.image_column, image_size)
-    read_pixels, rows = decoded, list(range(len(split)))
+    read_pixels: Callable[[int], torch.Tensor] = decoded
+    rows = list(range(len(split)))
     bad = BadSamples(options.max_bad_sample_ratio)
     if options.cache_images:
         pixels, rows, bad = decode_all(

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from ..evaluation.evaluator import EvaluationSet
-from ..evaluation.pictures import Found, save_curves, save_retrieval_grid
 from ..hub.model_card import CardFacts, build_model_card, code_version
 from ..hub.push import files_to_push, push
 from ..inference.embedding import embed_pixels, embed_texts
+from ..inference.pictures import Found, save_retrieval_grid
 from .arguments import TrainArguments
 from .checkpoints import SaveError, first_line, replace_files
+from .curves import save_curves
 from .loop import TrainingResult
 
 

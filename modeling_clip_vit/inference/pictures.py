@@ -1,4 +1,4 @@
-"""Pictures of a run: what a query finds, and how training went."""
+"""Pictures of what a query finds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,29 +97,3 @@ def split_words(text: str) -> list[str]:
             if character == " ":
                 pieces.append("")
     return [piece for piece in pieces if piece]
-
-
-def save_curves(path: Path, history: Sequence[dict[str, float]]):
-    """Save how loss, learning rate and recall went over the steps of a run."""
-    panels = {
-        "loss": ["loss", "loss/text", "loss/view"],
-        "learning rate": ["learning_rate"],
-        "R@1, text to image": sorted(
-            {name for line in history for name in line if name.endswith("text_to_image/R@1")}
-        ),
-    }
-    figure = Figure(figsize=(12, 3.4), dpi=110)
-    font = use_font()
-    for axis, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for name in names:
-            points = [(line["step"], line[name]) for line in history if name in line]
-            if points:
-                label = name.removesuffix("/text_to_image/R@1")
-                axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
-        axis.set_title(title, family=font)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        if axis.has_data():
-            axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path)
