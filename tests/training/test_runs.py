@@ -398,3 +398,31 @@ def test_training_goes_on_from_a_checkpoint_with_its_tokenizer(
     assert json.loads(ours.read_text())["model"] == json.loads(theirs.read_text())["model"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["validation/caption_en/text_to_image/R@1"] >= 0.75
+
+
+def test_two_processes_train_one_model(tmp_path, color_dataset, model_config_folder):
+    recipe = write_recipe(
+        tmp_path, color_dataset, model_config_folder, per_device_train_batch_size=8, save_steps=0
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"]
+    done = subprocess.run(
+        [
+            *launch,
+            "2",
+            "--main_process_port",
+            "0",
+            str(REPOSITORY / "train.py"),
+            "--config",
+            recipe,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # Guessing finds one in eight, and each process alone would only ever contrast four.
+    assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.75
+    assert done.stderr.count("150/150") >= 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "training_log.jsonl").open()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(10, 151, 10))

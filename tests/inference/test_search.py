@@ -1,0 +1,110 @@
+"""Searching a gallery, and what cannot be searched."""
+
+import json
+
+import pytest
+import torch
+from conftest import COLORS, draw_picture
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.inference.embedding import embed_images, embed_texts
+from modeling_clip_vit.inference.loading import LoadError, load_clip
+from modeling_clip_vit.inference.search import ImageSearch, open_gallery
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures in folders of their own, an unreadable one, and a file that is no picture."""
+    for number, color in enumerate(COLORS):
+        path = tmp_path / "pictures" / f"{number % 2}" / f"{color}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_picture(color, number).save(path)
+    whole = (tmp_path / "pictures" / "0" / "red.png").read_bytes()
+    (tmp_path / "pictures" / "cut.PNG").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
+    return tmp_path / "pictures"
+
+
+def test_a_gallery_takes_sub_folders_and_names_what_it_cannot_read(folder):
+    gallery = open_gallery(str(folder))
+    assert [p.name for p in gallery.pictures] == sorted(
+        f"{number % 2}/{color}.png" for number, color in enumerate(COLORS)
+    )
+    assert len(gallery.unreadable) == 1
+    assert gallery.unreadable[0].startswith("cut.PNG")
+
+
+def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
+    model, processor = load_clip(str(checkpoint))
+    pictures = open_gallery(str(folder)).pictures
+    found = ImageSearch(model, processor, pictures)("a red square", top_k=4)
+    images = embed_images(model, processor, [picture.image for picture in pictures])
+    text = embed_texts(model, processor.tokenizer, ["a red square"])[0]
+    expected = sorted(
+        ((image @ text).item(), p.name) for image, p in zip(images, pictures, strict=True)
+    )
+    assert [picture.name for picture, _ in found] == [name for _, name in expected[::-1][:4]]
+    torch.testing.assert_close(
+        torch.tensor([score for _, score in found]),
+        torch.tensor([score for score, _ in expected[::-1][:4]]),
+    )
+
+
+def test_more_than_there_are_gives_all(folder, checkpoint):
+    model, processor = load_clip(str(checkpoint))
+    assert len(ImageSearch(model, processor, open_gallery(str(folder)).pictures)("red", 99)) == 8
+
+
+def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkpoint):
+    model, processor = load_clip(str(checkpoint))
+    texts = embed_texts(model, processor.tokenizer, ["红色方块", "a red square"])
+    assert (texts[0] - texts[1]).norm() > 1e-3
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_is_refused(folder, checkpoint, query):
+    model, processor = load_clip(str(checkpoint))
+    with pytest.raises(ValueError, match="the query is empty"):
+        ImageSearch(model, processor, open_gallery(str(folder)).pictures)(query)
+
+
+def test_a_missing_split_is_refused_with_those_there_are(color_dataset):
+    with pytest.raises(DataError, match="no split 'tset': it has train, validation"):
+        open_gallery(str(color_dataset), split="tset")
+
+
+def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture at all")
+    with pytest.raises(DataError, match=r"no readable picture.*broken\.jpg"):
+        open_gallery(str(tmp_path))
+
+
+def test_a_model_that_does_not_embed_both_is_refused(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match=r"cannot load|does not embed"):
+        load_clip(str(tmp_path))
+
+
+def test_the_code_that_a_checkpoint_carries_is_not_run(tmp_path):
+    trap = tmp_path / "trap.py"
+    trap.write_text("raise SystemExit('the code of the checkpoint ran')\n")
+    auto_map = {"AutoConfig": "trap.Config", "AutoModel": "trap.Model"}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "not_known", "auto_map": auto_map})
+    )
+    with pytest.raises(LoadError):
+        load_clip(str(tmp_path))
+
+
+def test_a_missing_checkpoint_ends_in_one_sentence(tmp_path, folder, capsys):
+    missing = str(tmp_path / "nothing")
+    assert main(["search", missing, "a cat", "--images", str(folder)]) == 1
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"error: no checkpoint folder '{missing}'")
+    assert "\n" not in message
