@@ -20,6 +20,9 @@ class CaptionOptions:
         tags_columns: for a caption column, the column of further words that belong to it.
         tag_probability: how often tags are added to a caption.
         max_tags: at most so many tags are added.
+        templates: for a caption column, phrases with `{}` where the caption goes, such as
+            `a photo of {}`: they teach which words of a query say little.
+        template_probability: how often a caption is put into one of its column's phrases.
     """
 
     caption_columns: list[str] = field(default_factory=lambda: ["caption"])
@@ -27,6 +30,8 @@ class CaptionOptions:
     tags_columns: dict[str, str] = field(default_factory=dict)
     tag_probability: float = 0.0
     max_tags: int = 4
+    templates: dict[str, list[str]] = field(default_factory=dict)
+    template_probability: float = 0.0
 
     def __post_init__(self):
         if not self.caption_columns:
@@ -35,8 +40,16 @@ class CaptionOptions:
             raise DataError(
                 f"caption_sampling={self.caption_sampling!r} is not allowed: one or each"
             )
-        if not 0 <= self.tag_probability <= 1:
-            raise DataError(f"tag_probability={self.tag_probability} is not allowed: from 0 to 1")
+        for name in ("tag_probability", "template_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name}={getattr(self, name)} is not allowed: from 0 to 1")
+        for column, phrases in self.templates.items():
+            for phrase in phrases:
+                if phrase.count("{}") != 1:
+                    raise DataError(
+                        f"the template {phrase!r} of {column!r} is not allowed: it must have "
+                        "exactly one {}, where the caption goes"
+                    )
 
 
 class CaptionMaker:
@@ -71,8 +84,11 @@ class CaptionMaker:
         return [self.draw_from(name, row, rng) for name in columns]
 
     def draw_from(self, column: str, row: int, rng: np.random.Generator) -> str:
-        """A text from one caption column, now and then with some of its tags."""
+        """A text from one caption column, now and then in a phrase or with some of its tags."""
         caption = self.captions[column][row]
+        phrases = self.options.templates.get(column, [])
+        if phrases and rng.random() < self.options.template_probability:
+            caption = phrases[rng.integers(len(phrases))].replace("{}", caption)
         tags = self.tags[column][row] if column in self.tags else []
         if not tags or rng.random() >= self.options.tag_probability:
             return caption
@@ -80,8 +96,10 @@ class CaptionMaker:
         return ", ".join([caption, *rng.choice(tags, size=count, replace=False)])
 
     def corpus(self) -> list[str]:
-        """Every distinct caption and tag, in order: what a tokenizer learns from."""
+        """Every distinct caption, tag and phrase, in order: what a tokenizer learns from."""
         texts: dict[str, Any] = {}
+        for phrases in self.options.templates.values():
+            texts.update(dict.fromkeys(phrase.replace("{}", "") for phrase in phrases))
         for captions in self.captions.values():
             texts.update(dict.fromkeys(captions))
         for rows in self.tags.values():

@@ -3,7 +3,17 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Image,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.config import HF_DATASETS_CACHE
+from datasets.fingerprint import Hasher
 
 
 class DataError(ValueError):
@@ -29,12 +39,25 @@ def open_dataset(path: str) -> DatasetDict:
             opened = load_from_disk(str(folder))
             splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
         else:
-            splits = load_dataset(str(folder) if folder.is_dir() else path)
+            splits = load_folder(folder) if folder.is_dir() else load_dataset(path)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         hint = "" if folder.is_dir() else f"; there is no folder of that name in {Path.cwd()}"
         raise DataError(f"cannot open the data set {path!r}: {reason[0]}{hint}") from error
     return DatasetDict({name: keep_encoded(split) for name, split in splits.items()})
+
+
+def load_folder(folder: Path) -> DatasetDict:
+    """Load a local folder as it is now.
+
+    `datasets` caches a folder that has a data set card by its name and the card alone: it would
+    give what the files held before they changed, or what another folder of that name holds.
+    """
+    files_by_split = load_dataset_builder(str(folder)).config.data_files or {}
+    files = [(name, list(files), files.origin_metadata) for name, files in files_by_split.items()]
+    return load_dataset(
+        str(folder), cache_dir=Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files)
+    )
 
 
 def keep_encoded(split: Dataset) -> Dataset:

@@ -1,5 +1,7 @@
 """Captions, augmentation, sampling and collation."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -203,5 +205,45 @@ def test_the_tokenizer_reads_any_text_and_equal_texts_give_an_equal_one():
         cut = tokenizer(text, truncation=True)["input_ids"]
         assert len(cut) <= 12
         assert cut[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text.lower()
+        decoded = tokenizer.decode(ids, skip_special_tokens=True)
+        assert decoded.replace(" ", "") == text.lower().replace(" ", "")
     assert train_tokenizer(texts, 280, 12).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_chinese_word_has_the_same_tokens_wherever_it_stands():
+    tokenizer = train_tokenizer(["披萨", "一块", "pizza"], 300, 16)
+    word = tokenizer.tokenize("披萨")
+    for text in ["一块披萨", "披萨一块", "pizza披萨", "a 披萨"]:
+        tokens = tokenizer.tokenize(text)
+        places = range(len(tokens) - len(word) + 1)
+        assert any(tokens[place : place + len(word)] == word for place in places), tokens
+
+
+def test_captions_go_into_phrases_as_often_as_asked():
+    rows = Dataset.from_dict({"caption": ["cat {x}"], "image": [None]})
+    options = CaptionOptions(
+        templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
+    )
+    captions = CaptionMaker(rows, options, "x")
+    rng = np.random.default_rng(0)
+    drawn = Counter(captions.draw(0, rng)[0] for _ in range(1000))
+    assert set(drawn) == {"cat {x}", "a photo of cat {x}", "cat {x} here"}
+    assert 440 < drawn["cat {x}"] < 560
+    assert set(captions.corpus()) == {"cat {x}", "a photo of ", " here"}
+
+
+@pytest.mark.parametrize("phrase", ["a photo", "{} and {}"])
+def test_a_phrase_without_a_place_for_the_caption_is_refused(phrase):
+    with pytest.raises(DataError, match=r"exactly one \{\}"):
+        CaptionOptions(templates={"caption": [phrase]})
+
+
+def test_a_folder_with_a_card_is_opened_as_it_is_now(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: data.parquet\n---\n"
+    for folder in (tmp_path / "a" / "same", tmp_path / "b" / "same"):
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(card)
+        Dataset.from_dict({"caption": [folder.parent.name]}).to_parquet(folder / "data.parquet")
+        assert open_dataset(str(folder))["train"]["caption"] == [folder.parent.name]
+    Dataset.from_dict({"caption": ["changed"]}).to_parquet(folder / "data.parquet")
+    assert open_dataset(str(folder))["train"]["caption"] == ["changed"]
