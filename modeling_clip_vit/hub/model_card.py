@@ -115,17 +115,23 @@ def processor_name() -> str:
 
 def evaluation_results(facts: CardFacts) -> list[EvalResult]:
     """R@1 and R@10 as the Hub's metadata has them."""
-    return [
-        EvalResult(
-            task_type="zero-shot-retrieval",
-            dataset_type=facts.dataset,
-            dataset_name=f"{facts.dataset}, {name.rsplit('/', 1)[0]}",
-            metric_type=name.rsplit("/", 1)[1],
-            metric_value=round(value, 4),
-        )
-        for name, value in facts.metrics.items()
-        if name.endswith(("/R@1", "/R@10"))
-    ]
+    results = []
+    for name, value in facts.metrics.items():
+        if name.endswith(("/R@1", "/R@10")):
+            split, column, direction, metric = name.split("/")
+            results.append(
+                EvalResult(
+                    task_type="zero-shot-retrieval",
+                    dataset_type=facts.dataset,
+                    dataset_name=facts.dataset,
+                    # The Hub puts together what differs in nothing else than the metric.
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_name=f"{metric}, {column}, {direction.replace('_', ' ')}",
+                    metric_value=round(value, 4),
+                )
+            )
+    return results
 
 
 def describe_model(facts: CardFacts) -> str:

@@ -56,7 +56,7 @@ def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]])
         for item, axis in zip(found, row[1:], strict=False):
             draw_found(axis, item, font)
     figure.tight_layout(pad=0.4, h_pad=0.8)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
 
 def draw_found(axis: Axes, found: Found, font: str):
