@@ -1,7 +1,7 @@
 """Self-attention through Transformers' attention interface.
 
 Shape legend: `B` batch, `L` sequence, `D` hidden, `H` query heads, `K` key/value heads,
-`A` head size.
+`A` head size, `R` half of it.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .normalization import NORM_LAYERS
 
 
 def eager_attention_forward(
@@ -43,11 +45,25 @@ def eager_attention_forward(
     return attended_BLHA, weights_BHLL
 
 
+def rotate(states_BHLA: torch.Tensor, angles_BLR: torch.Tensor) -> torch.Tensor:
+    """Turn pairs of features by the angles of their token's place (Su et al., 2021, section 3.2).
+
+    Args:
+        states_BHLA: queries or keys.
+        angles_BLR: angles, (B or 1, L, A / 2); feature i is paired with feature i + A / 2.
+    """
+    cos, sin = (f(angles_BLR).unsqueeze(1) for f in (torch.cos, torch.sin))
+    first, second = states_BHLA.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(states_BHLA.dtype)
+
+
 class ClipVitAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017, section 3.2).
 
     One product makes queries, keys and values. Fewer key/value heads than query heads give
-    grouped-query attention (Ainslie et al., 2023), one gives multi-query (Shazeer, 2019).
+    grouped-query attention (Ainslie et al., 2023), one gives multi-query (Shazeer, 2019). With
+    `qk_norm`, queries and keys are normalised within each head (Dehghani et al., 2023, section 2).
     """
 
     def __init__(self, config):
@@ -61,15 +77,30 @@ class ClipVitAttention(nn.Module):
         self.is_causal = getattr(config, "is_causal", False)
 
         heads = self.num_heads + 2 * self.num_key_value_heads
-        bias = config.attention_bias
-        self.qkv_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=bias)
-        self.out_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=bias)
+        width = self.num_heads * self.head_dim
+        biases = config.attention_q_bias, config.attention_k_bias, config.attention_v_bias
+        self.qkv_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=all(biases))
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=config.attention_out_bias)
+        #: Sizes of the biases where some of queries, keys and values have one, and not all.
+        self.bias_sizes: dict[str, int] = {}
+        if any(biases) and not all(biases):
+            kv_width = self.num_key_value_heads * self.head_dim
+            self.bias_sizes = {"q_bias": width, "k_bias": kv_width, "v_bias": kv_width}
+            for (name, size), has_bias in zip(self.bias_sizes.items(), biases, strict=True):
+                if has_bias:
+                    self.register_parameter(name, nn.Parameter(torch.zeros(size)))
+        if config.qk_norm:
+            # Other norms than these two mix what belongs to different heads or tokens.
+            norm = NORM_LAYERS["rmsnorm" if config.norm_type == "rmsnorm" else "layernorm"]
+            self.q_norm = norm(config, self.head_dim)
+            self.k_norm = norm(config, self.head_dim)
 
     def forward(
         self,
         hidden_BLD: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         is_causal: bool | None = None,
+        angles_BLR: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend within each sequence.
@@ -78,15 +109,28 @@ class ClipVitAttention(nn.Module):
             hidden_BLD: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
             is_causal: whether a token sees only those before it; as configured when None.
+            angles_BLR: angles of rotary positions, (B or 1, L, A / 2), or None for none.
 
         Returns:
             The new hidden states (B, L, D), and the weights (B, H, L, L) from the eager kernel or
             None from a fused one.
         """
-        qkv_BLXA = self.qkv_proj(hidden_BLD).unflatten(-1, (-1, self.head_dim))
-        query_BHLA, key_BKLA, value_BKLA = qkv_BLXA.transpose(1, 2).split(
-            (self.num_heads, self.num_key_value_heads, self.num_key_value_heads), dim=1
+        qkv_BLX = self.qkv_proj(hidden_BLD)
+        if self.bias_sizes:
+            biases = [
+                getattr(self, name) if hasattr(self, name) else qkv_BLX.new_zeros(size)
+                for name, size in self.bias_sizes.items()
+            ]
+            qkv_BLX = qkv_BLX + torch.cat(biases)
+        query_BHLA, key_BKLA, value_BKLA = (
+            qkv_BLX.unflatten(-1, (-1, self.head_dim))
+            .transpose(1, 2)
+            .split((self.num_heads, self.num_key_value_heads, self.num_key_value_heads), dim=1)
         )
+        if self.config.qk_norm:
+            query_BHLA, key_BKLA = self.q_norm(query_BHLA), self.k_norm(key_BKLA)
+        if angles_BLR is not None:
+            query_BHLA, key_BKLA = rotate(query_BHLA, angles_BLR), rotate(key_BKLA, angles_BLR)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

@@ -11,6 +11,27 @@ from .embeddings import PATCH_EMBEDDINGS
 from .feed_forward import FEED_FORWARDS
 from .normalization import NORM_LAYERS
 from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS
+from .towers import (
+    FOREIGN_IMAGE_POOLINGS,
+    FOREIGN_TEXT_POOLINGS,
+    is_foreign,
+    prepare_foreign,
+    resolve_config,
+)
+
+NORM_PLACEMENTS = ("pre", "post", "sandwich")
+FINAL_NORMS = ("before_pooling", "after_pooling", "none")
+POSITION_EMBEDDINGS = ("learned", "sincos", "rope", "none")
+PROJECTIONS = ("linear", "mlp", "none")
+#: Fields of a joint configuration that are its own.
+JOINT_FIELDS = (
+    "vision_config",
+    "text_config",
+    "projection_dim",
+    "logit_scale_init_value",
+    "logit_scale_max",
+    "logit_bias_init_value",
+)
 
 
 @strict
@@ -25,10 +46,26 @@ class ClipVitEncoderConfig(PreTrainedConfig):
         num_key_value_heads: number K of key/value heads, a divisor of H; H when None.
         head_dim: size A of a head; hidden_size / num_attention_heads when None.
         attention_bias: whether the attention's linear layers have biases.
+        attention_q_bias, attention_k_bias, attention_v_bias, attention_out_bias: the same for
+            queries, keys, values and the output apart; attention_bias when None.
+        qk_norm: normalise queries and keys within each head (Dehghani et al., 2023, section 2).
         mlp_type: `mlp` (two layers) or `glu` (gated).
+        mlp_bias: whether the feed-forward module's linear layers have biases.
+        adjust_glu_size: make a gated module 2/3 as wide, so that it has as many parameters as one
+            that is not gated.
         hidden_act: activation, by its name in Transformers.
         norm_type: a name of `normalization.NORM_LAYERS`.
+        num_norm_groups: groups of features with norm_type `groupnorm`, a divisor of hidden_size.
         layer_norm_eps: added to the variance by the normalisation layers.
+        norm_placement: `pre` (before each branch), `post` (after each sum; Vaswani et al., 2017)
+            or `sandwich` (before and after each branch; Ding et al., 2021, section 2.4).
+        embedding_norm: normalise the embedded tokens, as CLIP's image tower does.
+        final_norm: `before_pooling` (all tokens), `after_pooling` (only what is pooled) or `none`.
+        layer_scale_init_value: initial factor of each branch's features (Touvron et al., 2021,
+            section 2); None for no such factor.
+        position_embedding_type: a name of `POSITION_EMBEDDINGS`: `learned`, `sincos` (fixed),
+            `rope` (rotary; Su et al., 2021) or `none`. Images have two axes, texts one.
+        rope_theta: base of the frequencies of rotary positions.
         embedding_dropout: dropout on the embedded tokens.
         attention_dropout: dropout on the attention weights.
         hidden_dropout: dropout on the feed-forward module's hidden units.
@@ -36,6 +73,9 @@ class ClipVitEncoderConfig(PreTrainedConfig):
             first block, growing linearly to this rate in the last.
         initializer_range: standard deviation of the initial weights.
         projection_dim: size P of the joint embedding, for the models with projection.
+        projection_type: `linear`, `mlp` (two layers with hidden_act between them) or `none` (the
+            pooled output as it is, of size projection_dim).
+        projection_bias: whether the projection has a bias.
     """
 
     # A saved configuration names its own file, for who loads it without this package.
@@ -48,18 +88,40 @@ class ClipVitEncoderConfig(PreTrainedConfig):
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     attention_bias: bool = True
+    attention_q_bias: bool | None = None
+    attention_k_bias: bool | None = None
+    attention_v_bias: bool | None = None
+    attention_out_bias: bool | None = None
+    qk_norm: bool = False
     mlp_type: str = "mlp"
+    mlp_bias: bool = True
+    adjust_glu_size: bool = False
     hidden_act: str = "gelu"
     norm_type: str = "layernorm"
+    num_norm_groups: int = 8
     layer_norm_eps: float = 1e-5
+    norm_placement: str = "pre"
+    embedding_norm: bool = False
+    final_norm: str = "before_pooling"
+    layer_scale_init_value: float | int | None = None
+    position_embedding_type: str = "learned"
+    rope_theta: float | int = 10000.0
     embedding_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     drop_path_rate: float | int = 0.0
     initializer_range: float = 0.02
     projection_dim: int = 512
+    projection_type: str = "linear"
+    projection_bias: bool = False
+
+    #: Axes of a position: 1 in a text, 2 in an image.
+    position_axes: ClassVar[int] = 1
 
     def __post_init__(self, **kwargs):
+        for part in ("q", "k", "v", "out"):
+            if getattr(self, f"attention_{part}_bias") is None:
+                setattr(self, f"attention_{part}_bias", self.attention_bias)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.num_attention_heads > 0:
@@ -87,10 +149,31 @@ class ClipVitEncoderConfig(PreTrainedConfig):
         self._require_one_of("mlp_type", FEED_FORWARDS)
         self._require_one_of("hidden_act", ACT2FN)
         self._require_one_of("norm_type", NORM_LAYERS)
+        self._require_one_of("norm_placement", NORM_PLACEMENTS)
+        self._require_one_of("final_norm", FINAL_NORMS)
+        self._require_one_of("position_embedding_type", POSITION_EMBEDDINGS)
+        self._require_one_of("projection_type", PROJECTIONS)
+        if self.norm_type == "groupnorm":
+            self._require(
+                "num_norm_groups",
+                self.num_norm_groups >= 1 and self.hidden_size % self.num_norm_groups == 0,
+                f"a divisor of hidden_size={self.hidden_size} with norm_type='groupnorm'",
+            )
+        turned = {"rope": "head_dim", "sincos": "hidden_size"}.get(self.position_embedding_type)
+        if turned:
+            self._require(
+                turned,
+                getattr(self, turned) % (2 * self.position_axes) == 0,
+                f"a multiple of {2 * self.position_axes} with position_embedding_type="
+                f"{self.position_embedding_type!r}",
+            )
+        self._require("rope_theta", self.rope_theta > 0, "above 0")
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "drop_path_rate"):
             rate = getattr(self, name)
             self._require(name, 0 <= rate < 1, "at least 0 and below 1")
         self._require("layer_norm_eps", self.layer_norm_eps > 0, "above 0")
+        if self.pooling == "map":
+            self._require_multiple("hidden_size", self.num_attention_heads, "num_attention_heads")
 
     def _require(self, name: str, holds: bool, allowed: str):
         if not holds:
@@ -120,9 +203,13 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
             stem; the strides multiply to patch_size. When None: 3x3 convolutions of stride 2, as
             many as the patch size, a power of two, asks for, their widths doubling up to
             hidden_size.
+        patch_bias: whether the last layer of the patch embedding has a bias.
+        patch_dropout: share of the patches that each image loses in training (Li et al., 2023).
         use_cls_token: whether a learned class token stands first; True when pooling is `cls`.
-        pooling: `cls` (class token), `mean`, or `flatten` (all tokens side by side, which fixes
-            the image size).
+        num_register_tokens: learned tokens without meaning after it (Darcet et al., 2024).
+        pooling: `cls` (class token), `mean`, `map` (attention; Zhai et al., 2022) or `flatten`
+            (all tokens side by side, which fixes the image size).
+        pool_prefix_tokens: whether `mean`, `map` and `flatten` also take class token and registers.
     """
 
     model_type = "clip_vit_vision_model"
@@ -135,8 +222,14 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
     conv_stem_widths: list[int] | tuple[int, ...] | None = None
     conv_stem_kernels: list[int] | tuple[int, ...] | None = None
     conv_stem_strides: list[int] | tuple[int, ...] | None = None
+    patch_bias: bool = True
+    patch_dropout: float | int = 0.0
     use_cls_token: bool | None = None
+    num_register_tokens: int = 0
     pooling: str = "cls"
+    pool_prefix_tokens: bool = False
+
+    position_axes: ClassVar[int] = 2
 
     def __post_init__(self, **kwargs):
         if self.use_cls_token is None:
@@ -156,11 +249,23 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         return self.image_size // self.patch_size
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patches: class token and registers."""
+        return int(bool(self.use_cls_token)) + self.num_register_tokens
+
+    @property
+    def first_pooled_token(self) -> int:
+        """The first token that pooling sees: class token and registers are no part of a picture."""
+        sees_prefix = self.pooling == "cls" or self.pool_prefix_tokens
+        return 0 if sees_prefix else self.num_prefix_tokens
+
+    @property
     def pooled_size(self) -> int:
         """Size of the pooled output."""
         if self.pooling != "flatten":
             return self.hidden_size
-        return (self.grid_size**2 + int(bool(self.use_cls_token))) * self.hidden_size
+        num_tokens = self.grid_size**2 + self.num_prefix_tokens - self.first_pooled_token
+        return num_tokens * self.hidden_size
 
     def validate_image(self):
         """Refuse an image tower that cannot be built, with field, value and what is allowed."""
@@ -169,6 +274,12 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         self._require_multiple("image_size", self.patch_size, "patch_size")
         self._require_one_of("patch_embedding", PATCH_EMBEDDINGS)
         self._require_one_of("pooling", IMAGE_POOLINGS)
+        self._require(
+            "num_register_tokens", self.num_register_tokens >= 0, "an integer of at least 0"
+        )
+        self._require("patch_dropout", 0 <= self.patch_dropout < 1, "at least 0 and below 1")
+        if self.pooling == "flatten":
+            self._require("patch_dropout", self.patch_dropout == 0, "0 with pooling='flatten'")
         self._require(
             "use_cls_token", self.use_cls_token or self.pooling != "cls", "True with pooling='cls'"
         )
@@ -206,7 +317,8 @@ class ClipVitTextConfig(ClipVitEncoderConfig):
         vocab_size: number V of tokens.
         max_position_embeddings: the longest text in tokens.
         is_causal: whether a token sees only those before it (as in CLIP) or all (as in SigLIP).
-        pooling: `eos` (the first end-of-text token), `cls` (the first token) or `mean`.
+        pooling: `eos` (the first end-of-text token), `cls` (the first token), `last`, `mean` or
+            `map` (attention).
         pad_token_id, bos_token_id, eos_token_id: ids of the tokenizer's special tokens.
     """
 
@@ -246,8 +358,13 @@ class ClipVitConfig(PreTrainedConfig):
     """CLIP: an image tower and a text tower in one embedding space (Radford et al., 2021).
 
     Args:
-        vision_config: configuration of the image tower, or a dict of its fields.
-        text_config: configuration of the text tower, or a dict of its fields.
+        vision_config: configuration of the image tower, or a dict of its fields: a
+            [`ClipVitVisionConfig`], or any image encoder's of Transformers, by its `model_type`.
+        text_config: configuration of the text tower, or a dict of its fields: a
+            [`ClipVitTextConfig`], or any text encoder's of Transformers, by its `model_type`.
+            Beside its own fields, another type may have `pooling` (null for the tower's own pooled
+            output, or the mean over tokens where it has none), `projection_type` and
+            `projection_bias`.
         projection_dim: size P of the joint embedding.
         logit_scale_init_value: initial *logarithm* of the factor on the cosine similarities.
         logit_scale_max: upper bound of that factor (not of its logarithm), kept after each
@@ -271,7 +388,13 @@ class ClipVitConfig(PreTrainedConfig):
     logit_bias_init_value: float | int | None = None
 
     def __post_init__(self, **kwargs):
+        self.vision_config = resolve_config(self.vision_config, ClipVitVisionConfig)
+        self.text_config = resolve_config(self.text_config, ClipVitTextConfig)
         super().__post_init__(**kwargs)
+        if is_foreign(self.vision_config):
+            prepare_foreign(self.vision_config, FOREIGN_IMAGE_POOLINGS)
+        if is_foreign(self.text_config):
+            prepare_foreign(self.text_config, FOREIGN_TEXT_POOLINGS)
         # A tower with projection is loaded from the joint checkpoint by its own configuration.
         self.vision_config.projection_dim = self.projection_dim
         self.text_config.projection_dim = self.projection_dim
@@ -283,6 +406,18 @@ class ClipVitConfig(PreTrainedConfig):
                 f"projection_dim={self.projection_dim} is not allowed: it must be an integer of "
                 "at least 1"
             )
+        for tower in (self.vision_config, self.text_config):
+            if tower.projection_type not in PROJECTIONS:
+                raise ValueError(
+                    f"projection_type={tower.projection_type!r} is not allowed: it must be one of "
+                    f"{', '.join(PROJECTIONS)}"
+                )
+            size = getattr(tower, "pooled_size", getattr(tower, "hidden_size", None))
+            if tower.projection_type == "none" and size not in (None, self.projection_dim):
+                raise ValueError(
+                    f"projection_dim={self.projection_dim} is not allowed: it must be the size of "
+                    f"the pooled output, {size}, with projection_type='none'"
+                )
         if self.logit_scale_max is not None and self.logit_scale_max <= 0:
             raise ValueError(
                 f"logit_scale_max={self.logit_scale_max} is not allowed: it must be above 0, or "

@@ -1,11 +1,19 @@
 """From pixels and token ids to the hidden states that the encoder takes.
 
-Shape legend: `B` batch, `L` sequence, `D` hidden, `C` channels.
+Images come in one of two forms: (B, C, H, W), all of one shape; or as in Transformers' Siglip2, the
+flattened patches of images of any shapes, (B, L, Q), padded to the longest, with a mask of those
+that count and the number of rows and columns of each image.
+
+Shape legend: `B` batch, `L` sequence, `D` hidden, `C` channels, `Q` numbers of a patch.
 """
+
+from typing import Any
 
 import torch
 from einops.layers.torch import Rearrange
 from torch import nn
+
+from .normalization import build_norm
 
 
 class ConvPatchEmbedding(nn.Module):
@@ -14,11 +22,20 @@ class ConvPatchEmbedding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size
+            config.num_channels,
+            config.hidden_size,
+            config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias,
         )
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return self.projection(pixels_BCHW).flatten(2).transpose(1, 2)
+
+    def embed_patches(self, patches_BLQ: torch.Tensor) -> torch.Tensor:
+        """Embed patches that are already cut out, channels last in each: (B, L, D)."""
+        weight_DQ = self.projection.weight.permute(0, 2, 3, 1).flatten(1)
+        return nn.functional.linear(patches_BLQ, weight_DQ, self.projection.bias)
 
 
 class LinearPatchEmbedding(nn.Module):
@@ -30,11 +47,15 @@ class LinearPatchEmbedding(nn.Module):
         patch_dim = config.num_channels * size**2
         self.to_patches = Rearrange("b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
         self.norm_patch = nn.LayerNorm(patch_dim, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(patch_dim, config.hidden_size)
+        self.projection = nn.Linear(patch_dim, config.hidden_size, bias=config.patch_bias)
         self.norm_token = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.norm_token(self.projection(self.norm_patch(self.to_patches(pixels_BCHW))))
+        return self.embed_patches(self.to_patches(pixels_BCHW))
+
+    def embed_patches(self, patches_BLQ: torch.Tensor) -> torch.Tensor:
+        """Embed patches that are already cut out, channels last in each: (B, L, D)."""
+        return self.norm_token(self.projection(self.norm_patch(patches_BLQ)))
 
 
 class ConvStemPatchEmbedding(nn.Module):
@@ -76,45 +97,122 @@ PATCH_EMBEDDINGS: dict[str, type[nn.Module]] = {
 
 
 class ClipVitVisionEmbeddings(nn.Module):
-    """Patches, an optional class token before them, and learned positions."""
+    """Patches with positions, and before them a class token and registers where there are such.
+
+    Registers are learned tokens for the model's own use (Darcet et al., 2024, section 2.2).
+    """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.patch_embedding = PATCH_EMBEDDINGS[config.patch_embedding](config)
+        self.patch_embedding: Any = PATCH_EMBEDDINGS[config.patch_embedding](config)
         if config.use_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(config.hidden_size))
-        num_positions = config.grid_size**2 + int(config.use_cls_token)
-        self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
+        if config.num_register_tokens:
+            self.register_tokens = nn.Parameter(
+                torch.zeros(config.num_register_tokens, config.hidden_size)
+            )
+        if config.position_embedding_type == "learned":
+            num_positions = config.grid_size**2 + int(config.use_cls_token)
+            self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
+        if config.embedding_norm:
+            self.norm = build_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def forward(
-        self, pixels_BCHW: torch.Tensor, interpolate_pos_encoding: bool = False
-    ) -> torch.Tensor:
+        self,
+        pixels: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        mask_BL: torch.Tensor | None = None,
+        shapes_B2: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Embed images.
 
         Args:
-            pixels_BCHW: normalised pixels, (B, C, height, width).
+            pixels: normalised pixels (B, C, height, width), or patches (B, L, Q).
             interpolate_pos_encoding: accept another height and width than the configuration's,
-                and interpolate the learned positions for it.
+                and interpolate the positions for it. Patches are always interpolated.
+            mask_BL: 1 for a patch, 0 for padding; with patches only.
+            shapes_B2: rows and columns of patches in each image; with patches only.
 
         Returns:
-            (B, L, D), the class token first.
+            Hidden states (B, L, D), the class token first, then registers, then patches; where
+            each token lies in the grid that the model was made for, (B or 1, L, 2), at (0, 0) for
+            those that are no patch; and the mask of all tokens, or None where all count.
 
         Raises:
             ValueError: the images are not of a shape that this model takes.
         """
-        height, width = pixels_BCHW.shape[-2:]
-        self._check_shape(pixels_BCHW, interpolate_pos_encoding)
-        weight = self.position_embedding.weight
-        hidden_BLD = self.patch_embedding(pixels_BCHW.to(weight.dtype))
+        dtype = next(self.patch_embedding.parameters()).dtype
+        if pixels.ndim == 3:
+            shapes_B2 = self._check_patches(pixels, mask_BL, shapes_B2)
+            hidden_BLD = self.patch_embedding.embed_patches(pixels.to(dtype))
+            places_BL2 = patch_places(shapes_B2, pixels.shape[1], self.config.grid_size)
+            is_native = False
+        else:
+            self._check_shape(pixels, interpolate_pos_encoding)
+            hidden_BLD = self.patch_embedding(pixels.to(dtype))
+            grid = tuple(side // self.config.patch_size for side in pixels.shape[-2:])
+            shape_12 = torch.tensor([grid], device=hidden_BLD.device)
+            places_BL2 = patch_places(shape_12, hidden_BLD.shape[1], self.config.grid_size)
+            is_native = grid == (self.config.grid_size, self.config.grid_size)
+        hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
+        if self.training and self.config.patch_dropout > 0:
+            hidden_BLD, places_BL2, mask_BL = drop_patches(
+                hidden_BLD, places_BL2, mask_BL, self.config.patch_dropout
+            )
+        hidden_BLD, places_BL2, mask_BL = self._prepend(hidden_BLD, places_BL2, mask_BL)
+        if self.config.embedding_norm:
+            hidden_BLD = self.norm(hidden_BLD, mask_BL)
+        return self.dropout(hidden_BLD), places_BL2, mask_BL
+
+    def _add_positions(
+        self, hidden_BLD: torch.Tensor, places_BL2: torch.Tensor, is_native: bool
+    ) -> torch.Tensor:
+        """Add learned or sine-cosine positions to patches; rotary ones act in the attention."""
+        kind, size = self.config.position_embedding_type, self.config.grid_size
+        if kind == "sincos":
+            # Columns before rows, as in the paper.
+            positions_BLD = sine_cosine(places_BL2.flip(-1), hidden_BLD.shape[-1])
+            return hidden_BLD + positions_BLD.to(hidden_BLD.dtype)
+        if kind != "learned":
+            return hidden_BLD
+        weight_LD = self.position_embedding.weight[int(self.config.use_cls_token) :]
+        if is_native:
+            return hidden_BLD + weight_LD
+        # In float32: bicubic weights in half precision shift the grid.
+        grid_1DHW = weight_LD.float().unflatten(0, (size, size)).permute(2, 0, 1).unsqueeze(0)
+        # grid_sample has (x, y), from -1 at the outer edge of the first cell to 1.
+        places_BL12 = (places_BL2.flip(-1).unsqueeze(2) + 0.5) * (2 / size) - 1
+        positions_BDL1 = nn.functional.grid_sample(
+            grid_1DHW.expand(len(places_BL2), -1, -1, -1),
+            places_BL12,
+            mode="bicubic",
+            padding_mode="border",
+            align_corners=False,
+        )
+        return hidden_BLD + positions_BDL1.squeeze(-1).transpose(1, 2).to(hidden_BLD.dtype)
+
+    def _prepend(
+        self, hidden_BLD: torch.Tensor, places_BL2: torch.Tensor, mask_BL: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Put class token and registers before the patches."""
+        prefix = []
         if self.config.use_cls_token:
-            cls_B1D = self.cls_token.expand(hidden_BLD.shape[0], 1, -1)
-            hidden_BLD = torch.cat((cls_B1D, hidden_BLD), dim=1)
-        size = self.config.image_size
-        if (height, width) != (size, size):
-            weight = self._interpolate_positions(height, width)
-        return self.dropout(hidden_BLD + weight)
+            cls_D: torch.Tensor = self.cls_token
+            if self.config.position_embedding_type == "learned":
+                cls_D = cls_D + self.position_embedding.weight[0]
+            prefix.append(cls_D.unsqueeze(0))
+        if self.config.num_register_tokens:
+            prefix.append(self.register_tokens)
+        if not prefix:
+            return hidden_BLD, places_BL2, mask_BL
+        prefix_BLD = torch.cat(prefix).to(hidden_BLD.dtype).expand(len(hidden_BLD), -1, -1)
+        count = prefix_BLD.shape[1]
+        if mask_BL is not None:
+            mask_BL = nn.functional.pad(mask_BL, (count, 0), value=1)
+        places_BL2 = nn.functional.pad(places_BL2, (0, 0, count, 0))
+        return torch.cat((prefix_BLD, hidden_BLD), dim=1), places_BL2, mask_BL
 
     def _check_shape(self, pixels_BCHW: torch.Tensor, interpolate_pos_encoding: bool):
         config = self.config
@@ -135,30 +233,113 @@ class ClipVitVisionEmbeddings(nn.Module):
         if height % config.patch_size or width % config.patch_size:
             raise ValueError(f"{given}; other sizes must be multiples of {config.patch_size}")
 
-    def _interpolate_positions(self, height: int, width: int) -> torch.Tensor:
-        """Learned positions for a grid of another size, (L, D)."""
-        weight = self.position_embedding.weight
-        extra = int(self.config.use_cls_token)
-        grid = self.config.grid_size
-        grid_1DHW = weight[extra:].unflatten(0, (grid, grid)).permute(2, 0, 1).unsqueeze(0)
-        # Interpolate in float32: bicubic weights in half precision shift the grid.
-        grid_1DHW = nn.functional.interpolate(
-            grid_1DHW.float(),
-            size=(height // self.config.patch_size, width // self.config.patch_size),
-            mode="bicubic",
-            align_corners=False,
+    def _check_patches(
+        self,
+        patches_BLQ: torch.Tensor,
+        mask_BL: torch.Tensor | None,
+        shapes_B2: torch.Tensor | None,
+    ) -> torch.Tensor:
+        config = self.config
+        size, channels = config.patch_size, config.num_channels
+        if patches_BLQ.shape[-1] != channels * size**2:
+            raise ValueError(
+                f"pixel_values has shape {tuple(patches_BLQ.shape)}, but a patch of this model has "
+                f"{channels * size**2} numbers ({size} x {size} x {channels})"
+            )
+        if mask_BL is None or shapes_B2 is None:
+            raise ValueError(
+                "pixel_values of shape (batch, patches, numbers) need pixel_attention_mask and "
+                "spatial_shapes beside them"
+            )
+        if config.patch_embedding == "conv_stem":
+            raise ValueError("patch_embedding='conv_stem' takes whole images, not single patches")
+        if config.pooling == "flatten":
+            raise ValueError("pooling='flatten' fixes the number of patches: give whole images")
+        return shapes_B2
+
+
+def patch_places(shapes_B2: torch.Tensor, length: int, grid_size: int) -> torch.Tensor:
+    """Where patches lie in the grid that a model was made for, as (row, column): (B, L, 2).
+
+    An image of more or fewer rows and columns is stretched over that grid, centre to centre; at
+    the grid's own shape the places are whole numbers.
+    """
+    index_1L = torch.arange(length, device=shapes_B2.device).unsqueeze(0)
+    rows_B1, columns_B1 = shapes_B2[:, :1], shapes_B2[:, 1:]
+    row_BL = (index_1L // columns_B1 + 0.5) * (grid_size / rows_B1) - 0.5
+    column_BL = (index_1L % columns_B1 + 0.5) * (grid_size / columns_B1) - 0.5
+    return torch.stack((row_BL, column_BL), dim=-1)
+
+
+def drop_patches(
+    hidden_BLD: torch.Tensor,
+    places_BL2: torch.Tensor,
+    mask_BL: torch.Tensor | None,
+    rate: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Keep a random part of each image's patches (Li et al., 2023, section 3.1), padding last."""
+    batch, length, _ = hidden_BLD.shape
+    order_BL = torch.rand(batch, length, device=hidden_BLD.device)
+    if mask_BL is not None:
+        order_BL = order_BL.masked_fill(~mask_BL.bool(), -1.0)
+    keep_BK = order_BL.topk(max(1, round(length * (1 - rate))), dim=1).indices
+
+    def take(values: torch.Tensor) -> torch.Tensor:
+        return values.expand(batch, -1, -1).gather(
+            1, keep_BK.unsqueeze(-1).expand(-1, -1, values.shape[-1])
         )
-        positions_LD = grid_1DHW.squeeze(0).flatten(1).t().to(weight.dtype)
-        return torch.cat((weight[:extra], positions_LD))
+
+    if mask_BL is not None:
+        mask_BL = mask_BL.gather(1, keep_BK)
+    return take(hidden_BLD), take(places_BL2), mask_BL
+
+
+def sine_cosine(places: torch.Tensor, size: int, theta: float = 10000.0) -> torch.Tensor:
+    """Fixed positions for each axis side by side, sines then cosines (Beyer et al., 2022).
+
+    Args:
+        places: position on each axis, (..., axes).
+        size: number D of features, a multiple of twice the number of axes.
+
+    Returns:
+        (..., D), float32.
+    """
+    axes = places.shape[-1]
+    count = size // (2 * axes)
+    steps = torch.arange(count, device=places.device, dtype=torch.float32)
+    angles = places.float().unsqueeze(-1) * theta ** (-steps / max(count - 1, 1))
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def rotary_angles(places: torch.Tensor, head_dim: int, theta: float) -> torch.Tensor:
+    """Angles of rotary positions (Su et al., 2021, section 3.2), an equal share for each axis.
+
+    Args:
+        places: position on each axis, (..., axes).
+        head_dim: size A of a head, a multiple of twice the number of axes.
+        theta: base of the geometric series of frequencies.
+
+    Returns:
+        (..., A / 2), float32.
+    """
+    count = head_dim // (2 * places.shape[-1])
+    steps = torch.arange(count, device=places.device, dtype=torch.float32)
+    return (places.float().unsqueeze(-1) * theta ** (-steps / count)).flatten(-2)
 
 
 class ClipVitTextEmbeddings(nn.Module):
-    """Tokens and learned positions."""
+    """Tokens with positions."""
 
     def __init__(self, config):
         super().__init__()
-        self.token_embedding: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.config = config
+        self.token_embedding: Any = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.position_embedding_type == "learned":
+            self.position_embedding = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
+        if config.embedding_norm:
+            self.norm = build_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def forward(
@@ -167,26 +348,54 @@ class ClipVitTextEmbeddings(nn.Module):
         attention_mask_BL: torch.Tensor | None = None,
         position_ids_BL: torch.Tensor | None = None,
         inputs_embeds_BLD: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Embed texts, (B, L) token ids to (B, L, D).
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed texts.
 
         Without `position_ids_BL`, positions count the tokens that `attention_mask_BL` keeps, so
         that padding on the left changes a text's embedding as little as padding on the right.
 
+        Returns:
+            Hidden states (B, L, D) and positions (B or 1, L).
+
         Raises:
-            ValueError: a text is longer than the learned positions.
+            ValueError: a text is longer than the learned positions, or has an unknown token.
         """
         tokens_BLD = inputs_embeds_BLD
         if tokens_BLD is None:
+            if input_ids_BL is None:
+                raise ValueError("input_ids is missing: this model needs texts")
+            self._check_ids(input_ids_BL)
             tokens_BLD = self.token_embedding(input_ids_BL)
-        length, positions = tokens_BLD.shape[1], self.position_embedding.num_embeddings
-        if position_ids_BL is None and length > positions:
+        length, longest = tokens_BLD.shape[1], self.config.max_position_embeddings
+        kind = self.config.position_embedding_type
+        if kind == "learned" and position_ids_BL is None and length > longest:
             raise ValueError(
                 f"the text has {length} tokens, but this model has max_position_embeddings="
-                f"{positions}: truncate it (truncation=True, max_length={positions})"
+                f"{longest}: truncate it (truncation=True, max_length={longest})"
             )
         if position_ids_BL is None:
             position_ids_BL = torch.arange(length, device=tokens_BLD.device).unsqueeze(0)
             if attention_mask_BL is not None:
                 position_ids_BL = (attention_mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
-        return self.dropout(tokens_BLD + self.position_embedding(position_ids_BL))
+        if kind == "learned":
+            tokens_BLD = tokens_BLD + self.position_embedding(position_ids_BL)
+        elif kind == "sincos":
+            positions_BLD = sine_cosine(position_ids_BL.unsqueeze(-1), tokens_BLD.shape[-1])
+            tokens_BLD = tokens_BLD + positions_BLD.to(tokens_BLD.dtype)
+        if self.config.embedding_norm:
+            tokens_BLD = self.norm(tokens_BLD, attention_mask_BL)
+        return self.dropout(tokens_BLD), position_ids_BL
+
+    def _check_ids(self, input_ids_BL: torch.Tensor):
+        # On an accelerator, looking would wait for it; in a graph, it would break the graph.
+        if input_ids_BL.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        if input_ids_BL.numel() == 0:
+            return
+        smallest, largest = (int(end) for end in input_ids_BL.aminmax())
+        size = self.token_embedding.num_embeddings
+        if smallest < 0 or largest >= size:
+            raise ValueError(
+                f"input_ids has token {smallest if smallest < 0 else largest}, but this model "
+                f"knows tokens 0 to {size - 1}: use its own tokenizer"
+            )

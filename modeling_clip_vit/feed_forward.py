@@ -17,8 +17,8 @@ class ClipVitMLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
@@ -36,8 +36,13 @@ class ClipVitGatedMLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, 2 * config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        size = config.intermediate_size
+        if config.adjust_glu_size:
+            # Three matrices instead of two: as many parameters as ungated (section 2), and a
+            # multiple of 8 for the kernels.
+            size = -(-2 * size // 24) * 8
+        self.fc1 = nn.Linear(config.hidden_size, 2 * size, bias=config.mlp_bias)
+        self.fc2 = nn.Linear(size, config.hidden_size, bias=config.mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:

@@ -3,16 +3,13 @@
 Shape legend: `B` batch, `L` sequence (patches or tokens), `D` hidden, `P` projection.
 """
 
+import copy
 from typing import Any
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
 from torch import nn
-from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.models.clip.modeling_clip import (
     CLIPOutput,
     CLIPTextModelOutput,
@@ -23,147 +20,23 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import ClipVitAttention
-from .configuration_clip_vit import ClipVitConfig, ClipVitTextConfig, ClipVitVisionConfig
-from .embeddings import ClipVitTextEmbeddings, ClipVitVisionEmbeddings, ConvStemPatchEmbedding
-from .feed_forward import build_feed_forward
+from .configuration_clip_vit import (
+    JOINT_FIELDS,
+    ClipVitConfig,
+    ClipVitTextConfig,
+    ClipVitVisionConfig,
+)
+from .embeddings import (
+    ClipVitTextEmbeddings,
+    ClipVitVisionEmbeddings,
+    rotary_angles,
+)
+from .encoder import ClipVitEncoder
 from .normalization import build_norm
-from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS
-
-
-class ClipVitEncoderLayer(GradientCheckpointingLayer):
-    """A pre-norm block (Xiong et al., 2020, section 3): both towers are stacks of it.
-
-    `x + drop_path(attention(norm(x)))`, then `x + drop_path(feed_forward(norm(x)))`.
-    """
-
-    def __init__(self, config, drop_path_rate: float):
-        super().__init__()
-        self.norm1 = build_norm(config)
-        self.attention = ClipVitAttention(config)
-        self.norm2 = build_norm(config)
-        self.feed_forward = build_feed_forward(config)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
-
-    def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        attended_BLD, _ = self.attention(self.norm1(hidden_BLD), attention_mask, **kwargs)
-        hidden_BLD = hidden_BLD + self.drop_path(attended_BLD)
-        return hidden_BLD + self.drop_path(self.feed_forward(self.norm2(hidden_BLD)))
-
-
-class ClipVitEncoder(nn.Module):
-    """`config.num_hidden_layers` blocks, whose drop-path rate grows with depth."""
-
-    def __init__(self, config):
-        super().__init__()
-        rates: list[Any] = calculate_drop_path_rates(
-            config.drop_path_rate, config.num_hidden_layers
-        )
-        self.layers = nn.ModuleList(ClipVitEncoderLayer(config, rate) for rate in rates)
-
-    def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, attention_mask, **kwargs)
-        return hidden_BLD
-
-
-class ClipVitSimilarity(nn.Module):
-    """Logits from normalised embeddings: a learned scale, and a bias where the loss has one.
-
-    The scale is kept as its logarithm, so that a step changes it by a ratio and it stays above 0
-    (Radford et al., 2021, section 2.5).
-    """
-
-    def __init__(self, config: ClipVitConfig):
-        super().__init__()
-        self.config = config
-        # One element each rather than none: sharded training cannot split a scalar.
-        self.logit_scale = nn.Parameter(torch.empty(1))
-        if config.logit_bias_init_value is not None:
-            self.logit_bias = nn.Parameter(torch.empty(1))
-
-    def get_scale(self) -> torch.Tensor:
-        """The factor on the cosine similarities, a scalar: the one place that exponentiates."""
-        return self.logit_scale.exp().squeeze(0)
-
-    def get_bias(self) -> torch.Tensor | None:
-        """The bias on the logits, a scalar, or None where the configuration has none."""
-        return self.logit_bias.squeeze(0) if hasattr(self, "logit_bias") else None
-
-    @torch.no_grad()
-    def clamp_scale(self):
-        """Bring the scale back to `config.logit_scale_max`, if it has left it."""
-        if self.config.logit_scale_max is not None:
-            self.logit_scale.clamp_(max=torch.tensor(self.config.logit_scale_max).log().item())
-
-    def forward(self, text_embeds_BP: torch.Tensor, image_embeds_BP: torch.Tensor) -> torch.Tensor:
-        """Logits (B_text, B_image)."""
-        image_embeds_BP = image_embeds_BP.to(text_embeds_BP.device)
-        scale = self.get_scale().to(text_embeds_BP.device)
-        logits_per_text = text_embeds_BP @ image_embeds_BP.t() * scale
-        bias = self.get_bias()
-        return (
-            logits_per_text if bias is None else logits_per_text + bias.to(logits_per_text.device)
-        )
-
-
-class ClipVitPreTrainedModel(PreTrainedModel):
-    """Initial weights, loading and saving for every model below.
-
-    A saved folder holds, beside weights and configuration, the files of this model, so that the
-    Auto classes load it with `trust_remote_code=True` where this package is not installed.
-    """
-
-    base_model_prefix = "clip_vit"
-    input_modalities = ["image", "text"]
-    supports_gradient_checkpointing = True
-    _no_split_modules = [
-        "ClipVitVisionEmbeddings",
-        "ClipVitTextEmbeddings",
-        "ClipVitEncoderLayer",
-    ]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": ClipVitEncoderLayer, "attentions": ClipVitAttention}
-    _auto_class = "AutoModel"
-    #: Auto classes that load this model's folder, beside `_auto_class`: name -> "file.class".
-    _more_auto_classes: dict[str, str] = {}
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as `PreTrainedModel.save_pretrained` does, for all the Auto classes."""
-        self.config.auto_map = dict(self._more_auto_classes)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, ConvStemPatchEmbedding):
-            for layer in module.stem:
-                if isinstance(layer, nn.Conv2d):
-                    init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, ClipVitVisionEmbeddings):
-            if hasattr(module, "cls_token"):
-                init.normal_(module.cls_token, std=self.config.initializer_range)
-        elif isinstance(module, ClipVitEncoderLayer):
-            # Each block adds to the residual stream twice: this keeps its variance in depth
-            # (Radford et al., 2019, section 2.3).
-            config = module.attention.config
-            std = config.initializer_range * (2 * config.num_hidden_layers) ** -0.5
-            init.normal_(module.attention.out_proj.weight, std=std)
-            init.normal_(module.feed_forward.fc2.weight, std=std)
-        elif isinstance(module, ClipVitSimilarity):
-            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
-            if module.config.logit_bias_init_value is not None:
-                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
-        for name in ("visual_projection", "text_projection", "classifier"):
-            if isinstance(projection := getattr(module, name, None), nn.Linear):
-                init.normal_(projection.weight, std=projection.in_features**-0.5)
+from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling
+from .pretrained import ClipVitPreTrainedModel
+from .projection import ClipVitSimilarity, build_projection
+from .towers import build_tower, load_tower, pooled_size, run_tower
 
 
 class ClipVitVisionModel(ClipVitPreTrainedModel):
@@ -182,7 +55,8 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
         super().__init__(config)
         self.embeddings = ClipVitVisionEmbeddings(config)
         self.encoder = ClipVitEncoder(config)
-        self.final_norm = build_norm(config)
+        self.final_norm = build_final_norm(config)
+        self.pooling = build_pooling(config, IMAGE_POOLINGS)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -195,26 +69,53 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
         self,
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Encode images.
+        """Encode images, all of one shape or each of its own.
 
         Args:
-            pixel_values: normalised pixels, (B, C, height, width).
+            pixel_values: normalised pixels, (B, C, height, width); or for images of different
+                shapes, what Transformers' `Siglip2ImageProcessor` makes of them: flattened
+                patches, padded, (B, L, patch_size * patch_size * C).
             interpolate_pos_encoding: accept images of another size than `config.image_size`.
+            pixel_attention_mask: 1 for a patch, 0 for padding, (B, L); with patches only.
+            spatial_shapes: rows and columns of patches of each image, (B, 2); with patches only.
 
         Returns:
-            `last_hidden_state` (B, L, D), after the final norm, and `pooler_output`
-            (B, config.pooled_size).
+            `last_hidden_state` (B, L, D), after the final norm where it stands before pooling, and
+            `pooler_output` (B, config.pooled_size).
 
         Raises:
             ValueError: no images, or images of a shape that this model does not take.
         """
         if pixel_values is None:
             raise ValueError("pixel_values is missing: this model needs images")
-        hidden_BLD = self.embeddings(pixel_values, interpolate_pos_encoding)
-        hidden_BLD = self.final_norm(self.encoder(hidden_BLD, **kwargs))
-        pooled = IMAGE_POOLINGS[self.config.pooling](hidden_BLD)
+        config = self.config
+        hidden_BLD, places_BL2, mask_BL = self.embeddings(
+            pixel_values, interpolate_pos_encoding, pixel_attention_mask, spatial_shapes
+        )
+        attention_mask = None
+        if mask_BL is not None:
+            attention_mask = create_bidirectional_mask(
+                config=config, inputs_embeds=hidden_BLD, attention_mask=mask_BL
+            )
+        hidden_BLD = self.encoder(
+            hidden_BLD,
+            attention_mask,
+            token_mask_BL=mask_BL,
+            angles_BLR=build_angles(config, places_BL2),
+            **kwargs,
+        )
+        if config.final_norm == "before_pooling":
+            hidden_BLD = self.final_norm(hidden_BLD, mask_BL)
+        first = config.first_pooled_token
+        pooled = self.pooling(
+            hidden_BLD[:, first:], None if mask_BL is None else mask_BL[:, first:]
+        )
+        if config.final_norm == "after_pooling":
+            pooled = self.final_norm(pooled)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled)
 
 
@@ -233,7 +134,8 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
         super().__init__(config)
         self.embeddings = ClipVitTextEmbeddings(config)
         self.encoder = ClipVitEncoder(config)
-        self.final_norm = build_norm(config)
+        self.final_norm = build_final_norm(config)
+        self.pooling = build_pooling(config, TEXT_POOLINGS)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -263,14 +165,15 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             token_type_ids: ignored; many tokenizers make them, and this tower has none.
 
         Returns:
-            `last_hidden_state` (B, L, D), after the final norm, and `pooler_output` (B, D).
+            `last_hidden_state` (B, L, D), after the final norm where it stands before pooling, and
+            `pooler_output` (B, D).
 
         Raises:
             ValueError: no token ids, or a text longer than the positions.
         """
         if input_ids is None:
             raise ValueError("input_ids is missing: this model needs texts")
-        hidden_BLD = self.embeddings(input_ids, attention_mask, position_ids)
+        hidden_BLD, places_BL = self.embeddings(input_ids, attention_mask, position_ids)
         if self.config.is_causal:
             mask = create_causal_mask(
                 config=self.config,
@@ -282,10 +185,19 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask
             )
-        hidden_BLD = self.final_norm(self.encoder(hidden_BLD, mask, **kwargs))
-        pooled_BD = TEXT_POOLINGS[self.config.pooling](
-            hidden_BLD, attention_mask, input_ids == self.config.eos_token_id
+        hidden_BLD = self.encoder(
+            hidden_BLD,
+            mask,
+            token_mask_BL=attention_mask,
+            angles_BLR=build_angles(self.config, places_BL.unsqueeze(-1)),
+            **kwargs,
         )
+        if self.config.final_norm == "before_pooling":
+            hidden_BLD = self.final_norm(hidden_BLD, attention_mask)
+        is_end_BL = input_ids == self.config.eos_token_id
+        pooled_BD = self.pooling(hidden_BLD, attention_mask, is_end_BL)
+        if self.config.final_norm == "after_pooling":
+            pooled_BD = self.final_norm(pooled_BD)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
 
 
@@ -300,12 +212,56 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
     def __init__(self, config: ClipVitConfig):
         super().__init__(config)
-        self.vision_model = ClipVitVisionModel._from_config(config.vision_config)
-        self.text_model = ClipVitTextModel._from_config(config.text_config)
-        self.visual_projection = build_projection(config.vision_config)
-        self.text_projection = build_projection(config.text_config)
+        self.vision_model = build_tower(config.vision_config, ClipVitVisionModel)
+        self.text_model = build_tower(config.text_config, ClipVitTextModel)
+        self.visual_projection = build_projection(
+            config.vision_config, pooled_size(self.vision_model)
+        )
+        self.text_projection = build_projection(config.text_config, pooled_size(self.text_model))
         self.similarity = ClipVitSimilarity(config)
         self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_path: str | None,
+        text_path: str | None,
+        vision_fields: dict | None = None,
+        text_fields: dict | None = None,
+        config: ClipVitConfig | None = None,
+        **fields,
+    ) -> "ClipVitModel":
+        """Join two towers that were trained apart; the projections are new.
+
+        Args:
+            vision_path: a checkpoint of an image encoder, or of a joint model with one; None for
+                a new one, as `config` has it.
+            text_path: the same of a text encoder.
+            vision_fields, text_fields: fields of a tower's configuration to change, such as
+                `pooling`, `projection_type` or dropouts.
+            config: the configuration otherwise; the defaults when None.
+            fields: fields of it to change, such as `projection_dim`.
+
+        Example:
+            >>> model = ClipVitModel.from_vision_text_pretrained(
+            ...     "facebook/dinov2-small", "hfl/chinese-roberta-wwm-ext", projection_dim=256
+            ... )
+        """
+        config = copy.deepcopy(config or ClipVitConfig())
+        towers = {}
+        if vision_path:
+            towers["vision"] = load_tower(vision_path, "vision_config", vision_fields or {})
+        if text_path:
+            towers["text"] = load_tower(text_path, "text_config", text_fields or {})
+        fields = {
+            **{name: getattr(config, name) for name in JOINT_FIELDS},
+            **{f"{name}_config": tower.config for name, tower in towers.items()},
+            **fields,
+        }
+        model = cls(ClipVitConfig(**fields))
+        for name, tower in towers.items():
+            model.get_submodule(f"{name}_model").load_state_dict(tower.state_dict())
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         """The module that embeds tokens."""
@@ -325,15 +281,21 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode images: `pooler_output` is the projection, (B, P), not yet normalised."""
-        outputs = self.vision_model(
-            pixel_values=pixel_values,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = {
+            "pixel_values": pixel_values,
+            "interpolate_pos_encoding": interpolate_pos_encoding,
+            "pixel_attention_mask": pixel_attention_mask,
+            "spatial_shapes": spatial_shapes,
+        }
+        outputs = run_tower(self.vision_model, inputs, **kwargs)
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
@@ -343,16 +305,17 @@ class ClipVitModel(ClipVitPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts: `pooler_output` is the projection, (B, P), not yet normalised."""
-        outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+        outputs = run_tower(self.text_model, inputs, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
@@ -366,6 +329,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> CLIPOutput:
         """Encode images and texts and compare each with each.
@@ -380,6 +345,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
                 (Radford et al., 2021), or pairwise sigmoid where the configuration has a logit
                 bias (Zhai et al., 2023).
             interpolate_pos_encoding: accept images of another size than the configuration's.
+            pixel_attention_mask, spatial_shapes: with images of different shapes, as
+                `ClipVitVisionModel.forward` takes them.
 
         Returns:
             `loss`, `logits_per_image` (B_image, B_text), `logits_per_text`, `image_embeds` and
@@ -389,7 +356,11 @@ class ClipVitModel(ClipVitPreTrainedModel):
             ValueError: an input is missing or of a shape that this model does not take.
         """
         vision_outputs = self.get_image_features(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            pixel_attention_mask=pixel_attention_mask,
+            spatial_shapes=spatial_shapes,
+            **kwargs,
         )
         text_outputs = self.get_text_features(
             input_ids=input_ids,
@@ -431,7 +402,7 @@ class ClipVitVisionModelWithProjection(ClipVitPreTrainedModel):
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
         self.vision_model = ClipVitVisionModel._from_config(config)
-        self.visual_projection = build_projection(config)
+        self.visual_projection = build_projection(config, config.pooled_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -472,7 +443,7 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
     def __init__(self, config: ClipVitTextConfig):
         super().__init__(config)
         self.text_model = ClipVitTextModel._from_config(config)
-        self.text_projection = build_projection(config)
+        self.text_projection = build_projection(config, config.pooled_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -561,9 +532,19 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         )
 
 
-def build_projection(config: ClipVitVisionConfig | ClipVitTextConfig) -> nn.Linear:
-    """The linear layer from a tower's pooled output into the joint space."""
-    return nn.Linear(config.pooled_size, config.projection_dim, bias=False)
+def build_final_norm(config) -> Any:
+    """The norm after the last block, over tokens or over what is pooled of them."""
+    if config.final_norm == "none":
+        return None
+    size = config.hidden_size if config.final_norm == "before_pooling" else config.pooled_size
+    return build_norm(config, size)
+
+
+def build_angles(config, places: torch.Tensor) -> torch.Tensor | None:
+    """Angles of rotary positions for tokens at `places` (B or 1, L, axes), or None for none."""
+    if config.position_embedding_type != "rope":
+        return None
+    return rotary_angles(places, config.head_dim, config.rope_theta)
 
 
 __all__ = [

@@ -1,15 +1,122 @@
 """Normalisation layers, chosen by `config.norm_type`.
 
-To add one: write (or import) the layer, and give it a line in `NORM_LAYERS`.
+To add one: write the layer, and give it a line in `NORM_LAYERS`.
+
+Shape legend: `B` batch, `L` sequence, `D` features.
 """
 
-from torch import nn
+import torch
+from torch import distributed, nn
 
-#: `norm_type` -> a layer built with `(size, eps=...)` that normalises the last dimension.
-#: layernorm: Ba et al. (2016), section 3. rmsnorm: Zhang and Sennrich (2019), section 4.
+
+class LayerNorm(nn.LayerNorm):
+    """Each token to mean 0 and variance 1 over its features (Ba et al., 2016, section 3)."""
+
+    def __init__(self, config, size: int):
+        super().__init__(size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+        return super().forward(hidden_BLD)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Each token to a mean square of 1 (Zhang and Sennrich, 2019, section 4)."""
+
+    def __init__(self, config, size: int):
+        super().__init__(size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+        return super().forward(hidden_BLD)
+
+
+class GroupNorm(nn.GroupNorm):
+    """LayerNorm over groups of a token's features (Wu and He, 2018, section 3).
+
+    The groups lie within one token: over several they would mix tokens, and tokens with padding.
+    """
+
+    def __init__(self, config, size: int):
+        super().__init__(config.num_norm_groups, size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+        return super().forward(hidden_BLD.flatten(0, -2)).view_as(hidden_BLD)
+
+
+class BatchNorm(nn.Module):
+    """Each feature to mean 0 and variance 1 over all tokens (Ioffe and Szegedy, 2015, section 3).
+
+    Padded tokens do not count. In training the statistics are those of the whole batch, over all
+    processes; in evaluation they are the running ones, which are saved with the weights.
+    """
+
+    momentum = 0.1
+
+    def __init__(self, config, size: int):
+        super().__init__()
+        self.eps = config.layer_norm_eps
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.running_mean: torch.Tensor
+        self.running_var: torch.Tensor
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+
+    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+        mean_D, var_D = self.running_mean, self.running_var
+        if self.training:
+            mean_D, var_D = self.measure(hidden_BLD, mask_BL)
+        factor_D = self.weight.float() * torch.rsqrt(var_D.float() + self.eps)
+        shift_D = self.bias.float() - mean_D.float() * factor_D
+        return (hidden_BLD.float() * factor_D + shift_D).to(hidden_BLD.dtype)
+
+    def measure(self, hidden_BLD: torch.Tensor, mask_BL) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of this batch; they also move the running ones."""
+        hidden_ND = hidden_BLD.float().flatten(0, -2)
+        weight_N1 = torch.ones_like(hidden_ND[:, :1])
+        if mask_BL is not None:
+            weight_N1 = mask_BL.reshape(-1, 1).to(hidden_ND.dtype)
+        count = sum_over_processes(weight_N1.sum())
+        mean_D = sum_over_processes((hidden_ND * weight_N1).sum(dim=0)) / count
+        squares_D = ((hidden_ND - mean_D).square() * weight_N1).sum(dim=0)
+        var_D = sum_over_processes(squares_D) / count
+        with torch.no_grad():
+            unbiased_D = var_D * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean_D.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased_D.to(self.running_var.dtype), self.momentum)
+        return mean_D, var_D
+
+
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, with its gradient; the value itself where there is but one."""
+    if distributed.is_available() and distributed.is_initialized():
+        from torch.distributed.nn.functional import all_reduce
+
+        return all_reduce(value)
+    return value
+
+
+class DynamicTanh(nn.Module):
+    """`tanh(alpha x)` in place of a norm, with one learned alpha (Zhu et al., 2025, section 4)."""
+
+    alpha_init_value = 0.5
+
+    def __init__(self, config, size: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), self.alpha_init_value))
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+        return torch.tanh(self.alpha * hidden_BLD) * self.weight + self.bias
+
+
+#: `norm_type` -> layer built with (config, size): (hidden (B, L, D), mask (B, L)) to (B, L, D).
 NORM_LAYERS: dict[str, type[nn.Module]] = {
-    "layernorm": nn.LayerNorm,
-    "rmsnorm": nn.RMSNorm,
+    "layernorm": LayerNorm,
+    "rmsnorm": RMSNorm,
+    "groupnorm": GroupNorm,
+    "batchnorm": BatchNorm,
+    "dyt": DynamicTanh,
 }
 
 
@@ -17,10 +124,7 @@ def build_norm(config, size: int | None = None) -> nn.Module:
     """Build the normalisation layer that `config.norm_type` names.
 
     Args:
-        config: a tower's configuration (`norm_type`, `layer_norm_eps`, `hidden_size`).
+        config: a tower's configuration (`norm_type`, `layer_norm_eps`, `num_norm_groups`).
         size: number of features; `config.hidden_size` unless given.
-
-    Returns:
-        A module from (..., size) to (..., size).
     """
-    return NORM_LAYERS[config.norm_type](size or config.hidden_size, eps=config.layer_norm_eps)
+    return NORM_LAYERS[config.norm_type](config, size or config.hidden_size)

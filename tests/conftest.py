@@ -46,9 +46,18 @@ def small_config(vision: dict | None = None, text: dict | None = None, **top) ->
 
 
 def small_model(vision: dict | None = None, text: dict | None = None, **top) -> ClipVitModel:
-    """A CLIP of a few thousand parameters with the same random weights every time."""
+    """A CLIP of a few thousand parameters with the same random weights every time.
+
+    Larger weights than those that training starts from: attention that is all but even would hide
+    a wrong mask or position.
+    """
     torch.manual_seed(0)
-    return ClipVitModel(small_config(vision, text, **top)).eval()
+    model = ClipVitModel(small_config(vision, text, **top)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("proj.weight"):
+                weight.mul_(8)
+    return model
 
 
 def make_texts(lengths: list[int], length: int | None = None) -> dict[str, torch.Tensor]:

@@ -4,8 +4,11 @@ import pytest
 import torch
 from conftest import make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
+from transformers import Siglip2ImageProcessor
 
 from modeling_clip_vit import ClipVitModel
+from modeling_clip_vit.embeddings import drop_patches, patch_places
+from modeling_clip_vit.normalization import build_norm
 
 VISION_VARIANTS = [
     {},
@@ -15,11 +18,28 @@ VISION_VARIANTS = [
     {"patch_embedding": "conv_stem"},
     {"norm_type": "rmsnorm", "mlp_type": "glu", "hidden_act": "silu", "attention_bias": False},
     {"num_key_value_heads": 1, "head_dim": 16},
+    {"attention_bias": False, "attention_q_bias": True, "attention_v_bias": True},
+    {"attention_out_bias": False, "mlp_bias": False, "patch_bias": False, "embedding_norm": True},
+    {"qk_norm": True, "norm_type": "rmsnorm", "position_embedding_type": "rope"},
+    {"qk_norm": True, "norm_type": "dyt", "position_embedding_type": "sincos", "pooling": "map"},
+    {"norm_type": "groupnorm", "norm_placement": "post", "final_norm": "none"},
+    {"norm_type": "batchnorm", "norm_placement": "sandwich", "final_norm": "after_pooling"},
+    {"layer_scale_init_value": 0.1, "num_register_tokens": 3, "pooling": "mean"},
+    {"num_register_tokens": 2, "pooling": "mean", "pool_prefix_tokens": True},
+    {"position_embedding_type": "none", "patch_dropout": 0.5, "projection_type": "mlp"},
+    {"mlp_type": "glu", "hidden_act": "relu2", "adjust_glu_size": True, "projection_bias": True},
 ]
 TEXT_VARIANTS = [
-    {"pooling": pooling, "is_causal": is_causal}
-    for pooling in ("eos", "mean", "cls")
-    for is_causal in (True, False)
+    *(
+        {"pooling": pooling, "is_causal": is_causal}
+        for pooling in ("eos", "mean", "cls", "last", "map")
+        for is_causal in (True, False)
+    ),
+    {"position_embedding_type": "rope", "is_causal": False, "qk_norm": True},
+    {"position_embedding_type": "sincos", "norm_type": "rmsnorm", "embedding_norm": True},
+    {"position_embedding_type": "none", "norm_type": "groupnorm", "norm_placement": "sandwich"},
+    {"norm_type": "batchnorm", "norm_placement": "post", "num_key_value_heads": 1},
+    {"norm_type": "dyt", "final_norm": "after_pooling", "layer_scale_init_value": 0.1},
 ]
 
 
@@ -109,10 +129,15 @@ def test_positions_are_interpolated_for_other_sizes(pooling):
     )
     with pytest.raises(ValueError, match="multiples of 8"):
         model.get_image_features(make_images(1, size=44), interpolate_pos_encoding=True)
-    # At its own size, interpolation is the identity.
+    # What the model adds to patches of zeros are the positions: torch's own interpolation of them.
     embeddings = model.vision_model.embeddings
-    positions = embeddings._interpolate_positions(32, 32)
-    assert_close(positions, embeddings.position_embedding.weight, atol=1e-6, rtol=0)
+    weight = embeddings.position_embedding.weight[int(pooling == "cls") :]
+    grid = weight.unflatten(0, (4, 4)).permute(2, 0, 1)[None]
+    for rows, columns in [(4, 4), (6, 6), (4, 6), (3, 2)]:
+        expected = torch.nn.functional.interpolate(grid, (rows, columns), mode="bicubic")
+        places = patch_places(torch.tensor([[rows, columns]]), rows * columns, 4)
+        added = embeddings._add_positions(torch.zeros(1, rows * columns, 32), places, False)
+        assert_close(added[0], expected[0].flatten(1).t(), atol=1e-6, rtol=0)
 
 
 def test_flattened_tokens_fix_the_image_size():
@@ -186,3 +211,123 @@ def test_the_scale_is_a_logarithm_that_is_clamped_when_asked():
 def test_no_parameter_sits_directly_on_a_model():
     for name, _ in small_model(logit_bias_init_value=-10.0).named_parameters():
         assert "." in name
+
+
+NATIVE_VARIANTS = [
+    {"pooling": "mean"},
+    {"pooling": "cls", "num_register_tokens": 2, "position_embedding_type": "rope"},
+    {"pooling": "map", "position_embedding_type": "sincos", "norm_type": "groupnorm"},
+    {"pooling": "mean", "position_embedding_type": "none", "norm_type": "batchnorm"},
+    {"pooling": "mean", "patch_embedding": "linear", "qk_norm": True},
+]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("vision", NATIVE_VARIANTS)
+def test_images_of_different_shapes_in_one_batch_embed_as_alone(vision, attention):
+    model = small_model(vision=vision)
+    model.set_attn_implementation(attention)
+    generator = torch.Generator().manual_seed(4)
+    pictures = [
+        torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        for height, width in [(32, 32), (16, 48), (40, 24)]
+    ]
+    processor = Siglip2ImageProcessor(patch_size=8, max_num_patches=16, do_resize=False)
+    patches = [
+        picture.float().div(127.5).sub(1).unfold(1, 8, 8).unfold(2, 8, 8) for picture in pictures
+    ]
+    shapes = torch.tensor([patch.shape[1:3] for patch in patches])
+    flat = [patch.permute(1, 2, 3, 4, 0).reshape(-1, 192) for patch in patches]
+    padded = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < shapes.prod(dim=1, keepdim=True)
+    # Padding must not matter, whatever is in it.
+    padded[~mask] = 7.0
+    together = model.get_image_features(
+        padded, pixel_attention_mask=mask.long(), spatial_shapes=shapes
+    ).pooler_output
+    for row, picture in enumerate(pictures):
+        pixels = picture[None].float() / 127.5 - 1
+        alone = model.get_image_features(pixels, interpolate_pos_encoding=True).pooler_output
+        assert_close(together[row], alone[0], atol=1e-5, rtol=0)
+    # Transformers' processor cuts patches as this model takes them.
+    inputs = processor(images=pictures, return_tensors="pt")
+    assert processor.patch_size == 8
+    again = model.get_image_features(**inputs).pooler_output
+    assert again.shape == together.shape
+
+
+def test_patches_that_do_not_fit_are_refused():
+    model = small_model(vision={"pooling": "mean"})
+    with pytest.raises(ValueError, match="pixel_attention_mask and spatial_shapes"):
+        model.get_image_features(torch.zeros(1, 16, 192))
+    given = {
+        "pixel_attention_mask": torch.ones(1, 16, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4]]),
+    }
+    with pytest.raises(ValueError, match="192 numbers"):
+        model.get_image_features(torch.zeros(1, 16, 191), **given)
+    for fields in ({"pooling": "flatten"}, {"patch_embedding": "conv_stem"}):
+        with pytest.raises(ValueError, match="whole images"):
+            small_model(vision=fields).get_image_features(torch.zeros(1, 16, 192), **given)
+
+
+def test_token_ids_out_of_range_are_refused():
+    for token in (300, -1):
+        with pytest.raises(
+            ValueError, match=rf"token {token}, but this model knows tokens 0 to 299"
+        ):
+            small_model().get_text_features(torch.tensor([[1, token, 2]]))
+
+
+def test_dropped_patches_are_fewer_in_training_and_none_in_evaluation():
+    model = small_model(vision={"patch_dropout": 0.25, "num_register_tokens": 2}).vision_model
+    images = make_images(2)
+    assert model(images).last_hidden_state.shape[1] == 1 + 2 + 16
+    assert model.train()(images).last_hidden_state.shape[1] == 1 + 2 + 12
+
+
+def test_dropping_keeps_places_and_drops_padding_first():
+    hidden = torch.arange(2 * 6.0).reshape(2, 6, 1)
+    places = hidden.expand(2, 6, 2)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
+    kept, kept_places, kept_mask = drop_patches(hidden, places, mask, rate=0.5)
+    assert kept.shape == (2, 3, 1)
+    assert torch.equal(kept.expand(2, 3, 2), kept_places)
+    assert kept_mask.tolist()[0] == [1, 1, 1]
+    assert sorted(kept_mask.tolist()[1]) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+def test_rotary_positions_see_distances_only(placement):
+    """Moving all tokens of a text by the same distance changes nothing."""
+    rope = {"position_embedding_type": "rope", "norm_placement": placement}
+    model = small_model(text={**rope, "is_causal": False, "pooling": "cls"})
+    texts = make_texts([7, 7])
+    places = torch.arange(7).unsqueeze(0)
+    here = model.get_text_features(**texts, position_ids=places).pooler_output
+    there = model.get_text_features(**texts, position_ids=places + 40).pooler_output
+    assert_close(here, there, atol=1e-4, rtol=0)
+    backwards = model.get_text_features(**texts, position_ids=places.flip(1)).pooler_output
+    assert (here - backwards).abs().max() > 1e-3
+
+
+def test_batch_norm_counts_tokens_and_no_padding():
+    """Statistics, gradients and running values are torch's over the tokens alone."""
+    torch.manual_seed(0)
+    config = small_config(vision={"norm_type": "batchnorm"}).vision_config
+    ours, theirs = build_norm(config), torch.nn.BatchNorm1d(32, eps=config.layer_norm_eps)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    for _ in range(3):
+        hidden = 3 * torch.randn(3, 5, 32) + 1
+        hidden[mask == 0] = 1e4
+        mine, other = (hidden.clone().requires_grad_() for _ in range(2))
+        out, expected = ours(mine, mask), theirs(other[mask.bool()])
+        assert_close(out[mask.bool()], expected)
+        out[mask.bool()].square().sum().backward()
+        expected.square().sum().backward()
+        assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-5)
+    assert_close(ours.running_mean, theirs.running_mean)
+    assert_close(ours.running_var, theirs.running_var)
+    ours.eval(), theirs.eval()
+    hidden = torch.randn(2, 4, 32)
+    assert_close(ours(hidden), theirs(hidden.flatten(0, 1)).view_as(hidden))

@@ -25,10 +25,14 @@ MODEL_FILES = {
     "attention.py",
     "configuration_clip_vit.py",
     "embeddings.py",
+    "encoder.py",
     "feed_forward.py",
     "modeling_clip_vit.py",
     "normalization.py",
     "pooling.py",
+    "pretrained.py",
+    "projection.py",
+    "towers.py",
 }
 
 

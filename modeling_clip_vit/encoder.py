@@ -1,0 +1,99 @@
+"""The encoder block that both towers stack, and the stack.
+
+Shape legend: `B` batch, `L` sequence, `D` hidden, `R` half a head.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath, LayerScale, calculate_drop_path_rates
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import ClipVitAttention
+from .feed_forward import build_feed_forward
+from .normalization import build_norm
+
+
+class ClipVitEncoderLayer(GradientCheckpointingLayer):
+    """Two branches, attention and feed-forward, each added to the stream that passes by.
+
+    With `norm_placement` `pre` (Xiong et al., 2020, section 3), a branch is
+    `x + drop_path(scale(f(norm(x))))`; with `post` (Vaswani et al., 2017, section 3.1),
+    `norm(x + drop_path(scale(f(x))))`; with `sandwich` (Ding et al., 2021, section 2.4),
+    `x + drop_path(scale(norm_out(f(norm(x)))))`.
+    """
+
+    def __init__(self, config, drop_path_rate: float):
+        super().__init__()
+        self.placement = config.norm_placement
+        self.norm1 = build_norm(config)
+        self.attention = ClipVitAttention(config)
+        self.norm2 = build_norm(config)
+        self.feed_forward = build_feed_forward(config)
+        if self.placement == "sandwich":
+            self.norm1_out = build_norm(config)
+            self.norm2_out = build_norm(config)
+        self.scale1, self.scale2 = build_scale(config), build_scale(config)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+    def forward(
+        self,
+        hidden_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_mask_BL: torch.Tensor | None = None,
+        angles_BLR: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Attend, then feed forward.
+
+        Args:
+            hidden_BLD: (B, L, D).
+            attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
+            token_mask_BL: 1 for a token, 0 for padding, for norms that look at several tokens.
+            angles_BLR: angles of rotary positions, or None for none.
+        """
+        is_pre, is_post = self.placement != "post", self.placement == "post"
+        is_sandwich = self.placement == "sandwich"
+
+        inputs_BLD = self.norm1(hidden_BLD, token_mask_BL) if is_pre else hidden_BLD
+        branch_BLD, _ = self.attention(inputs_BLD, attention_mask, angles_BLR=angles_BLR, **kwargs)
+        if is_sandwich:
+            branch_BLD = self.norm1_out(branch_BLD, token_mask_BL)
+        hidden_BLD = hidden_BLD + self.drop_path(self.scale1(branch_BLD))
+        if is_post:
+            hidden_BLD = self.norm1(hidden_BLD, token_mask_BL)
+
+        inputs_BLD = self.norm2(hidden_BLD, token_mask_BL) if is_pre else hidden_BLD
+        branch_BLD = self.feed_forward(inputs_BLD)
+        if is_sandwich:
+            branch_BLD = self.norm2_out(branch_BLD, token_mask_BL)
+        hidden_BLD = hidden_BLD + self.drop_path(self.scale2(branch_BLD))
+        if is_post:
+            hidden_BLD = self.norm2(hidden_BLD, token_mask_BL)
+        return hidden_BLD
+
+
+def build_scale(config) -> nn.Module:
+    """A learned factor for each feature of a branch, or none."""
+    if config.layer_scale_init_value is None:
+        return nn.Identity()
+    return LayerScale(config.hidden_size, config.layer_scale_init_value)
+
+
+class ClipVitEncoder(nn.Module):
+    """`config.num_hidden_layers` blocks, whose drop-path rate grows with depth."""
+
+    def __init__(self, config):
+        super().__init__()
+        rates: list[Any] = calculate_drop_path_rates(
+            config.drop_path_rate, config.num_hidden_layers
+        )
+        self.layers = nn.ModuleList(ClipVitEncoderLayer(config, rate) for rate in rates)
+
+    def forward(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        for layer in self.layers:
+            hidden_BLD = layer(hidden_BLD, attention_mask, **kwargs)
+        return hidden_BLD

@@ -1,0 +1,164 @@
+"""Towers of other model types: any image or text encoder of Transformers beside our own.
+
+Shape legend: `B` batch, `L` sequence, `D` hidden.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+
+from .pooling import TEXT_POOLINGS, pool_cls, pool_mean
+
+#: Fields that ClipVitConfig adds to the configuration of another model type, and their defaults.
+#: `pooling` None takes the tower's own pooled output, or the mean over tokens where it has none.
+FOREIGN_FIELDS: dict[str, Any] = {
+    "pooling": None,
+    "projection_type": "linear",
+    "projection_bias": False,
+}
+FOREIGN_IMAGE_POOLINGS = {"cls": pool_cls, "mean": pool_mean}
+FOREIGN_TEXT_POOLINGS: dict[str, Any] = {
+    name: TEXT_POOLINGS[name] for name in ("cls", "mean", "eos", "last")
+}
+
+
+def resolve_config(given, own_class: type[PreTrainedConfig]):
+    """The configuration of a tower: our own, or by its `model_type` one of Transformers.
+
+    Args:
+        given: a configuration, a dict of its fields, or None for our own defaults.
+        own_class: our own configuration of this tower.
+
+    Raises:
+        ValueError: Transformers has no such model type.
+    """
+    if not isinstance(given, dict):
+        return given
+    model_type = given.get("model_type", own_class.model_type)
+    if model_type == own_class.model_type:
+        return given
+    fields = {name: value for name, value in given.items() if name != "model_type"}
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"model_type={model_type!r} is not allowed: it must be {own_class.model_type} or a "
+            "model type of Transformers"
+        ) from error
+
+
+def is_foreign(config) -> bool:
+    """Whether a tower's configuration is that of another model type."""
+    return config.model_type not in ("clip_vit_vision_model", "clip_vit_text_model")
+
+
+def prepare_foreign(config, poolings: dict):
+    """Give the configuration of another model type the fields that a joint model asks of it.
+
+    Raises:
+        ValueError: it asks for a pooling that there is not.
+    """
+    for name, default in FOREIGN_FIELDS.items():
+        if not hasattr(config, name):
+            setattr(config, name, default)
+    if config.pooling is not None and config.pooling not in poolings:
+        raise ValueError(
+            f"pooling={config.pooling!r} is not allowed with a tower of type "
+            f"{config.model_type!r}: it must be null or one of {', '.join(poolings)}"
+        )
+
+
+def build_tower(config, own_class: type[PreTrainedModel]) -> PreTrainedModel:
+    """A tower with random weights: of `own_class`, or of another model type."""
+    if is_foreign(config):
+        return AutoModel.from_config(config)
+    return own_class._from_config(config)
+
+
+def pooled_size(tower: PreTrainedModel) -> int:
+    """Size of what a tower's pooling gives.
+
+    Raises:
+        ValueError: the tower of another model type does not tell its size.
+    """
+    if not is_foreign(tower.config):
+        return tower.config.pooled_size
+    size = getattr(tower.config, "hidden_size", None)
+    if size is None and getattr(tower.config, "hidden_sizes", None):
+        size = tower.config.hidden_sizes[-1]  # a network of stages
+    if size is None:
+        size = getattr(getattr(tower, "timm_model", None), "num_features", None)
+    if size is None:
+        raise ValueError(
+            f"a tower of type {tower.config.model_type!r} has no hidden_size: it cannot be "
+            "projected; give another vision_config or text_config"
+        )
+    return size
+
+
+def run_tower(tower: PreTrainedModel, inputs: dict, **kwargs) -> BaseModelOutputWithPooling:
+    """Encode with a tower of any type, and pool as its configuration says.
+
+    Args:
+        tower: the model.
+        inputs: what our own towers take. Of these, another type gets what its `forward` names.
+
+    Raises:
+        ValueError: an input is missing that the tower needs.
+    """
+    if not is_foreign(tower.config):
+        return tower(**inputs, **kwargs, return_dict=True)
+    accepted = inspect.signature(tower.forward).parameters
+    given = {name: value for name, value in inputs.items() if value is not None}
+    required = "input_ids" if "input_ids" in inputs else "pixel_values"
+    if required not in given:
+        raise ValueError(f"{required} is missing: this model needs it")
+    inputs = {name: value for name, value in given.items() if name in accepted}
+    outputs = tower(**inputs, **kwargs, return_dict=True)
+    return BaseModelOutputWithPooling(
+        last_hidden_state=outputs.last_hidden_state,
+        pooler_output=pool_foreign(tower.config, outputs, given),
+        hidden_states=outputs.get("hidden_states"),
+        attentions=outputs.get("attentions"),
+    )
+
+
+def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
+    """What represents a sequence that a tower of another model type encoded: (B, D)."""
+    hidden_BLD = outputs.last_hidden_state
+    if config.pooling is None and outputs.get("pooler_output") is not None:
+        return outputs.pooler_output.flatten(1)
+    if "input_ids" not in inputs:
+        if hidden_BLD.ndim == 4:  # a convolutional network's map
+            hidden_BLD = hidden_BLD.flatten(2).transpose(1, 2)
+        return FOREIGN_IMAGE_POOLINGS[config.pooling or "mean"](hidden_BLD)
+    pool = FOREIGN_TEXT_POOLINGS[config.pooling or "mean"]
+    is_end_BL = inputs["input_ids"] == config.eos_token_id
+    return pool(hidden_BLD, inputs.get("attention_mask"), is_end_BL)
+
+
+def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
+    """One tower with its weights, from a checkpoint of it alone or of a joint model.
+
+    Args:
+        path: a folder or the id of a model on the Hub.
+        part: `vision_config` or `text_config`: what to take of a joint model.
+        fields: fields of its configuration to change.
+
+    Raises:
+        ValueError: its configuration has no such field.
+    """
+    config = AutoConfig.from_pretrained(path)
+    config = getattr(config, part, None) or config
+    for name, value in fields.items():
+        if not hasattr(config, name) and name not in FOREIGN_FIELDS:
+            raise ValueError(
+                f"{name}={value!r} is not allowed: a {config.model_type} has no such field"
+            )
+        setattr(config, name, value)
+    return AutoModel.from_pretrained(path, config=config)
