@@ -4,7 +4,7 @@ Where Transformers' `TrainingArguments` has an option, it keeps its name here.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.captions import CaptionOptions
 from ..data.transforms import AugmentOptions
@@ -52,6 +52,14 @@ class ModelOptions:
     Args:
         model_config: folder with the config.json of an architecture, trained from scratch.
         model_name_or_path: a checkpoint to go on from instead, with its tokenizer.
+        vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
+        text_model_name_or_path: a pretrained text encoder in place of the configuration's, with
+            its tokenizer.
+        vision_fields, text_fields: fields of a pretrained encoder's configuration to change, such
+            as `{pooling: mean, projection_type: mlp}`.
+        frozen_towers: towers that do not learn: `vision`, `text` (Zhai et al., 2022: LiT).
+        frozen_vision_layers, frozen_text_layers: so many of the lowest blocks do not learn, nor
+            does what comes before them.
         attn_implementation: `eager`, `sdpa` or another kernel that Transformers knows; null for
             its choice. On a CPU in bfloat16, torch's sdpa goes backward over up to a few hundred
             tokens several times more slowly than eager.
@@ -60,6 +68,13 @@ class ModelOptions:
 
     model_config: str = "configuration/model/emoji"
     model_name_or_path: str | None = None
+    vision_model_name_or_path: str | None = None
+    text_model_name_or_path: str | None = None
+    vision_fields: dict[str, Any] = field(default_factory=dict)
+    text_fields: dict[str, Any] = field(default_factory=dict)
+    frozen_towers: list[Literal["vision", "text"]] = field(default_factory=list)
+    frozen_vision_layers: int = 0
+    frozen_text_layers: int = 0
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
 
@@ -79,6 +94,7 @@ class OptimizerOptions:
         optim: `adamw`, or `muon` for matrices and convolutions with AdamW for the rest.
         learning_rate: peak learning rate of AdamW.
         muon_learning_rate: peak learning rate of Muon.
+        layer_decay: factor of the learning rate from one block to the one before it; 1 for none.
         weight_decay: decoupled, on matrices and convolutions only.
         adam_beta1: AdamW's decay of the mean of the gradient.
         adam_beta2: AdamW's decay of the mean of its square.
@@ -96,6 +112,7 @@ class OptimizerOptions:
     optim: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
+    layer_decay: float = 1.0
     weight_decay: float = 0.05
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -159,6 +176,9 @@ class TrainArguments:
             "gradient_accumulation_steps": optimizer.gradient_accumulation_steps >= 1,
             "max_steps": optimizer.max_steps > 0 or optimizer.num_train_epochs > 0,
             "warmup_ratio": 0 <= optimizer.warmup_ratio <= 1,
+            "layer_decay": 0 < optimizer.layer_decay <= 1,
+            "frozen_vision_layers": self.model.frozen_vision_layers >= 0,
+            "frozen_text_layers": self.model.frozen_text_layers >= 0,
             "max_bad_sample_ratio": 0 <= data.max_bad_sample_ratio <= 1,
             "save_total_limit": run.save_total_limit >= 1,
             "logging_steps": run.logging_steps >= 1,
@@ -169,6 +189,9 @@ class TrainArguments:
             "gradient_accumulation_steps": "at least 1",
             "max_steps": "above 0 where num_train_epochs is 0",
             "warmup_ratio": "from 0 to 1",
+            "layer_decay": "above 0 and at most 1",
+            "frozen_vision_layers": "at least 0",
+            "frozen_text_layers": "at least 0",
             "max_bad_sample_ratio": "from 0 to 1",
             "save_total_limit": "at least 1",
             "logging_steps": "at least 1",

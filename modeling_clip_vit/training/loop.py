@@ -155,7 +155,7 @@ class ContrastiveTraining:
         """Train to the last step, logging, evaluating and saving on the way."""
         options = self.args.run
         progress = self.progress
-        self.model.train()
+        self.set_training_mode()
         started = time.perf_counter() - progress.seconds
         with tqdm(
             total=self.max_steps,
@@ -177,10 +177,17 @@ class ContrastiveTraining:
                     self.log(values, bar)
                 if options.eval_steps and progress.step % options.eval_steps == 0 and not is_last:
                     self.log_metrics(self.evaluate(everything=False))
+                    self.set_training_mode()
                 if self.is_stopping():
                     raise Interrupted(self.stop_signal, self.save())
                 if options.save_steps and progress.step % options.save_steps == 0 and not is_last:
                     self.save()
+
+    def set_training_mode(self):
+        """Training mode, but for what is frozen."""
+        self.model.train()
+        for module in self.preparation.frozen:
+            module.eval()
 
     def train_step(self, batch: dict) -> dict[str, float | torch.Tensor]:
         """One batch forward and backward, and one update when enough have accumulated."""

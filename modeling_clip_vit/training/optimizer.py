@@ -5,25 +5,31 @@ from timm.optim import Muon
 from torch import nn
 
 from .arguments import OptimizerOptions
+from .learning import learning_rate_scales
 
 
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """AdamW, or Muon (Jordan et al., 2024) for matrices and convolutions and AdamW for the rest.
 
     Matrices and convolution kernels decay; embeddings, norms, biases and the logit scale do not.
+    With `layer_decay`, weights of equal depth share a learning rate.
     """
+    scales = learning_rate_scales(model, options.layer_decay)
     matrices, rest = split_parameters(model)
     betas = (options.adam_beta1, options.adam_beta2)
-    if options.optim == "adamw":
-        groups = [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas, fused=True)
+    is_muon = options.optim == "muon"
+    matrix_rate = options.muon_learning_rate if is_muon else options.learning_rate
     groups = [
-        {"params": matrices, "lr": options.muon_learning_rate},
-        {"params": rest, "lr": options.learning_rate, "weight_decay": 0.0, "use_fallback": True},
+        {"params": members, "lr": matrix_rate * scale, "weight_decay": options.weight_decay}
+        for scale, members in by_scale(matrices, scales)
     ]
+    plain = {"weight_decay": 0.0, **({"use_fallback": True} if is_muon else {})}
+    groups += [
+        {"params": members, "lr": options.learning_rate * scale, **plain}
+        for scale, members in by_scale(rest, scales)
+    ]
+    if not is_muon:
+        return torch.optim.AdamW(groups, betas=betas, fused=True)
     return Muon(
         groups,
         weight_decay=options.weight_decay,
@@ -31,6 +37,16 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         nesterov=True,
         adjust_lr_fn="original",
     )
+
+
+def by_scale(
+    parameters: list[nn.Parameter], scales: dict[int, float]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Parameters grouped by the factor of their learning rate, 1 unless `scales` has another."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+    return list(groups.items())
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

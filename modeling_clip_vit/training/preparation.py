@@ -7,17 +7,20 @@ from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoProcessor,
+    AutoTokenizer,
     CLIPImageProcessor,
     CLIPProcessor,
     PreTrainedTokenizerBase,
 )
 
-from ..configuration_clip_vit import ClipVitConfig
+from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
 from ..data.batches import (
     Collator,
     ConceptBatchSampler,
@@ -33,8 +36,12 @@ from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
 from .arguments import ModelOptions, TrainArguments
+from .learning import freeze
 
 logger = logging.getLogger(__name__)
+
+#: Texts are never cut to more tokens than this.
+LONGEST_TEXT = 100_000
 
 
 @dataclass
@@ -64,6 +71,7 @@ class Preparation:
     processor: CLIPProcessor
     data: TrainingData
     evaluator: Evaluator | None
+    frozen: list[nn.Module]
 
 
 def prepare(args: TrainArguments) -> Preparation:
@@ -83,7 +91,7 @@ def prepare(args: TrainArguments) -> Preparation:
     image_size = model.config.vision_config.image_size
     data = prepare_data(args, train_split, captions, processor, image_size)
     evaluator = prepare_evaluator(args, splits, image_size)
-    return Preparation(model, processor, data, evaluator)
+    return Preparation(model, processor, data, evaluator, freeze(model, args.model))
 
 
 def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
@@ -104,7 +112,9 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
 def build_model(
     options: ModelOptions, captions: CaptionMaker
 ) -> tuple[ClipVitModel, CLIPProcessor]:
-    """A new model and a tokenizer that learned from the captions.
+    """A new model, pretrained towers in it where asked for, and its processor.
+
+    The tokenizer is that of the pretrained text tower, or learns from the captions.
 
     Raises:
         FileNotFoundError: there is no configuration in that folder.
@@ -119,14 +129,52 @@ def build_model(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
-    text = config.text_config
-    tokenizer = train_tokenizer(captions.corpus(), text.vocab_size, text.max_position_embeddings)
-    text.vocab_size = len(tokenizer)
-    text.pad_token_id = tokenizer.pad_token_id
-    text.bos_token_id = tokenizer.bos_token_id
-    text.eos_token_id = tokenizer.eos_token_id
-    model = AutoModel.from_config(config, attn_implementation=options.attn_implementation)
-    return model, build_processor(tokenizer, config.vision_config.image_size)
+    if options.text_model_name_or_path:
+        tokenizer = load_tokenizer(options.text_model_name_or_path)
+    else:
+        tokenizer = train_tokenizer_for(config.text_config, captions)
+    model = ClipVitModel.from_vision_text_pretrained(
+        options.vision_model_name_or_path,
+        options.text_model_name_or_path,
+        options.vision_fields,
+        options.text_fields,
+        config=config,
+    )
+    if options.attn_implementation:
+        model.set_attn_implementation(options.attn_implementation)
+    processor = build_processor(tokenizer, model.config.vision_config.image_size)
+    if options.vision_model_name_or_path:
+        pretrained = AutoImageProcessor.from_pretrained(options.vision_model_name_or_path)
+        processor.image_processor.image_mean = pretrained.image_mean
+        processor.image_processor.image_std = pretrained.image_std
+    return model, processor
+
+
+def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker):
+    """A tokenizer that learned from the captions; the configuration gets its numbers."""
+    tokenizer = train_tokenizer(
+        captions.corpus(), config.vocab_size, config.max_position_embeddings
+    )
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.bos_token_id = tokenizer.bos_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+    return tokenizer
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pretrained text tower, which cuts what that tower cannot read.
+
+    Raises:
+        ValueError: it cannot pad.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:
+        raise ValueError(f"the tokenizer of {path!r} has no padding token: set one and save it")
+    if tokenizer.model_max_length > LONGEST_TEXT:  # it says that it knows no limit
+        positions = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+        tokenizer.model_max_length = positions or LONGEST_TEXT
+    return tokenizer
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
