@@ -50,7 +50,7 @@ def from_open_clip(source: nn.Module | str) -> ClipVitModel:
         ),
         text_config=text_fields(text, is_custom=text is not peer),
         projection_dim=projection_dim(text),
-        logit_bias_init_value=None if peer.logit_bias is None else float(peer.logit_bias),
+        logit_bias_init_value=None if peer.logit_bias is None else peer.logit_bias.item(),
         logit_scale_max=None if is_siglip else 100.0,
     )
     model = ClipVitModel(config)
