@@ -15,6 +15,21 @@ from modeling_clip_vit.training.preparation import build_processor
 
 REPOSITORY = Path(__file__).parent.parent
 
+#: Markers that Transformers' own tests carry.
+FOREIGN_MARKERS = (
+    "accelerate_tests",
+    "flash_attn_test",
+    "flash_attn_3_test",
+    "flash_attn_4_test",
+    "torch_compile_test",
+)
+
+
+def pytest_configure(config):
+    for marker in FOREIGN_MARKERS:
+        config.addinivalue_line("markers", f"{marker}: of Transformers")
+
+
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
