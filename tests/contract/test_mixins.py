@@ -102,7 +102,7 @@ class ContractMixin(common.ModelTesterMixin):
             self,
             config_class=self.config_class,
             has_text_modality=self.has_text_modality,
-            hidden_size=36,
+            hidden_size=48,
         )
 
     def test_config(self):
