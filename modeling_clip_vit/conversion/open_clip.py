@@ -58,9 +58,24 @@ def from_open_clip(source: nn.Module | str) -> ClipVitModel:
     return model.eval()
 
 
+def import_open_clip():
+    """The package, which only this conversion needs.
+
+    Raises:
+        ConversionError: it is not installed.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ConversionError(
+            "open_clip is not installed: pip install 'clip-vit[convert]', or uv run --extra convert"
+        ) from error
+    return open_clip
+
+
 def load(folder: str) -> Any:
     """The model of a folder with open_clip_config.json and open_clip_model.safetensors."""
-    import open_clip
+    open_clip = import_open_clip()
 
     return open_clip.create_model(f"local-dir:{folder}").eval()
 
@@ -143,7 +158,7 @@ def to_open_clip(model: ClipVitModel) -> nn.Module:
     Raises:
         ConversionError: it is built in a way that open_clip's own ViT is not.
     """
-    import open_clip
+    open_clip = import_open_clip()
 
     config = model.config
     vision, text = config.vision_config, config.text_config
