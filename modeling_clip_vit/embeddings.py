@@ -147,15 +147,17 @@ class ClipVitVisionEmbeddings(nn.Module):
         if pixels.ndim == 3:
             shapes_B2 = self._check_patches(pixels, mask_BL, shapes_B2)
             hidden_BLD = self.patch_embedding.embed_patches(pixels.to(dtype))
-            places_BL2 = patch_places(shapes_B2, pixels.shape[1], self.config.grid_size)
+            rows_B1, columns_B1 = shapes_B2[:, :1], shapes_B2[:, 1:]
+            length = pixels.shape[1]
             is_native = False
         else:
             self._check_shape(pixels, interpolate_pos_encoding)
             hidden_BLD = self.patch_embedding(pixels.to(dtype))
-            grid = tuple(side // self.config.patch_size for side in pixels.shape[-2:])
-            shape_12 = torch.tensor([grid], device=hidden_BLD.device)
-            places_BL2 = patch_places(shape_12, hidden_BLD.shape[1], self.config.grid_size)
-            is_native = grid == (self.config.grid_size, self.config.grid_size)
+            rows_B1, columns_B1 = (side // self.config.patch_size for side in pixels.shape[-2:])
+            length = hidden_BLD.shape[1]
+            is_native = rows_B1 == columns_B1 == self.config.grid_size
+        index_1L = torch.arange(length, device=hidden_BLD.device).unsqueeze(0)
+        places_BL2 = patch_places(index_1L, rows_B1, columns_B1, self.config.grid_size)
         hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
         if self.training and self.config.patch_dropout > 0:
             hidden_BLD, places_BL2, mask_BL = drop_patches(
@@ -258,14 +260,17 @@ class ClipVitVisionEmbeddings(nn.Module):
         return shapes_B2
 
 
-def patch_places(shapes_B2: torch.Tensor, length: int, grid_size: int) -> torch.Tensor:
+def patch_places(index_1L: torch.Tensor, rows_B1, columns_B1, grid_size: int) -> torch.Tensor:
     """Where patches lie in the grid that a model was made for, as (row, column): (B, L, 2).
 
     An image of more or fewer rows and columns is stretched over that grid, centre to centre; at
     the grid's own shape the places are whole numbers.
+
+    Args:
+        index_1L: numbers of the patches, row by row.
+        rows_B1, columns_B1: of each image; plain numbers where all images have the same.
+        grid_size: side of the grid.
     """
-    index_1L = torch.arange(length, device=shapes_B2.device).unsqueeze(0)
-    rows_B1, columns_B1 = shapes_B2[:, :1], shapes_B2[:, 1:]
     row_BL = (index_1L // columns_B1 + 0.5) * (grid_size / rows_B1) - 0.5
     column_BL = (index_1L % columns_B1 + 0.5) * (grid_size / columns_B1) - 0.5
     return torch.stack((row_BL, column_BL), dim=-1)

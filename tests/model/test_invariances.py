@@ -135,7 +135,7 @@ def test_positions_are_interpolated_for_other_sizes(pooling):
     grid = weight.unflatten(0, (4, 4)).permute(2, 0, 1)[None]
     for rows, columns in [(4, 4), (6, 6), (4, 6), (3, 2)]:
         expected = torch.nn.functional.interpolate(grid, (rows, columns), mode="bicubic")
-        places = patch_places(torch.tensor([[rows, columns]]), rows * columns, 4)
+        places = patch_places(torch.arange(rows * columns)[None], rows, columns, 4)
         added = embeddings._add_positions(torch.zeros(1, rows * columns, 32), places, False)
         assert_close(added[0], expected[0].flatten(1).t(), atol=1e-6, rtol=0)
 
