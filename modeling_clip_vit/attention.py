@@ -45,17 +45,20 @@ def eager_attention_forward(
     return attended_BLHA, weights_BHLL
 
 
-def rotate(states_BHLA: torch.Tensor, angles_BLR: torch.Tensor) -> torch.Tensor:
+def rotate(
+    states_BHLA: torch.Tensor, rotation_B1LR: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
     """Turn pairs of features by the angles of their token's place (Su et al., 2021, section 3.2).
 
     Args:
         states_BHLA: queries or keys.
-        angles_BLR: angles, (B or 1, L, A / 2); feature i is paired with feature i + A / 2.
+        rotation_B1LR: cosine and sine of the angles, each (B or 1, 1, L, A / 2), float32; feature
+            i is paired with feature i + A / 2.
     """
-    cos, sin = (f(angles_BLR).unsqueeze(1) for f in (torch.cos, torch.sin))
+    cos_B1LR, sin_B1LR = rotation_B1LR
     first, second = states_BHLA.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(states_BHLA.dtype)
+    turned = (first * cos_B1LR - second * sin_B1LR, second * cos_B1LR + first * sin_B1LR)
+    return torch.cat(turned, dim=-1).to(states_BHLA.dtype)
 
 
 class ClipVitAttention(nn.Module):
@@ -100,7 +103,7 @@ class ClipVitAttention(nn.Module):
         hidden_BLD: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         is_causal: bool | None = None,
-        angles_BLR: torch.Tensor | None = None,
+        rotation_B1LR: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend within each sequence.
@@ -109,7 +112,7 @@ class ClipVitAttention(nn.Module):
             hidden_BLD: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
             is_causal: whether a token sees only those before it; as configured when None.
-            angles_BLR: angles of rotary positions, (B or 1, L, A / 2), or None for none.
+            rotation_B1LR: what `rotate` takes of rotary positions, or None for none.
 
         Returns:
             The new hidden states (B, L, D), and the weights (B, H, L, L) from the eager kernel or
@@ -129,8 +132,9 @@ class ClipVitAttention(nn.Module):
         )
         if self.config.qk_norm:
             query_BHLA, key_BKLA = self.q_norm(query_BHLA), self.k_norm(key_BKLA)
-        if angles_BLR is not None:
-            query_BHLA, key_BKLA = rotate(query_BHLA, angles_BLR), rotate(key_BKLA, angles_BLR)
+        if rotation_B1LR is not None:
+            query_BHLA = rotate(query_BHLA, rotation_B1LR)
+            key_BKLA = rotate(key_BKLA, rotation_B1LR)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

@@ -42,7 +42,7 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
         hidden_BLD: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_mask_BL: torch.Tensor | None = None,
-        angles_BLR: torch.Tensor | None = None,
+        rotation_B1LR: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """Attend, then feed forward.
@@ -51,13 +51,15 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
             hidden_BLD: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
             token_mask_BL: 1 for a token, 0 for padding, for norms that look at several tokens.
-            angles_BLR: angles of rotary positions, or None for none.
+            rotation_B1LR: cosine and sine of rotary positions, or None for none.
         """
         is_pre, is_post = self.placement != "post", self.placement == "post"
         is_sandwich = self.placement == "sandwich"
 
         inputs_BLD = self.norm1(hidden_BLD, token_mask_BL) if is_pre else hidden_BLD
-        branch_BLD, _ = self.attention(inputs_BLD, attention_mask, angles_BLR=angles_BLR, **kwargs)
+        branch_BLD, _ = self.attention(
+            inputs_BLD, attention_mask, rotation_B1LR=rotation_B1LR, **kwargs
+        )
         if is_sandwich:
             branch_BLD = self.norm1_out(branch_BLD, token_mask_BL)
         hidden_BLD = hidden_BLD + self.drop_path(self.scale1(branch_BLD))

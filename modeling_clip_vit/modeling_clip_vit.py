@@ -105,7 +105,7 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
             hidden_BLD,
             attention_mask,
             token_mask_BL=mask_BL,
-            angles_BLR=build_angles(config, places_BL2),
+            rotation_B1LR=build_rotation(config, places_BL2),
             **kwargs,
         )
         if config.final_norm == "before_pooling":
@@ -189,7 +189,7 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             hidden_BLD,
             mask,
             token_mask_BL=attention_mask,
-            angles_BLR=build_angles(self.config, places_BL.unsqueeze(-1)),
+            rotation_B1LR=build_rotation(self.config, places_BL.unsqueeze(-1)),
             **kwargs,
         )
         if self.config.final_norm == "before_pooling":
@@ -540,11 +540,19 @@ def build_final_norm(config) -> Any:
     return build_norm(config, size)
 
 
-def build_angles(config, places: torch.Tensor) -> torch.Tensor | None:
-    """Angles of rotary positions for tokens at `places` (B or 1, L, axes), or None for none."""
+def build_rotation(config, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Cosine and sine of rotary positions, once for all blocks.
+
+    Args:
+        places: where the tokens are, (B or 1, L, axes).
+
+    Returns:
+        Each (B or 1, 1, L, A / 2), the same for every head; or None where positions are not rotary.
+    """
     if config.position_embedding_type != "rope":
         return None
-    return rotary_angles(places, config.head_dim, config.rope_theta)
+    angles_B1LR = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(1)
+    return angles_B1LR.cos(), angles_B1LR.sin()
 
 
 __all__ = [

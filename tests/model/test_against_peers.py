@@ -183,8 +183,9 @@ def test_rotary_positions_equal_transformers_llama():
     cos, sin = LlamaRotaryEmbedding(config)(query, places)
     expected_query, expected_key = apply_rotary_pos_emb(query, key, cos, sin)
     angles = rotary_angles(places.unsqueeze(-1), head_dim=8, theta=10000.0)
-    assert_close(rotate(query, angles), expected_query)
-    assert_close(rotate(key, angles), expected_key)
+    rotation = angles.unsqueeze(1).cos(), angles.unsqueeze(1).sin()
+    assert_close(rotate(query, rotation), expected_query)
+    assert_close(rotate(key, rotation), expected_key)
 
 
 def test_an_image_axis_turns_its_own_half_of_a_head():
