@@ -13,7 +13,7 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import nn
 
-from .normalization import build_norm
+from .normalization import ImageBatchNorm, build_norm
 
 
 class ConvPatchEmbedding(nn.Module):
@@ -75,7 +75,7 @@ class ConvStemPatchEmbedding(nn.Module):
             padding = (kernel - stride + 1) // 2
             layers += [
                 nn.Conv2d(channels, width, kernel, stride, padding, bias=False),
-                nn.BatchNorm2d(width),
+                ImageBatchNorm(width),
                 nn.ReLU(inplace=True),
             ]
             channels = width

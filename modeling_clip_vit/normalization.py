@@ -75,20 +75,57 @@ class BatchNorm(nn.Module):
         weight_N1 = torch.ones_like(hidden_ND[:, :1])
         if mask_BL is not None:
             weight_N1 = mask_BL.reshape(-1, 1).to(hidden_ND.dtype)
-        count = sum_over_processes(weight_N1.sum())
-        mean_D = sum_over_processes((hidden_ND * weight_N1).sum(dim=0)) / count
-        squares_D = ((hidden_ND - mean_D).square() * weight_N1).sum(dim=0)
-        var_D = sum_over_processes(squares_D) / count
-        with torch.no_grad():
-            unbiased_D = var_D * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean_D.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased_D.to(self.running_var.dtype), self.momentum)
+        mean_D, var_D, count = global_statistics(hidden_ND, weight_N1)
+        move_running_statistics(self, mean_D, var_D, count, self.momentum)
         return mean_D, var_D
+
+
+class ImageBatchNorm(nn.BatchNorm2d):
+    """Each channel to mean 0 and variance 1 over all pixels of the batch, over all processes.
+
+    torch's own `SyncBatchNorm` does not run on a CPU.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not (self.training and count_processes() > 1):
+            return super().forward(input)
+        pixels_BHWC = input.float().movedim(1, -1)
+        pixels_ND = pixels_BHWC.flatten(0, -2)
+        mean_D, var_D, count = global_statistics(pixels_ND, torch.ones_like(pixels_ND[:, :1]))
+        move_running_statistics(self, mean_D, var_D, count, self.momentum)
+        factor_D = self.weight.float() * torch.rsqrt(var_D + self.eps)
+        shift_D = self.bias.float() - mean_D * factor_D
+        return (pixels_BHWC * factor_D + shift_D).movedim(-1, 1).to(input.dtype)
+
+
+def global_statistics(
+    values_ND: torch.Tensor, weight_N1: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean and variance (D,) of the rows that weigh 1, over all processes, and how many they are."""
+    count = sum_over_processes(weight_N1.sum())
+    mean_D = sum_over_processes((values_ND * weight_N1).sum(dim=0)) / count
+    squares_D = ((values_ND - mean_D).square() * weight_N1).sum(dim=0)
+    return mean_D, sum_over_processes(squares_D) / count, count
+
+
+@torch.no_grad()
+def move_running_statistics(norm, mean_D, var_D, count, momentum: float):
+    """Move the running mean and (unbiased) variance of a norm towards those of a batch."""
+    unbiased_D = var_D * count / (count - 1).clamp(min=1)
+    norm.running_mean.lerp_(mean_D.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), momentum)
+
+
+def count_processes() -> int:
+    """How many processes train together."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, with its gradient; the value itself where there is but one."""
-    if distributed.is_available() and distributed.is_initialized():
+    if count_processes() > 1:
         from torch.distributed.nn.functional import all_reduce
 
         return all_reduce(value)
