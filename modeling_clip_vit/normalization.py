@@ -101,7 +101,7 @@ class ImageBatchNorm(nn.BatchNorm2d):
 def global_statistics(
     values_ND: torch.Tensor, weight_N1: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean and variance (D,) of the rows that weigh 1, over all processes, and how many they are."""
+    """Mean and variance (D,) of the rows that weigh 1, over all processes, and their number."""
     count = sum_over_processes(weight_N1.sum())
     mean_D = sum_over_processes((values_ND * weight_N1).sum(dim=0)) / count
     squares_D = ((values_ND - mean_D).square() * weight_N1).sum(dim=0)
