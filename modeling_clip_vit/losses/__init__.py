@@ -1,7 +1,19 @@
-"""Contrastive losses, one a file."""
+"""Contrastive losses, one a file: exact on any number of processes, and linear in memory."""
 
 from .clip_loss import ClipLoss
+from .contrastive_loss import ContrastiveLoss
+from .distillation_loss import DistillationLoss
+from .hard_negative_loss import HardNegativeLoss
+from .matryoshka_loss import MatryoshkaLoss
 from .multi_positive_loss import MultiPositiveLoss
 from .siglip_loss import SigLipLoss
 
-__all__ = ["ClipLoss", "MultiPositiveLoss", "SigLipLoss"]
+__all__ = [
+    "ClipLoss",
+    "ContrastiveLoss",
+    "DistillationLoss",
+    "HardNegativeLoss",
+    "MatryoshkaLoss",
+    "MultiPositiveLoss",
+    "SigLipLoss",
+]

@@ -1,22 +1,112 @@
-"""Bring the embeddings of all processes together, with their gradients."""
+"""Embeddings of all processes, brought together with their gradients.
+
+Every process computes its own share of the loss of the whole batch, times the number of processes.
+Gathering backward sums what all processes' shares say about a row, and whoever averages gradients
+over processes (`DistributedDataParallel`, FSDP) ends with those that one process would have.
+
+Shape legend: `P` embedding.
+"""
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import once_differentiable
 
 
-def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Every process's rows, in the order of the processes: (B, ...) to (B * processes, ...).
+def count_processes() -> int:
+    """Number of processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
 
-    The gradient of a row goes back to the process it came from, summed over the processes' losses.
-    When each process computes the loss of the whole batch and gradients are then averaged over
-    processes, as `DistributedDataParallel` does, the result is the gradient that one process with
-    the whole batch would have. All processes must bring the same number of rows.
+
+def share_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
+    """Numbers of every process: for each number given, a list with an entry a process."""
+    if count_processes() == 1:
+        return [[size] for size in sizes]
+    own = torch.tensor(sizes, device=device)
+    all_sizes = torch.empty(count_processes() * len(sizes), dtype=own.dtype, device=device)
+    dist.all_gather_into_tensor(all_sizes, own)
+    return all_sizes.view(-1, len(sizes)).t().tolist()
+
+
+def gather_with_gradient(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """The rows of all processes, in the order of the processes: (rows, ...) to (all rows, ...).
+
+    Args:
+        values: this process's rows.
+        sizes: number of rows of each process, as `share_sizes` tells; they may differ.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return tensor
-    if tensor.requires_grad:
-        return torch.cat(all_gather(tensor))
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    return values if len(sizes) == 1 else _Gather.apply(values, sizes)
+
+
+def own_rows(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """This process's part of rows that stand in the order of the processes."""
+    return values if len(sizes) == 1 else values.split(sizes)[dist.get_rank()]
+
+
+class _Gather(torch.autograd.Function):
+    """All rows forward; backward, the sum over processes of the gradients of this one's rows."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        ctx.sizes = sizes
+        # Collectives move equal shares: pad to the largest.
+        padded = values.new_zeros(max(sizes), *values.shape[1:])
+        padded[: len(values)] = values
+        parts = values.new_empty(len(sizes), *padded.shape)
+        dist.all_gather_into_tensor(parts.flatten(0, 1), padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return own_rows(gradient, ctx.sizes), None
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over processes; backward, the sum of what all of them say about it."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, with its gradient."""
+    return values if count_processes() == 1 else _SumOverProcesses.apply(values)
+
+
+def log_sum_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """`log sum exp` over all processes, elementwise, with its gradient."""
+    if count_processes() == 1:
+        return values
+    largest = values.detach().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    largest = largest.clamp(min=torch.finfo(values.dtype).min)  # -inf - -inf is not a number
+    return largest + sum_over_processes((values - largest).exp()).log()
+
+
+def share_loss(share: torch.Tensor) -> torch.Tensor:
+    """From this process's share of a loss, a sum, to the loss.
+
+    The value is that of the whole batch, the same on all processes; the gradient is that of the
+    share, times the number of processes, which averaging over processes undoes.
+    """
+    count = count_processes()
+    if count == 1:
+        return share
+    scaled = share * count
+    total = share.detach().clone()
+    dist.all_reduce(total)
+    return scaled + (total - scaled).detach()

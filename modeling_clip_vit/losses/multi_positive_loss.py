@@ -1,53 +1,62 @@
 """Softmax contrast where an image or a text may belong to several."""
 
 import torch
-from torch import nn
 
-from .gather import gather_with_gradient
-from .targets import Targets, match_matrix
+from .contrastive_loss import Contrast, ContrastiveLoss
+from .gather import own_rows, sum_over_processes
+from .targets import Positives, Targets, find_positives
+from .tiles import TILE_SIZE, log_sum_exp
 
 
-class MultiPositiveLoss(nn.Module):
+class MultiPositiveLoss(ContrastiveLoss):
     r"""UniCL's loss (Yang et al., 2022, section 3.2; Khosla et al., 2020, equation 2).
 
     .. math:: \tfrac12 \sum_{d \in \{I \to T,\, T \to I\}} \frac{1}{n_d} \sum_i
               \frac{-1}{|P_i|} \sum_{j \in P_i} \log\mathrm{softmax}_j(s\,a_i \cdot b_j)
 
-    where `P_i` are the positives of row i, those with the same id. With one positive a row it is
-    `ClipLoss`. The same call contrasts images with images: other views of a concept are texts then.
+    where `P_i` are the positives of row i; rows without one are left out. With one positive a row
+    it is `ClipLoss`. A matrix as targets gives soft ones: a row's weights, divided by their sum,
+    are what the softmax should be, as Mixup and CutMix make them. The same call contrasts images
+    with images: other views of a concept are texts then.
+
+    Args:
+        label_smoothing: share of each row's target that is spread evenly over all columns (Szegedy
+            et al., 2016, section 7).
+        tile_size: as in `ContrastiveLoss`.
 
     Example:
         >>> targets = (image_ids, caption_ids)  # two images of concept 7 and its caption have id 7
         >>> loss = MultiPositiveLoss()(image_embeds, text_embeds, scale, targets=targets)
     """
 
-    def forward(
-        self,
-        image_embeds: torch.Tensor,
-        text_embeds: torch.Tensor,
-        logit_scale: torch.Tensor,
-        logit_bias: torch.Tensor | None = None,
-        targets: Targets | None = None,
-    ) -> torch.Tensor:
-        """The loss, a scalar.
+    def __init__(self, label_smoothing: float = 0.0, tile_size: int | None = TILE_SIZE):
+        super().__init__(tile_size)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing={label_smoothing} is not allowed: it must be at least 0 and "
+                "below 1"
+            )
+        self.label_smoothing = label_smoothing
 
-        Args:
-            image_embeds: this process's images, of length 1, (B_image, P).
-            text_embeds: this process's texts, of length 1, (B_text, P).
-            logit_scale: the factor on the cosine similarities, already exponentiated.
-            logit_bias: added to the logits; a constant does not change a softmax.
-            targets: ids or a matrix, as `match_matrix` takes them. Rows without a positive are
-                left out.
-        """
-        image_embeds = gather_with_gradient(image_embeds)
-        text_embeds = gather_with_gradient(text_embeds)
-        logits_IT = logit_scale * image_embeds @ text_embeds.t()
-        match_IT = match_matrix(targets, len(image_embeds), logits_IT.device)
-        return (one_way(logits_IT, match_IT) + one_way(logits_IT.t(), match_IT.t())) / 2
+    def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
+        """This process's share: `log sum exp` of its rows, less what their positives take off."""
+        images, scale = contrast.images, contrast.scale
+        positives = find_positives(targets, contrast)
+        image_sums, all_text_sums = log_sum_exp(images, contrast.all_texts, scale, self.tile_size)
+        text_sums = own_rows(all_text_sums, contrast.text_sizes)
+        has_text, has_image = positives.image_weight > 0, positives.text_weight > 0
+        repulsion = (image_sums * has_text).sum() / positives.num_images
+        repulsion = repulsion + (text_sums * has_image).sum() / positives.num_texts
+        aims = positives.mean
+        if self.label_smoothing > 0:
+            even = self.spread_evenly(contrast, positives)
+            aims = (1 - self.label_smoothing) * aims + self.label_smoothing * even
+        return (repulsion - scale * (images * aims).sum()) / 2
 
-
-def one_way(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
-    """Mean over rows of the mean over a row's positives of -log softmax."""
-    positives = match.sum(dim=1)
-    per_row = -(logits.log_softmax(dim=1) * match).sum(dim=1) / positives.clamp(min=1e-9)
-    return per_row[positives > 0].mean()
+    def spread_evenly(self, contrast: Contrast, positives: Positives) -> torch.Tensor:
+        """For each image, the sum of texts that an even target draws it to, (B_image, P)."""
+        mean_text = contrast.all_texts.mean(dim=0)
+        has_image = (positives.text_weight > 0)[:, None]
+        targeted = sum_over_processes((contrast.texts * has_image).sum(dim=0))
+        by_images = (positives.image_weight > 0)[:, None] * mean_text / positives.num_images
+        return by_images + targeted / (positives.num_texts * sum(contrast.image_sizes))

@@ -1,0 +1,78 @@
+"""Softmax contrast in which the negatives that look right count more."""
+
+import torch
+from torch import nn
+
+from .contrastive_loss import Contrast, ContrastiveLoss
+from .gather import gather_with_gradient, own_rows
+from .targets import Targets
+from .tiles import TILE_SIZE, log_sum_exp
+
+
+class HardNegativeLoss(ContrastiveLoss):
+    r"""HN-NCE (Radenovic et al., 2023, section 3.3), after Robinson et al. (2021, section 3).
+
+    .. math:: \tfrac12 \sum_d \frac1n \sum_i -\log \frac{e^{x_{ii}}}{e^{x_{ii}} +
+              \sum_{j \neq i} w_{ij} e^{x_{ij}}}, \quad
+              w_{ij} = \frac{m_i\, e^{\beta x_{ij}}}{\sum_{k \neq i} e^{\beta x_{ik}}}
+
+    with `x = s a_i . b_j` and `m_i` negatives of row i, so that their weights average 1. With
+    `beta` 0 it is `ClipLoss`. Image i belongs to text i; ids as targets leave further equal ones
+    out of the negatives.
+
+    Args:
+        beta: how much more the harder negatives count.
+        tile_size: as in `ContrastiveLoss`.
+
+    Example:
+        >>> loss = HardNegativeLoss(beta=0.25)(image_embeds, text_embeds, scale)
+    """
+
+    def __init__(self, beta: float = 0.25, tile_size: int | None = TILE_SIZE):
+        super().__init__(tile_size)
+        if beta < 0:
+            raise ValueError(f"beta={beta} is not allowed: it must be at least 0")
+        self.beta = beta
+
+    def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
+        """This process's share: its images, and its texts.
+
+        Raises:
+            ValueError: targets are a matrix, or the numbers of images and texts differ.
+        """
+        images, texts = contrast.images, contrast.texts
+        if isinstance(targets, torch.Tensor) or len(images) != len(texts):
+            raise ValueError(
+                "HardNegativeLoss pairs image i with text i: it takes ids as targets, or none, and "
+                f"as many images as texts, but got {len(images)} and {len(texts)}"
+            )
+        image_ids, text_ids = self.number(targets, contrast)
+        log_counts = self.log_sums(0.0, contrast, image_ids, text_ids)
+        weighted = self.log_sums(1 + self.beta, contrast, image_ids, text_ids)
+        weights = self.log_sums(self.beta, contrast, image_ids, text_ids)
+        right = contrast.scale * (images * texts).sum(dim=1)
+        loss = right.new_zeros(())
+        for count, upper, lower in zip(log_counts, weighted, weights, strict=True):
+            # A row without negatives has sums of minus infinity, and no loss.
+            negative = torch.where(count.isneginf(), -torch.inf, count + upper - lower.nan_to_num())
+            loss = loss + nn.functional.softplus(negative - right).sum()
+        return loss / (2 * sum(contrast.image_sizes))
+
+    def number(self, targets, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of this process's images and of all texts; without targets, a pair's number."""
+        if targets is not None:
+            return targets[0], gather_with_gradient(targets[1], contrast.text_sizes)
+        all_ids = torch.arange(sum(contrast.text_sizes), device=contrast.texts.device)
+        return own_rows(all_ids, contrast.text_sizes), all_ids
+
+    def log_sums(self, factor: float, contrast: Contrast, image_ids, text_ids):
+        """`log sum exp` over negatives at a factor of the scale: of own images, of own texts."""
+        image_sums, text_sums = log_sum_exp(
+            contrast.images,
+            contrast.all_texts,
+            contrast.scale * factor,
+            self.tile_size,
+            image_ids,
+            text_ids,
+        )
+        return image_sums, own_rows(text_sums, contrast.text_sizes)

@@ -1,0 +1,206 @@
+"""Contrast of each with each, tile by tile: the matrix of all similarities never exists.
+
+A loss over N x M logits needs of them only sums: `log sum exp` along rows and columns, or a sum of
+softplus. These are taken from one tile after the other, and the backward pass computes each tile
+again (Cheng et al., 2024, section 3.2; as Dao et al., 2022, do for attention). Memory grows with
+N + M, and a tile stays in the processor's cache, so that what is done elementwise costs little.
+
+Shape legend: `N` rows, `M` columns, `P` embedding, `r` rows and `c` columns of a tile.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .gather import log_sum_exp_over_processes
+
+#: Side of a tile: 4 MB of float32.
+TILE_SIZE = 1024
+
+
+def log_sum_exp(
+    rows_NP: torch.Tensor,
+    columns_MP: torch.Tensor,
+    scale: torch.Tensor,
+    tile_size: int | None = TILE_SIZE,
+    row_ids: torch.Tensor | None = None,
+    column_ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`log sum exp` of `scale * rows @ columns.T` along both axes.
+
+    Args:
+        rows_NP: this process's rows.
+        columns_MP: the columns of all processes.
+        scale: a scalar tensor.
+        tile_size: side of a tile, or None for the whole matrix at once.
+        row_ids, column_ids: pairs of equal ids are left out; or None for no such pair.
+
+    Returns:
+        Over all columns, for each of this process's rows (N,); and over the rows of all processes,
+        for each column (M,). Minus infinity where every pair is left out.
+    """
+    if tile_size is None:
+        logits_NM = scale * rows_NP @ columns_MP.t()
+        if row_ids is not None and column_ids is not None:
+            logits_NM = logits_NM.masked_fill(row_ids[:, None] == column_ids[None], -torch.inf)
+        row_sums_N, column_sums_M = logits_NM.logsumexp(dim=1), logits_NM.logsumexp(dim=0)
+    else:
+        row_sums_N, column_sums_M = _TiledLogSumExp.apply(
+            rows_NP, columns_MP, scale, tile_size, row_ids, column_ids
+        )
+    return row_sums_N, log_sum_exp_over_processes(column_sums_M)
+
+
+def softplus_sum(
+    rows_NP: torch.Tensor,
+    columns_MP: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    tile_size: int | None = TILE_SIZE,
+) -> torch.Tensor:
+    """The sum of `log(1 + exp(scale * rows @ columns.T + bias))` over all pairs, a scalar.
+
+    Args:
+        rows_NP, columns_MP: embeddings.
+        scale, bias: scalar tensors.
+        tile_size: side of a tile, or None for the whole matrix at once.
+    """
+    if tile_size is None:
+        return torch.nn.functional.softplus(scale * rows_NP @ columns_MP.t() + bias).sum()
+    return _TiledSoftplusSum.apply(rows_NP, columns_MP, scale, bias, tile_size)
+
+
+def softmax_average(
+    rows_NP: torch.Tensor,
+    columns_MP: torch.Tensor,
+    scale: torch.Tensor,
+    sums: tuple[torch.Tensor, torch.Tensor],
+    factors: tuple[torch.Tensor, torch.Tensor],
+    values_MQ: torch.Tensor,
+    tile_size: int | None = TILE_SIZE,
+) -> torch.Tensor:
+    """Averages of values with the softmax, along rows and along columns, of other similarities.
+
+    `f_rows * softmax_rows(x) @ values + f_columns * softmax_columns(x) @ values` of `x = scale *
+    rows @ columns.T`. Only the values have a gradient.
+
+    Args:
+        rows_NP, columns_MP: what the similarities are of.
+        sums: their `log sum exp`, (N,) and (M,), as `log_sum_exp` gives.
+        factors: `f_rows` and `f_columns`, scalars.
+        values_MQ: what is averaged.
+        tile_size: side of a tile, or None for the whole matrix at once.
+
+    Returns:
+        (N, Q).
+    """
+    size = max(len(rows_NP), len(columns_MP), 1) if tile_size is None else tile_size
+    return _SoftmaxAverage.apply(rows_NP * scale, columns_MP, *sums, *factors, values_MQ, size)
+
+
+def tiles(num_rows: int, num_columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of one tile after the other."""
+    for row in range(0, num_rows, size):
+        for column in range(0, num_columns, size):
+            yield slice(row, row + size), slice(column, column + size)
+
+
+class _TiledLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows_NP, columns_MP, scale, tile_size, row_ids, column_ids):
+        sums_N = rows_NP.new_full((len(rows_NP),), -torch.inf)
+        sums_M = columns_MP.new_full((len(columns_MP),), -torch.inf)
+        scaled_NP = rows_NP * scale
+        for r, c in tiles(len(rows_NP), len(columns_MP), tile_size):
+            logits_rc = scaled_NP[r] @ columns_MP[c].t()
+            if row_ids is not None:
+                logits_rc.masked_fill_(row_ids[r, None] == column_ids[None, c], -torch.inf)
+            sums_N[r] = torch.logaddexp(sums_N[r], logits_rc.logsumexp(dim=1))
+            sums_M[c] = torch.logaddexp(sums_M[c], logits_rc.logsumexp(dim=0))
+        ctx.tile_size = tile_size
+        ctx.save_for_backward(rows_NP, columns_MP, scale, row_ids, column_ids, sums_N, sums_M)
+        return sums_N, sums_M
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_N, grad_M):
+        rows_NP, columns_MP, scale, row_ids, column_ids, sums_N, sums_M = ctx.saved_tensors
+        # An empty sum has no gradient; minus infinity here would make it not a number.
+        sums_N, sums_M = (sums.masked_fill(sums.isneginf(), 0) for sums in (sums_N, sums_M))
+        grad_rows_NP, grad_columns_MP = torch.zeros_like(rows_NP), torch.zeros_like(columns_MP)
+        scaled_NP = rows_NP * scale
+        for r, c in tiles(len(rows_NP), len(columns_MP), ctx.tile_size):
+            logits_rc = scaled_NP[r] @ columns_MP[c].t()
+            if row_ids is not None:
+                logits_rc.masked_fill_(row_ids[r, None] == column_ids[None, c], -torch.inf)
+            weights_rc = (logits_rc - sums_N[r, None]).exp_().mul_(grad_N[r, None])
+            weights_rc.addcmul_(logits_rc.sub_(sums_M[None, c]).exp_(), grad_M[None, c])
+            grad_rows_NP[r].addmm_(weights_rc, columns_MP[c])
+            grad_columns_MP[c].addmm_(weights_rc.t(), scaled_NP[r])
+        grad_scale = (rows_NP * grad_rows_NP).sum()
+        return grad_rows_NP.mul_(scale), grad_columns_MP, grad_scale, None, None, None
+
+
+class _TiledSoftplusSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows_NP, columns_MP, scale, bias, tile_size):
+        total = rows_NP.new_zeros(())
+        scaled_NP = rows_NP * scale
+        for r, c in tiles(len(rows_NP), len(columns_MP), tile_size):
+            logits_rc = torch.addmm(bias, scaled_NP[r], columns_MP[c].t())
+            total += torch.nn.functional.softplus(logits_rc).sum()
+        ctx.tile_size = tile_size
+        ctx.save_for_backward(rows_NP, columns_MP, scale, bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        rows_NP, columns_MP, scale, bias = ctx.saved_tensors
+        grad_rows_NP, grad_columns_MP = torch.zeros_like(rows_NP), torch.zeros_like(columns_MP)
+        grad_bias = torch.zeros_like(bias)
+        scaled_NP = rows_NP * scale
+        for r, c in tiles(len(rows_NP), len(columns_MP), ctx.tile_size):
+            weights_rc = torch.addmm(bias, scaled_NP[r], columns_MP[c].t()).sigmoid_()
+            weights_rc.mul_(gradient)
+            grad_bias += weights_rc.sum()
+            grad_rows_NP[r].addmm_(weights_rc, columns_MP[c])
+            grad_columns_MP[c].addmm_(weights_rc.t(), scaled_NP[r])
+        grad_scale = (rows_NP * grad_rows_NP).sum()
+        return grad_rows_NP.mul_(scale), grad_columns_MP, grad_scale, grad_bias, None
+
+
+class _SoftmaxAverage(torch.autograd.Function):
+    @staticmethod
+    def weigh(scaled_rP, columns_cP, sums_r, sums_c, row_factor, column_factor):
+        """The weights of one tile."""
+        logits_rc = scaled_rP @ columns_cP.t()
+        weights_rc = (logits_rc - sums_r[:, None]).exp_().mul_(row_factor)
+        return weights_rc.add_(logits_rc.sub_(sums_c).exp_().mul_(column_factor))
+
+    @staticmethod
+    def forward(
+        ctx, scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor, values_MQ, size
+    ):
+        averages_NQ = values_MQ.new_zeros(len(scaled_NP), values_MQ.shape[1])
+        for r, c in tiles(len(scaled_NP), len(columns_MP), size):
+            weights_rc = _SoftmaxAverage.weigh(
+                scaled_NP[r], columns_MP[c], sums_N[r], sums_M[c], row_factor, column_factor
+            )
+            averages_NQ[r].addmm_(weights_rc, values_MQ[c])
+        ctx.size = size
+        ctx.save_for_backward(scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor)
+        return averages_NQ
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_NQ):
+        scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor = ctx.saved_tensors
+        grad_values_MQ = grad_NQ.new_zeros(len(columns_MP), grad_NQ.shape[1])
+        for r, c in tiles(len(scaled_NP), len(columns_MP), ctx.size):
+            weights_rc = _SoftmaxAverage.weigh(
+                scaled_NP[r], columns_MP[c], sums_N[r], sums_M[c], row_factor, column_factor
+            )
+            grad_values_MQ[c].addmm_(weights_rc.t(), grad_NQ[r])
+        return None, None, None, None, None, None, grad_values_MQ, None
