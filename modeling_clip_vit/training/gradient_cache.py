@@ -1,0 +1,148 @@
+"""Batches larger than fit: the gradient cache (Gao et al., 2021, section 3).
+
+A contrastive loss compares all of a batch, so a batch cannot be cut into parts whose losses are
+added. But given the gradient of the loss on the embeddings, the towers' part of the backward pass
+can be cut. So: embed all parts without a graph; take the loss of all embeddings and its gradient on
+them; run each part again, with a graph, and go backward from that gradient.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..losses.gather import count_processes
+from ..normalization import BatchNorm
+
+#: Inputs with a row an image, and with a row a text.
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+
+
+def refuse_batch_norm(model: nn.Module):
+    """Refuse a model whose embedding of a part would depend on the part.
+
+    Raises:
+        ValueError: a part of it that learns takes statistics over the batch.
+    """
+    for name, module in model.named_modules():
+        is_batch_norm = isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm)
+        if is_batch_norm and any(parameter.requires_grad for parameter in module.parameters()):
+            raise ValueError(
+                f"the gradient cache cannot cut a batch that {name} ({type(module).__name__}) "
+                "takes statistics over: use another norm_type or patch_embedding, or "
+                "gradient_cache_batch_size=0"
+            )
+
+
+def cut(inputs: dict[str, torch.Tensor], part_size: int) -> list[dict[str, torch.Tensor]]:
+    """Inputs of a model in parts of at most `part_size` images, and as even a share of the texts.
+
+    Args:
+        inputs: arguments of `ClipVitModel.forward`, a row an image or a row a text.
+    """
+    num_images, num_texts = len(inputs["pixel_values"]), len(inputs["input_ids"])
+    count = max(1, min(-(-num_images // part_size), num_images, num_texts))
+    split = {name: values.tensor_split(count) for name, values in inputs.items()}
+    return [{name: parts[i] for name, parts in split.items()} for i in range(count)]
+
+
+def cached_backward(
+    model: Any,
+    similarity: Any,
+    parts: list[dict[str, torch.Tensor]],
+    loss_function: Callable[..., tuple[torch.Tensor, Any]],
+    backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+) -> tuple[torch.Tensor, Any]:
+    """Gradients of the loss of a whole batch, at the memory of a part of it.
+
+    Args:
+        model: from a part's inputs to an output with `image_embeds` and `text_embeds`; wrapped for
+            distributed training or not. Processes exchange gradients with the last part only.
+        similarity: the sub-module with `get_scale` and `get_bias`.
+        parts: inputs, as `cut` gives them.
+        loss_function: from all image embeddings, all text embeddings, scale and bias to the loss
+            and whatever else.
+        backward: goes backward from a scalar, such as `Accelerator.backward`.
+
+    Returns:
+        What `loss_function` returned, without a graph; gradients are in the parameters.
+    """
+    states, images, texts = [], [], []
+    idle_turns = count_idle_turns(len(parts), parts[0]["pixel_values"].device)
+    with torch.no_grad():
+        for part in parts:
+            states.append(read_random_state())
+            outputs = model(**part)
+            images.append(outputs.image_embeds)
+            texts.append(outputs.text_embeds)
+        for _ in range(idle_turns):
+            model(**parts[0])
+        live = [similarity.get_scale(), similarity.get_bias()]
+    embeds = [torch.cat(values).requires_grad_() for values in (images, texts)]
+    leaves = [value.detach().requires_grad_() for value in live if value is not None]
+    loss, others = loss_function(*embeds, *leaves, *[None] * (2 - len(leaves)))
+    gradients = torch.autograd.grad(loss, [*embeds, *leaves], materialize_grads=True)
+    image_gradients = gradients[0].split([len(part) for part in images])
+    text_gradients = gradients[1].split([len(part) for part in texts])
+    after = read_random_state()
+    for _ in range(idle_turns):
+        with gradient_exchange(model, False):
+            outputs = model(**parts[0])
+            backward(0 * (outputs.image_embeds.sum() + outputs.text_embeds.sum()))
+    for i, part in enumerate(parts):
+        is_last = i == len(parts) - 1
+        write_random_state(states[i])
+        with gradient_exchange(model, is_last):
+            outputs = model(**part)
+            surrogate = (outputs.image_embeds * image_gradients[i]).sum()
+            surrogate = surrogate + (outputs.text_embeds * text_gradients[i]).sum()
+            if is_last:
+                live = [similarity.get_scale(), similarity.get_bias()]
+                for value, gradient in zip(live, gradients[2:], strict=False):
+                    surrogate = surrogate + value * gradient
+            backward(surrogate)
+    write_random_state(after)
+    return loss.detach(), others
+
+
+def count_idle_turns(num_parts: int, device: torch.device) -> int:
+    """How many parts fewer than another process this one has.
+
+    Where weights are sharded, every pass takes all processes: the others wait for this one's.
+    """
+    if count_processes() == 1:
+        return 0
+    most = torch.tensor(num_parts, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most) - num_parts
+
+
+@contextmanager
+def gradient_exchange(model: Any, is_on: bool) -> Iterator[None]:
+    """Let a backward pass exchange gradients over processes, or keep them until a later one."""
+    if is_on:
+        yield
+    elif hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    elif hasattr(model, "no_sync"):  # DistributedDataParallel
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def read_random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """State of the random numbers of the CPU and of all accelerators."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all()
+
+
+def write_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]):
+    """Put back what `read_random_state` read."""
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1])
