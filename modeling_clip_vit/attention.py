@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .normalization import NORM_LAYERS
+from .normalization import NORM_LAYERS, widen
 
 
 def eager_attention_forward(
@@ -56,7 +56,7 @@ def rotate(
             i is paired with feature i + A / 2.
     """
     cos_B1LR, sin_B1LR = rotation_B1LR
-    first, second = states_BHLA.float().chunk(2, dim=-1)
+    first, second = widen(states_BHLA).chunk(2, dim=-1)
     turned = (first * cos_B1LR - second * sin_B1LR, second * cos_B1LR + first * sin_B1LR)
     return torch.cat(turned, dim=-1).to(states_BHLA.dtype)
 

@@ -65,18 +65,18 @@ class BatchNorm(nn.Module):
         mean_D, var_D = self.running_mean, self.running_var
         if self.training:
             mean_D, var_D = self.measure(hidden_BLD, mask_BL)
-        factor_D = self.weight.float() * torch.rsqrt(var_D.float() + self.eps)
-        shift_D = self.bias.float() - mean_D.float() * factor_D
-        return (hidden_BLD.float() * factor_D + shift_D).to(hidden_BLD.dtype)
+        factor_D = widen(self.weight) * torch.rsqrt(widen(var_D) + self.eps)
+        shift_D = widen(self.bias) - widen(mean_D) * factor_D
+        return (widen(hidden_BLD) * factor_D + shift_D).to(hidden_BLD.dtype)
 
     def measure(self, hidden_BLD: torch.Tensor, mask_BL) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of this batch; they also move the running ones."""
-        hidden_ND = hidden_BLD.float().flatten(0, -2)
+        hidden_ND = widen(hidden_BLD).flatten(0, -2)
         weight_N1 = torch.ones_like(hidden_ND[:, :1])
         if mask_BL is not None:
             weight_N1 = mask_BL.reshape(-1, 1).to(hidden_ND.dtype)
         mean_D, var_D, count = global_statistics(hidden_ND, weight_N1)
-        move_running_statistics(self, mean_D, var_D, count, self.momentum)
+        move_running_statistics(self, mean_D, var_D, count)
         return mean_D, var_D
 
 
@@ -89,12 +89,12 @@ class ImageBatchNorm(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not (self.training and count_processes() > 1):
             return super().forward(input)
-        pixels_BHWC = input.float().movedim(1, -1)
+        pixels_BHWC = widen(input).movedim(1, -1)
         pixels_ND = pixels_BHWC.flatten(0, -2)
         mean_D, var_D, count = global_statistics(pixels_ND, torch.ones_like(pixels_ND[:, :1]))
-        move_running_statistics(self, mean_D, var_D, count, self.momentum)
-        factor_D = self.weight.float() * torch.rsqrt(var_D + self.eps)
-        shift_D = self.bias.float() - mean_D * factor_D
+        move_running_statistics(self, mean_D, var_D, count)
+        factor_D = widen(self.weight) * torch.rsqrt(var_D + self.eps)
+        shift_D = widen(self.bias) - mean_D * factor_D
         return (pixels_BHWC * factor_D + shift_D).movedim(-1, 1).to(input.dtype)
 
 
@@ -109,11 +109,16 @@ def global_statistics(
 
 
 @torch.no_grad()
-def move_running_statistics(norm, mean_D, var_D, count, momentum: float):
+def move_running_statistics(norm, mean_D, var_D, count):
     """Move the running mean and (unbiased) variance of a norm towards those of a batch."""
     unbiased_D = var_D * count / (count - 1).clamp(min=1)
-    norm.running_mean.lerp_(mean_D.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), momentum)
+    norm.running_mean.lerp_(mean_D.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), norm.momentum)
+
+
+def widen(values: torch.Tensor) -> torch.Tensor:
+    """Half precision to float32, in which sums over many values keep their digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def count_processes() -> int:
