@@ -3,8 +3,11 @@
 Where Transformers' `TrainingArguments` has an option, it keeps its name here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
 from ..data.transforms import AugmentOptions
@@ -64,6 +67,7 @@ class ModelOptions:
             its choice. On a CPU in bfloat16, torch's sdpa goes backward over up to a few hundred
             tokens several times more slowly than eager.
         gradient_checkpointing: recompute the blocks in the backward pass, to save memory.
+        torch_compile: compile the blocks, one at a time: faster steps after some seconds.
     """
 
     model_config: str = "configuration/model/emoji"
@@ -77,21 +81,48 @@ class ModelOptions:
     frozen_text_layers: int = 0
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
+
+
+@dataclass
+class LossOptions:
+    """What is minimised.
+
+    Args:
+        loss: `clip` (softmax, image i belongs to text i), `multi_positive` (softmax, equal
+            concepts belong together), `siglip` (pairwise sigmoid) or `hard_negative` (softmax,
+            image i belongs to text i, and negatives that look right count more).
+        label_smoothing: share of each target that is spread over all; with the first two losses.
+        hard_negative_beta: how much more the harder negatives count; with `hard_negative`.
+        matryoshka_dims: widths at which the loss is taken, so that the first so many numbers of an
+            embedding search well alone; empty for the whole width only.
+        view_loss_weight: weight of the contrast between the images of a concept; 0 for none.
+        teacher_name_or_path: a trained checkpoint whose similarities are learned too.
+        distillation_weight: share of the teacher in the loss, from 0 to 1.
+    """
+
+    loss: Literal["clip", "multi_positive", "siglip", "hard_negative"] = "multi_positive"
+    label_smoothing: float = 0.0
+    hard_negative_beta: float = 0.25
+    matryoshka_dims: list[int] = field(default_factory=list)
+    view_loss_weight: float = 0.0
+    teacher_name_or_path: str | None = None
+    distillation_weight: float = 0.5
 
 
 @dataclass
 class OptimizerOptions:
-    """What is minimised, and how.
+    """How it is minimised.
 
     Args:
-        loss: `clip` (softmax, image i belongs to text i), `multi_positive` (softmax, equal
-            concepts belong together) or `siglip` (pairwise sigmoid).
-        view_loss_weight: weight of the contrast between the images of a concept; 0 for none.
         max_steps: number of updates; when 0, num_train_epochs decides.
         num_train_epochs: passes over the concepts.
         per_device_train_batch_size: images a process and step.
         gradient_accumulation_steps: steps an update; each contrasts within its own batch.
-        optim: `adamw`, or `muon` for matrices and convolutions with AdamW for the rest.
+        gradient_cache_batch_size: images that go through the towers at once, while the loss
+            contrasts the whole batch: for batches larger than fit; 0 for all at once.
+        optim: `adamw`, `adafactor`, or `muon` for matrices and convolutions with AdamW for the
+            rest.
         learning_rate: peak learning rate of AdamW.
         muon_learning_rate: peak learning rate of Muon.
         layer_decay: factor of the learning rate from one block to the one before it; 1 for none.
@@ -99,17 +130,24 @@ class OptimizerOptions:
         adam_beta1: AdamW's decay of the mean of the gradient.
         adam_beta2: AdamW's decay of the mean of its square.
         max_grad_norm: longer gradients are scaled down to this norm; 0 for never.
-        lr_scheduler_type: a schedule's name in Transformers, such as cosine, linear, constant.
+        max_grad_spike: an update whose gradient is so many times as long as they were lately is
+            skipped; 0 for never. One that is not a number always is.
+        max_skipped_updates: so many skipped updates in a row end the run.
+        ema_decay: the weights that are evaluated and saved are a running mean, of which each update
+            keeps this share; 0 for the weights themselves.
+        lr_scheduler_type: a schedule's name in Transformers, such as cosine, linear, constant,
+            constant_with_warmup, or warmup_stable_decay (constant, then down to 0).
         warmup_ratio: share of the updates in which the learning rate grows from 0.
+        decay_ratio: share of the updates in which it goes down at the end, with
+            warmup_stable_decay.
     """
 
-    loss: Literal["clip", "multi_positive", "siglip"] = "multi_positive"
-    view_loss_weight: float = 0.0
     max_steps: int = 0
     num_train_epochs: float = 10
     per_device_train_batch_size: int = 256
     gradient_accumulation_steps: int = 1
-    optim: Literal["adamw", "muon"] = "adamw"
+    gradient_cache_batch_size: int = 0
+    optim: Literal["adamw", "adafactor", "muon"] = "adamw"
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
     layer_decay: float = 1.0
@@ -117,8 +155,12 @@ class OptimizerOptions:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     max_grad_norm: float = 1.0
+    max_grad_spike: float = 0.0
+    max_skipped_updates: int = 20
+    ema_decay: float = 0.0
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = 0.05
+    decay_ratio: float = 0.2
 
 
 @dataclass
@@ -134,8 +176,10 @@ class RunOptions:
         eval_steps: updates between two evaluations while training; 0 for at the end only.
         save_steps: updates between two checkpoints to resume from; 0 for none.
         save_total_limit: how many of them to keep.
+        checkpoint_dir: where to keep them: a folder or a URL that fsspec knows, such as
+            `s3://bucket/run`; null for `checkpoints` in output_dir.
         resume_from_checkpoint: a checkpoint folder to go on from, or `latest` for the newest
-            complete one of output_dir.
+            complete one of checkpoint_dir.
         report_to: trackers as Accelerate names them (tensorboard, wandb, ...), or none.
         push_to_hub: upload the trained model at the end.
         hub_model_id: the repository to upload to, `user/name`.
@@ -150,11 +194,50 @@ class RunOptions:
     eval_steps: int = 0
     save_steps: int = 500
     save_total_limit: int = 1
+    checkpoint_dir: str | None = None
     resume_from_checkpoint: str | None = None
     report_to: str = "tensorboard"
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_dry_run: bool = False
+
+
+AT_LEAST_0: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "at least 0")
+AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
+SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "from 0 to 1")
+PART: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+#: Field -> what must hold of its value, and how to say so.
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "images_per_concept": AT_LEAST_1,
+    "max_bad_sample_ratio": SHARE,
+    "frozen_vision_layers": AT_LEAST_0,
+    "frozen_text_layers": AT_LEAST_0,
+    "label_smoothing": PART,
+    "hard_negative_beta": AT_LEAST_0,
+    "matryoshka_dims": (lambda dims: all(dim >= 1 for dim in dims), "widths of at least 1"),
+    "view_loss_weight": AT_LEAST_0,
+    "distillation_weight": SHARE,
+    "max_steps": AT_LEAST_0,
+    "per_device_train_batch_size": (
+        lambda size: size >= 2,
+        "at least 2: a batch of one has nothing to contrast",
+    ),
+    "gradient_accumulation_steps": AT_LEAST_1,
+    "gradient_cache_batch_size": AT_LEAST_0,
+    "layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "max_grad_norm": AT_LEAST_0,
+    "max_grad_spike": (lambda value: value == 0 or value > 1, "0, or above 1"),
+    "max_skipped_updates": AT_LEAST_1,
+    "ema_decay": PART,
+    "lr_scheduler_type": (
+        lambda name: name in {kind.value for kind in SchedulerType},
+        f"one of {', '.join(sorted(kind.value for kind in SchedulerType))}",
+    ),
+    "warmup_ratio": SHARE,
+    "decay_ratio": SHARE,
+    "save_total_limit": AT_LEAST_1,
+    "logging_steps": AT_LEAST_1,
+}
 
 
 @dataclass
@@ -165,49 +248,35 @@ class TrainArguments:
     captions: CaptionOptions = field(default_factory=CaptionOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self):
+        values = self.to_flat_dict()
+        for name, (holds, allowed) in CHECKS.items():
+            if not holds(values[name]):
+                raise ValueError(f"{name}={values[name]} is not allowed: it must be {allowed}")
         optimizer, run, data = self.optimizer, self.run, self.data
-        checks = {
-            "images_per_concept": data.images_per_concept >= 1,
-            "per_device_train_batch_size": optimizer.per_device_train_batch_size >= 2,
-            "gradient_accumulation_steps": optimizer.gradient_accumulation_steps >= 1,
-            "max_steps": optimizer.max_steps > 0 or optimizer.num_train_epochs > 0,
-            "warmup_ratio": 0 <= optimizer.warmup_ratio <= 1,
-            "layer_decay": 0 < optimizer.layer_decay <= 1,
-            "frozen_vision_layers": self.model.frozen_vision_layers >= 0,
-            "frozen_text_layers": self.model.frozen_text_layers >= 0,
-            "max_bad_sample_ratio": 0 <= data.max_bad_sample_ratio <= 1,
-            "save_total_limit": run.save_total_limit >= 1,
-            "logging_steps": run.logging_steps >= 1,
-        }
-        allowed = {
-            "images_per_concept": "at least 1",
-            "per_device_train_batch_size": "at least 2: a batch of one has nothing to contrast",
-            "gradient_accumulation_steps": "at least 1",
-            "max_steps": "above 0 where num_train_epochs is 0",
-            "warmup_ratio": "from 0 to 1",
-            "layer_decay": "above 0 and at most 1",
-            "frozen_vision_layers": "at least 0",
-            "frozen_text_layers": "at least 0",
-            "max_bad_sample_ratio": "from 0 to 1",
-            "save_total_limit": "at least 1",
-            "logging_steps": "at least 1",
-        }
-        for name, holds in checks.items():
-            if not holds:
-                value = self.to_flat_dict()[name]
-                raise ValueError(f"{name}={value} is not allowed: it must be {allowed[name]}")
+        if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
+            raise ValueError(
+                "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
+            )
         if optimizer.per_device_train_batch_size % data.images_per_concept:
             raise ValueError(
                 f"per_device_train_batch_size={optimizer.per_device_train_batch_size} is not "
                 f"allowed: it must be a multiple of images_per_concept={data.images_per_concept}"
             )
-        if optimizer.loss == "clip" and data.images_per_concept > 1:
+        if self.loss.loss in ("clip", "hard_negative") and data.images_per_concept > 1:
             raise ValueError(
-                "loss='clip' is not allowed with images_per_concept > 1: use multi_positive"
+                f"loss={self.loss.loss!r} is not allowed with images_per_concept > 1: use "
+                "multi_positive"
+            )
+        if optimizer.gradient_cache_batch_size and optimizer.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps} is not "
+                "allowed with gradient_cache_batch_size: raise per_device_train_batch_size "
+                "instead, so that all of it is contrasted"
             )
         if run.push_to_hub and not run.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")

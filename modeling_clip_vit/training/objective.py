@@ -1,41 +1,126 @@
 """What a training step minimises."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from transformers import AutoModel, PreTrainedTokenizerBase
 
-from ..losses import ClipLoss, MultiPositiveLoss, SigLipLoss
+from ..losses import (
+    ClipLoss,
+    DistillationLoss,
+    HardNegativeLoss,
+    MatryoshkaLoss,
+    MultiPositiveLoss,
+    SigLipLoss,
+)
 from ..modeling_clip_vit import ClipVitModel
-from .arguments import OptimizerOptions
+from .arguments import LossOptions
 
-#: `loss` -> the module that computes it, and whether it takes targets.
-LOSSES: dict[str, type[nn.Module]] = {
-    "clip": ClipLoss,
-    "multi_positive": MultiPositiveLoss,
-    "siglip": SigLipLoss,
-}
+#: At most so many images are looked at for the accuracy in a batch.
+ACCURACY_IMAGES = 1024
+
+
+def build_loss(options: LossOptions) -> nn.Module:
+    """The contrastive loss that the options ask for.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    smooth, softmax = options.label_smoothing, ("clip", "multi_positive")
+    if smooth > 0 and options.loss not in softmax:
+        raise ValueError(
+            f"label_smoothing={smooth} is not allowed with loss={options.loss!r}: use "
+            f"{' or '.join(softmax)}"
+        )
+    make: dict[str, Callable[[], nn.Module]] = {
+        "clip": lambda: ClipLoss(smooth),
+        "multi_positive": lambda: MultiPositiveLoss(smooth),
+        "siglip": SigLipLoss,
+        "hard_negative": lambda: HardNegativeLoss(options.hard_negative_beta),
+    }
+    loss = make[options.loss]()
+    if options.matryoshka_dims:
+        loss = MatryoshkaLoss(loss, options.matryoshka_dims)
+    if options.teacher_name_or_path:
+        loss = DistillationLoss(loss, options.distillation_weight)
+    return loss
+
+
+def check_loss(options: LossOptions, model: ClipVitModel):
+    """Refuse a loss that does not go with a model.
+
+    Raises:
+        ValueError: with the field and what it must be.
+    """
+    if options.loss == "siglip" and model.get_logit_bias() is None:
+        raise ValueError(
+            "loss='siglip' is not allowed with a model without logit bias: set "
+            "logit_bias_init_value in its config.json; -10 is usual"
+        )
+    size = model.config.projection_dim
+    if max(options.matryoshka_dims, default=0) > size:
+        raise ValueError(
+            f"matryoshka_dims={options.matryoshka_dims} is not allowed: the embeddings have "
+            f"projection_dim={size} numbers"
+        )
+
+
+def load_teacher(
+    path: str, student: ClipVitModel, tokenizer: PreTrainedTokenizerBase
+) -> ClipVitModel:
+    """A frozen model that sees the same batches as its student.
+
+    Raises:
+        ValueError: it is no CLIP, or it was made for other images or other tokens.
+    """
+    teacher = AutoModel.from_pretrained(path)
+    wanted = student.config.vision_config.image_size, len(tokenizer)
+    text_config = getattr(teacher.config, "text_config", None)
+    vision_config = getattr(teacher.config, "vision_config", None)
+    given = getattr(vision_config, "image_size", None), getattr(text_config, "vocab_size", None)
+    if given != wanted:
+        raise ValueError(
+            f"teacher_name_or_path={path!r} is not allowed: it is made for images of {given[0]} "
+            f"pixels and {given[1]} tokens, but the batches have {wanted[0]} and {wanted[1]}"
+        )
+    return teacher.eval().requires_grad_(False)
 
 
 class ContrastiveObjective:
-    """Image-text contrast, and contrast between the images of a concept."""
+    """Image-text contrast, and contrast between the images of a concept.
 
-    def __init__(self, options: OptimizerOptions):
-        self.loss = LOSSES[options.loss]()
-        self.takes_targets = options.loss != "clip"
+    Args:
+        options: of the loss.
+        teacher: with `teacher_name_or_path`, the model it names.
+    """
+
+    def __init__(self, options: LossOptions, teacher: ClipVitModel | None = None):
+        self.loss = build_loss(options)
+        self.takes_targets = options.loss in ("multi_positive", "siglip")
         self.view_loss = MultiPositiveLoss()
         self.view_loss_weight = options.view_loss_weight
+        self.teacher = teacher
 
     def __call__(
         self,
+        batch: dict,
         image_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
-        batch: dict,
-        model: ClipVitModel,
+        scale: torch.Tensor,
+        bias: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss, and its parts to log."""
-        scale, bias = model.get_logit_scale(), model.get_logit_bias()
+        """The loss, and its parts to log.
+
+        Args:
+            batch: this process's.
+            image_embeds, text_embeds: of all of it, (B_image, P) and (B_text, P).
+            scale, bias: of the logits.
+        """
         image_ids = batch["image_ids"]
         targets = (image_ids, batch["text_ids"]) if self.takes_targets else None
-        loss = self.loss(image_embeds, text_embeds, scale, bias, targets)
+        more = {} if self.teacher is None else {"teacher": self.ask_teacher(batch)}
+        loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **more)
         parts = {"loss/text": loss.detach()}
         if self.view_loss_weight > 0:
             is_first = batch["is_first_view"]
@@ -44,4 +129,27 @@ class ContrastiveObjective:
             view_loss = self.view_loss(first, other, scale, targets=ids)
             parts["loss/view"] = view_loss.detach()
             loss = loss + self.view_loss_weight * view_loss
+        with torch.no_grad():
+            parts["accuracy"] = accuracy(
+                image_embeds[:ACCURACY_IMAGES], text_embeds, image_ids, batch["text_ids"]
+            )
         return loss, parts
+
+    @torch.no_grad()
+    def ask_teacher(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The teacher's embeddings of a batch, and its scale."""
+        assert self.teacher is not None
+        inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+        outputs = self.teacher(**inputs)
+        return outputs.image_embeds, outputs.text_embeds, self.teacher.get_logit_scale()
+
+
+def accuracy(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    image_ids: torch.Tensor,
+    text_ids: torch.Tensor,
+) -> torch.Tensor:
+    """Share of the images whose closest text, of this process's, is one of theirs; a scalar."""
+    closest = (image_embeds @ text_embeds.t()).argmax(dim=1)
+    return (text_ids[closest] == image_ids[: len(image_embeds)]).float().mean()
