@@ -1,13 +1,24 @@
 """Checkpoints to resume from: complete or not there at all."""
 
 import json
+import logging
 import os
 import shutil
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from safetensors.torch import load_file, save_file
 
+logger = logging.getLogger(__name__)
+
+#: Written last: what it lists is all there, with its size and its checksum.
 PROGRESS_FILE = "progress.json"
+AVERAGE_FILE = "average.safetensors"
 
 
 class SaveError(OSError):
@@ -18,45 +29,203 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one clear sentence."""
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep: int) -> Path:
-    """Save all that a run needs to go on, in `folder/step-N`.
+class CheckpointStore:
+    """The checkpoints of one run, in a folder or in an object store.
 
-    It is written beside its place and then renamed, so a run that dies while writing leaves the
-    older checkpoints as they were. Of the complete ones, the newest `keep` stay.
+    In a folder, a checkpoint is written beside its place and then renamed. An object store has no
+    rename: there `progress.json` goes up last. Either way one that is not complete does not count.
 
     Args:
-        accelerator: holds model, optimiser, scaler and random states.
-        folder: where the checkpoints of this run lie.
-        progress: plain values; `progress["step"]` names the checkpoint.
-        keep: number of checkpoints to keep.
+        place: a folder, or a URL that fsspec knows, such as `s3://bucket/run`.
+        staging: a local folder to write to first, and to bring back to.
+    """
+
+    def __init__(self, place: str, staging: Path):
+        try:
+            self.files, self.root = url_to_fs(place)
+        except (ImportError, ValueError) as error:
+            raise CheckpointError(f"checkpoint_dir={place!r}: {first_line(error)}") from error
+        self.is_local = isinstance(self.files, LocalFileSystem)
+        self.place = place
+        self.folder = Path(self.root) if self.is_local else staging
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        progress: dict,
+        average: dict[str, torch.Tensor] | None,
+        reader: dict | None,
+        keep: int,
+    ) -> str:
+        """Save all that a run needs to go on, as `step-N`; all processes call it.
+
+        A run that dies while saving leaves the older checkpoints as they were. Of the complete
+        ones, the newest `keep` stay.
+
+        Args:
+            accelerator: holds model, optimiser, scaler and random states.
+            progress: plain values; `progress["step"]` names the checkpoint.
+            average: the running mean of the weights, if there is one.
+            reader: plain values that tell where this process reads a stream, if it does.
+            keep: number of checkpoints to keep.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            SaveError: there is no room, or no permission; what was saved before is untouched.
+        """
+        name = f"step-{progress['step']:08d}"
+        partial = self.folder / f".{name}.partial"
+        try:
+            if accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(partial))
+            if reader is not None:
+                path = partial / reader_file(accelerator.process_index)
+                path.write_text(json.dumps(reader), encoding="utf-8")
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                if average is not None:
+                    save_file(average, partial / AVERAGE_FILE)
+                self.publish(partial, name, progress)
+                for old in self.names()[:-keep]:
+                    self.remove(old)
+        except Exception as error:  # safetensors, torch and object stores have errors of their own
+            shutil.rmtree(partial, ignore_errors=True)
+            raise SaveError(
+                f"cannot save the checkpoint {self.place}/{name}: {first_line(error)}; what was "
+                "saved before is untouched, so make room and go on with "
+                "--resume_from_checkpoint latest"
+            ) from error
+        accelerator.wait_for_everyone()
+        return f"{self.place}/{name}"
+
+    def publish(self, partial: Path, name: str, progress: dict):
+        """Make a written checkpoint count."""
+        paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+        listed = {str(path.relative_to(partial)): fingerprint(path) for path in paths}
+        text = json.dumps({**progress, "files": listed})
+        (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
+        if self.is_local:
+            sync_files(partial)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            partial.rename(self.folder / name)
+            sync_folder(self.folder)
+            return
+        target = f"{self.root}/{name}"
+        if self.files.exists(target):
+            self.remove(name)
+        for file in [*listed, PROGRESS_FILE]:
+            self.files.put_file(str(partial / file), f"{target}/{file}")
+        shutil.rmtree(partial)
+
+    def remove(self, name: str):
+        """Remove a checkpoint, first what makes it count."""
+        target = f"{self.root}/{name}"
+        if self.files.exists(f"{target}/{PROGRESS_FILE}"):
+            self.files.rm(f"{target}/{PROGRESS_FILE}")
+        self.files.rm(target, recursive=True)
+
+    def names(self) -> list[str]:
+        """The checkpoints that were written to the end, oldest first."""
+        self.files.invalidate_cache()
+        found = self.files.glob(f"{self.root}/step-*/{PROGRESS_FILE}")
+        return sorted(Path(path).parent.name for path in found)
+
+    def candidates(self, resume_from: str) -> Iterator[Path]:
+        """Local folders of the checkpoints that `resume_from` may mean, the best first.
+
+        Args:
+            resume_from: a checkpoint's folder or URL, or `latest` for the newest that is whole.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if resume_from != "latest":
+            place, _, name = resume_from.rstrip("/").rpartition("/")
+            yield CheckpointStore(place or ".", self.folder).bring(name)
+            return
+        names = self.names()
+        if not names:
+            raise CheckpointError(
+                f"there is no checkpoint in {self.place} to resume from: run without "
+                "--resume_from_checkpoint"
+            )
+        for name in reversed(names):
+            yield self.bring(name)
+
+    def bring(self, name: str) -> Path:
+        """The local folder of a checkpoint, copied from an object store if it lies there."""
+        if self.is_local:
+            return self.folder / name
+        local = self.folder / name
+        shutil.rmtree(local, ignore_errors=True)
+        self.files.get(f"{self.root}/{name}", str(local), recursive=True)
+        return local
+
+
+def reader_file(process: int) -> str:
+    """Name of the file that tells where a process reads a stream."""
+    return f"reader_{process}.json"
+
+
+def fingerprint(path: Path) -> list[int]:
+    """Size and checksum of a file."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return [path.stat().st_size, checksum]
+
+
+def check_whole(path: Path) -> dict:
+    """The progress of a checkpoint all of whose files are as they were written.
 
     Raises:
-        SaveError: there is no room, or no permission; what lay there before is untouched.
+        CheckpointError: it is no checkpoint, or a file is missing or changed.
     """
-    name = f"step-{progress['step']:08d}"
-    partial, final = folder / f".{name}.partial", folder / name
+    if not (path / PROGRESS_FILE).is_file():
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {PROGRESS_FILE}")
     try:
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
-        if accelerator.is_main_process:
-            (partial / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
-            sync_files(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            sync_folder(folder)
-            for old in list_checkpoints(folder)[:-keep]:
-                shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:  # safetensors and torch have their own errors for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
-        raise SaveError(
-            f"cannot save the checkpoint {final}: {first_line(error)}; what was saved before is "
-            "untouched, so make room and go on with --resume_from_checkpoint latest"
+        progress = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        for name, expected in progress["files"].items():
+            if fingerprint(path / name) != expected:
+                raise CheckpointError(f"{name} is not as it was written")
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot resume from {path}: {first_line(error)}; it is damaged"
         ) from error
-    accelerator.wait_for_everyone()
-    return final
+    return progress
+
+
+def load_checkpoint(
+    accelerator: Accelerator, path: Path
+) -> tuple[dict, dict[str, torch.Tensor] | None, dict | None]:
+    """Bring model, optimiser, scaler and random states back.
+
+    Returns:
+        The progress, the running mean of the weights and where this process read, as they were
+        saved.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
+    progress = check_whole(path)
+    try:
+        accelerator.load_state(str(path))
+        average = path / AVERAGE_FILE
+        tensors = load_file(average) if average.is_file() else None
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot resume from {path}: {first_line(error)}; it belongs to another model or "
+            "optimiser"
+        ) from error
+    reader = path / reader_file(accelerator.process_index)
+    state = json.loads(reader.read_text(encoding="utf-8")) if reader.is_file() else None
+    return progress, tensors, state
 
 
 def sync_files(folder: Path):
@@ -74,47 +243,6 @@ def sync_folder(folder: Path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{PROGRESS_FILE}"))
-
-
-def find_checkpoint(resume_from: str, folder: Path) -> Path:
-    """The checkpoint that `resume_from` means: a folder, or the newest one for `latest`.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if resume_from == "latest":
-        found = list_checkpoints(folder)
-        if not found:
-            raise CheckpointError(
-                f"there is no checkpoint in {folder} to resume from: run without "
-                "--resume_from_checkpoint"
-            )
-        return found[-1]
-    if not (Path(resume_from) / PROGRESS_FILE).is_file():
-        raise CheckpointError(f"{resume_from} is not a checkpoint: it has no {PROGRESS_FILE}")
-    return Path(resume_from)
-
-
-def load_checkpoint(accelerator: Accelerator, path: Path) -> dict:
-    """Bring model, optimiser, scaler and random states back; returns the progress.
-
-    Raises:
-        CheckpointError: it is damaged, or of another model.
-    """
-    try:
-        progress = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
-        accelerator.load_state(str(path))
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot resume from {path}: {first_line(error)}; it is damaged or belongs to another "
-            "model or optimiser"
-        ) from error
-    return progress
 
 
 def first_line(error: Exception) -> str:
