@@ -1,11 +1,15 @@
 """What the tests share: small configurations, and a small data set of real files."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
 
@@ -181,3 +185,61 @@ def checkpoint(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     build_processor(tokenizer, image_size=32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate's state, such as the precision, stays behind, and the next run would meet it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
+    """A recipe for the squares of eight colours."""
+    recipe = {
+        "dataset": str(dataset),
+        "concept_column": "key",
+        "images_per_concept": 2,
+        "zero_shot_columns": ["kind"],
+        "caption_columns": ["caption_en", "caption_zh"],
+        "caption_sampling": "each",
+        "tags_columns": {"caption_en": "tags_en"},
+        "tag_probability": 0.2,
+        "rotation": 5,
+        "erase_probability": 0.1,
+        "model_config": str(model_config),
+        "view_loss_weight": 0.5,
+        "max_steps": 150,
+        "per_device_train_batch_size": 16,
+        "optim": "muon",
+        "output_dir": str(folder / "out"),
+        "report_to": "tensorboard",
+        "save_steps": 20,
+        "eval_steps": 50,
+        "logging_steps": 10,
+        **fields,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    return path
+
+
+def start(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
+    """Start train.py on a recipe."""
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), "--config", str(recipe), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
+    """Wait until a file or folder exists."""
+    deadline = time.monotonic() + seconds
+    while not list(path.parent.glob(path.name)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"no {path} in {seconds} s"
+        time.sleep(0.02)

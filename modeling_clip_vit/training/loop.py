@@ -2,24 +2,34 @@
 
 import json
 import logging
+import resource
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
-from transformers import get_scheduler
 
-from ..data.images import BadSamples
+from ..modeling_clip_vit import ClipVitModel
+from ..towers import is_foreign
 from .arguments import TrainArguments
-from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from .objective import ContrastiveObjective
-from .optimizer import build_optimizer
-from .precision import choose_precision
+from .averaging import WeightAverage
+from .checkpoints import CheckpointError, CheckpointStore, load_checkpoint
+from .gradient_cache import cached_backward, cut, refuse_batch_norm
+from .guard import UpdateGuard
+from .launch import FolderLock, start_accelerator
+from .learning import find_blocks
+from .objective import ContrastiveObjective, check_loss, load_teacher
+from .optimizer import build_optimizer, build_schedule
 from .preparation import Preparation, prepare
+from .reader import BatchReader
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
     """The run was asked to stop, and saved a checkpoint first."""
 
-    def __init__(self, signal_number: int, checkpoint: Path):
+    def __init__(self, signal_number: int, checkpoint: str):
         super().__init__(
             f"stopped by {signal.Signals(signal_number).name}; the run is saved in {checkpoint}: "
             "go on with --resume_from_checkpoint latest"
@@ -42,9 +52,9 @@ class Progress:
 
     Args:
         step: updates done.
-        epoch: passes over the concepts begun.
-        batch: batches done of this pass.
-        images: images seen.
+        epoch: passes over the data begun.
+        batch: batches that this process has done of this pass.
+        images: images seen, by all processes.
         seconds: time spent training, evaluations on the way included.
         history: logged values, a dict a line.
     """
@@ -77,56 +87,68 @@ class ContrastiveTraining:
     def __init__(self, args: TrainArguments):
         self.args = args
         self.output_dir = Path(args.run.output_dir)
-        self.accelerator = self.start_accelerator()
+        self.accelerator = start_accelerator(args)
         set_seed(args.run.seed)
         self.preparation = prepare(args)
         self.processor = self.preparation.processor
-        self.sampler = self.preparation.data.sampler
-        model = self.preparation.model
-        if args.model.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+        model = self.prepare_model(self.preparation.model)
         optimizer = build_optimizer(model, args.optimizer)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(
-            model, optimizer, self.preparation.data.loader
-        )
-        self.objective = ContrastiveObjective(args.optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.reader = BatchReader(self.accelerator, self.preparation.data, args.data)
+        self.objective = ContrastiveObjective(args.loss, self.prepare_teacher())
+        self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
+        decay = args.optimizer.ema_decay
+        self.average = WeightAverage(self.unwrapped(), decay) if decay else None
         self.progress = Progress()
         self.max_steps = self.count_steps()
-        self.scheduler = get_scheduler(
-            args.optimizer.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=round(args.optimizer.warmup_ratio * self.max_steps),
-            num_training_steps=self.max_steps,
-        )
+        self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
         self.last_log: tuple[float, int] = (0.0, 0)
-        self.stop_signal = 0
+        self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
         self.former_handlers: dict = {}
+        place = args.run.checkpoint_dir or str(self.output_dir / "checkpoints")
+        self.checkpoints = CheckpointStore(place, self.output_dir / "checkpoints")
         if args.run.resume_from_checkpoint:
             self.resume(args.run.resume_from_checkpoint)
 
-    def start_accelerator(self) -> Accelerator:
-        """Accelerate, in the precision that the arguments and the device allow."""
-        options = self.args.run
-        trackers = [] if options.report_to in ("none", "") else options.report_to.split(",")
-        device_type = "cuda" if torch.cuda.is_available() else "cpu"
-        return Accelerator(
-            # Without this, processes launched where no GPU is would each train alone.
-            cpu=device_type == "cpu",
-            mixed_precision=choose_precision(options, device_type),
-            gradient_accumulation_steps=self.args.optimizer.gradient_accumulation_steps,
-            log_with=trackers or None,
-            project_dir=str(self.output_dir / "runs"),
-        )
+    def prepare_model(self, model: ClipVitModel) -> ClipVitModel:
+        """Set up what trains a model of this size here: recomputing, compiling, cutting."""
+        options = self.args.model
+        check_loss(self.args.loss, model)
+        if self.args.loss.loss != "siglip" and model.get_logit_bias() is not None:
+            # A softmax does not see it, and distributed training waits for every gradient.
+            model.similarity.logit_bias.requires_grad = False
+        if is_foreign(model.config.vision_config) or is_foreign(model.config.text_config):
+            # Such as the pooler of a BERT that is pooled otherwise.
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(
+                find_unused_parameters=True
+            )
+        if self.args.optimizer.gradient_cache_batch_size:
+            refuse_batch_norm(model)
+        if options.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        if options.torch_compile:
+            for tower in (model.vision_model, model.text_model):
+                for block in find_blocks(tower):
+                    block.compile()
+        return model
+
+    def prepare_teacher(self) -> ClipVitModel | None:
+        """The teacher that the arguments name, on this process's device."""
+        path = self.args.loss.teacher_name_or_path
+        if path is None:
+            return None
+        teacher = load_teacher(path, self.preparation.model, self.processor.tokenizer)
+        return teacher.to(self.accelerator.device)
 
     def count_steps(self) -> int:
         """Updates of the whole run."""
         options = self.args.optimizer
         if options.max_steps:
             return options.max_steps
-        batches = len(self.loader) * options.num_train_epochs
+        batches = len(self.reader) * options.num_train_epochs
         return max(1, round(batches / options.gradient_accumulation_steps))
 
-    def unwrapped(self):
+    def unwrapped(self) -> ClipVitModel:
         """The model without what Accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -135,16 +157,24 @@ class ContrastiveTraining:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the run is saved.
+            LaunchError: another run writes to the same folder.
             DataError: too many images cannot be decoded.
+            TrainingError: too many updates in a row had to be skipped.
             SaveError: a checkpoint cannot be written.
         """
+        lock = FolderLock(self.output_dir) if self.accelerator.is_main_process else None
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
         self.watch_signals()
         try:
             self.fit()
         finally:
             self.unwatch_signals()
-        metrics = self.evaluate(everything=True)
+            if lock:
+                lock.release()
+        if self.average:
+            self.average.swap()
+        self.preparation.model = self.whole_model()
+        metrics = self.evaluate(self.preparation.model, everything=True)
         self.log_metrics(metrics)
         self.accelerator.end_training()
         return TrainingResult(
@@ -153,8 +183,7 @@ class ContrastiveTraining:
 
     def fit(self):
         """Train to the last step, logging, evaluating and saving on the way."""
-        options = self.args.run
-        progress = self.progress
+        options, progress = self.args.run, self.progress
         self.set_training_mode()
         started = time.perf_counter() - progress.seconds
         with tqdm(
@@ -176,12 +205,99 @@ class ContrastiveTraining:
                 if progress.step % options.logging_steps == 0 or is_last:
                     self.log(values, bar)
                 if options.eval_steps and progress.step % options.eval_steps == 0 and not is_last:
-                    self.log_metrics(self.evaluate(everything=False))
-                    self.set_training_mode()
-                if self.is_stopping():
+                    self.evaluate_on_the_way()
+                if self.stop_signal:
                     raise Interrupted(self.stop_signal, self.save())
                 if options.save_steps and progress.step % options.save_steps == 0 and not is_last:
                     self.save()
+
+    def train_step(self, batch: dict) -> dict[str, Any]:
+        """One batch forward and backward, and one update when enough have accumulated."""
+        with self.accelerator.accumulate(self.model):
+            values = self.backward(batch)
+            if self.accelerator.sync_gradients:
+                values["gradient_norm"] = self.clip_gradients()
+                if self.accepts(values):
+                    self.optimizer.step()
+                    self.unwrapped().similarity.clamp_scale()
+                    if self.average:
+                        self.average.update()
+                self.scheduler.step()
+            self.optimizer.zero_grad()
+        return values
+
+    def backward(self, batch: dict) -> dict[str, Any]:
+        """The gradients of a batch, at once, or in parts where it is larger than fits.
+
+        Returns:
+            The loss and what else is logged of it.
+        """
+        names = ("pixel_values", "input_ids", "attention_mask")
+        inputs = {name: batch[name] for name in names}
+        part_size = self.args.optimizer.gradient_cache_batch_size
+        if part_size:
+            loss, values = cached_backward(
+                self.model,
+                self.unwrapped().similarity,
+                cut(inputs, part_size),
+                partial(self.objective, batch),
+                self.accelerator.backward,
+            )
+            return {"loss": loss, **values}
+        outputs = self.model(**inputs)
+        model = self.unwrapped()
+        loss, values = self.objective(
+            batch,
+            outputs.image_embeds,
+            outputs.text_embeds,
+            model.get_logit_scale(),
+            model.get_logit_bias(),
+        )
+        self.accelerator.backward(loss)
+        return {"loss": loss.detach(), **values}
+
+    def clip_gradients(self) -> float | torch.Tensor:
+        """Scale the gradient down to the longest allowed; returns how long it was."""
+        longest = self.args.optimizer.max_grad_norm or torch.inf
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
+        return 0.0 if norm is None else norm  # DeepSpeed tells it after the update only
+
+    def accepts(self, values: dict) -> bool:
+        """Whether to make this update; in float16, the loss scaling decides."""
+        if self.accelerator.scaler is not None:
+            return True
+        step, loss = self.progress.step + 1, float(values["loss"])
+        return self.guard.accepts(step, loss, float(plain(values["gradient_norm"])))
+
+    def batches(self) -> Iterator[dict]:
+        """Batches of one pass after the other, until the last step: one for every process."""
+        while self.progress.step < self.max_steps:
+            for batch in self.reader.read(self.progress.epoch, self.progress.batch):
+                self.progress.batch += 1
+                worst = self.agree(0 if "pixel_values" in batch else 1)
+                if worst == 2:  # another process has come to the end of its part
+                    break
+                if worst == 0:
+                    yield batch
+                if self.progress.step >= self.max_steps:
+                    return
+            else:
+                self.agree(2)
+            self.reader.end_pass()
+            self.progress.epoch += 1
+            self.progress.batch = 0
+
+    def agree(self, state: int) -> int:
+        """What all processes do next: 0 train, 1 pass over this batch, 2 end this pass.
+
+        They also learn here whether one of them was asked to stop, so that all save together.
+        """
+        if self.accelerator.num_processes == 1:
+            self.stop_signal = self.noted_signal
+            return state
+        told = torch.tensor([state, self.noted_signal], device=self.accelerator.device)
+        worst, self.stop_signal = self.accelerator.gather(told).view(-1, 2).amax(dim=0).tolist()
+        return worst
 
     def set_training_mode(self):
         """Training mode, but for what is frozen."""
@@ -189,71 +305,44 @@ class ContrastiveTraining:
         for module in self.preparation.frozen:
             module.eval()
 
-    def train_step(self, batch: dict) -> dict[str, float | torch.Tensor]:
-        """One batch forward and backward, and one update when enough have accumulated."""
-        with self.accelerator.accumulate(self.model):
-            outputs = self.model(
-                pixel_values=batch["pixel_values"],
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-            )
-            loss, values = self.objective(
-                outputs.image_embeds, outputs.text_embeds, batch, self.unwrapped()
-            )
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
-                max_norm = self.args.optimizer.max_grad_norm or torch.inf
-                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
-                values["gradient_norm"] = norm
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.accelerator.sync_gradients:
-                self.scheduler.step()
-                self.unwrapped().similarity.clamp_scale()
-        return {"loss": loss.detach(), **values}
+    def whole_model(self) -> ClipVitModel:
+        """The model with all of its weights, also where processes share them out."""
+        if self.accelerator.distributed_type not in (
+            DistributedType.FSDP,
+            DistributedType.DEEPSPEED,
+        ):
+            return self.unwrapped()
+        state = self.accelerator.get_state_dict(self.model)
+        model = ClipVitModel(self.unwrapped().config)
+        if self.accelerator.is_main_process:
+            model.load_state_dict(state)
+        return model.to(self.accelerator.device)
 
-    def batches(self):
-        """Batches of one epoch after the other, until the last step; skipped images are noted."""
-        bad = self.preparation.data.bad
-        while self.progress.step < self.max_steps:
-            self.sampler.set_epoch(self.progress.epoch)
-            loader = self.accelerator.skip_first_batches(self.loader, self.progress.batch)
-            for batch in loader:
-                self.progress.batch += 1
-                self.note_skipped(batch, bad)
-                if "pixel_values" in batch:
-                    yield batch
-                if self.progress.step >= self.max_steps:
-                    return
-            bad.check(self.args.data.dataset)
-            self.progress.epoch += 1
-            self.progress.batch = 0
+    def evaluate_on_the_way(self):
+        """Measure what training would end with now, and log it."""
+        with self.average.applied() if self.average else nullcontext():
+            self.log_metrics(self.evaluate(self.whole_model(), everything=False))
+        self.set_training_mode()
 
-    def note_skipped(self, batch: dict, bad: BadSamples):
-        """Count and name the images of a batch that could not be decoded."""
-        bad.seen += len(batch["skipped"]) + len(batch.get("image_ids", ()))
-        for sample in batch["skipped"]:
-            logger.warning("skipped %s: %s", sample.name, sample.reason)
-            bad.add(sample.name, sample.reason)
-        if bad.seen >= 1000:
-            bad.check(self.args.data.dataset)
-
-    def evaluate(self, everything: bool) -> dict[str, float]:
-        """Metrics of the model as it is, on the main process; empty where nothing is measured."""
+    def evaluate(self, model: ClipVitModel, everything: bool) -> dict[str, float]:
+        """Metrics of a model, on the main process; empty where nothing is measured."""
         if self.preparation.evaluator is None or not self.accelerator.is_main_process:
             return {}
         # In the weights' own precision, not in autocast: what is measured is what gets saved.
-        return self.preparation.evaluator(self.unwrapped(), self.processor, everything)
+        return self.preparation.evaluator(model, self.processor, everything)
 
     def log(self, values: dict, bar: tqdm):
         """Log training values to trackers and bar."""
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers = {name: float(plain(value)) for name, value in values.items()}
         seconds = self.progress.seconds - self.last_log[0]
         images = self.progress.images - self.last_log[1]
         self.last_log = (self.progress.seconds, self.progress.images)
         numbers["images_per_second"] = images / seconds
-        numbers["learning_rate"] = self.scheduler.get_last_lr()[-1]
-        numbers["logit_scale"] = float(self.unwrapped().get_logit_scale().detach())
+        numbers["data_wait"] = min(1.0, self.reader.take_waiting() / seconds)
+        numbers["memory_megabytes"] = peak_memory(self.accelerator.device)
+        numbers["learning_rate"] = float(self.scheduler.get_last_lr()[-1])
+        numbers["logit_scale"] = float(plain(self.unwrapped().get_logit_scale().detach()))
+        numbers["skipped_updates"] = self.guard.skipped
         bar.set_postfix_str(
             f"loss {numbers['loss']:.3f}, lr {numbers['learning_rate']:.1e}, "
             f"{numbers['images_per_second']:.0f} images/s"
@@ -273,29 +362,61 @@ class ContrastiveTraining:
             for name, value in self.args.to_flat_dict().items()
         }
 
-    def save(self) -> Path:
+    def save(self) -> str:
         """Save a checkpoint to resume from."""
         state = {
             **vars(self.progress),
             "scheduler": self.scheduler.state_dict(),
+            "guard": self.guard.state_dict(),
+            "average_updates": self.average.updates if self.average else 0,
             "processes": self.accelerator.num_processes,
         }
-        folder = self.output_dir / "checkpoints"
-        return save_checkpoint(self.accelerator, folder, state, self.args.run.save_total_limit)
+        return self.checkpoints.save(
+            self.accelerator,
+            state,
+            self.average.state_dict() if self.average else None,
+            self.reader.state_dict(),
+            self.args.run.save_total_limit,
+        )
 
     def resume(self, resume_from: str):
-        """Go on from a checkpoint."""
-        path = find_checkpoint(resume_from, self.output_dir / "checkpoints")
-        state = load_checkpoint(self.accelerator, path)
+        """Go on from a checkpoint; from an older one where the newest is damaged.
+
+        Raises:
+            CheckpointError: none can be used.
+        """
+        error = None
+        for path in self.checkpoints.candidates(resume_from):
+            try:
+                return self.load(path)
+            except CheckpointError as reason:
+                logger.warning("%s", reason)
+                error = reason
+        assert error is not None
+        raise error
+
+    def load(self, path: Path):
+        """Take over the state that a checkpoint holds."""
+        state, average, reader = load_checkpoint(self.accelerator, path)
+        if (average is None) != (self.average is None):
+            raise CheckpointError(
+                f"cannot resume from {path}: it was saved {'with' if average else 'without'} "
+                "ema_decay"
+            )
+        if self.average and average is not None:
+            self.average.load_state_dict(average)
+            self.average.updates = state["average_updates"]
         self.scheduler.load_state_dict(state["scheduler"])
+        self.guard.load_state_dict(state["guard"])
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
+        self.progress.batch = self.reader.resume(self.progress.batch, reader, state["processes"])
         self.last_log = (self.progress.seconds, self.progress.images)
 
     def watch_signals(self):
         """Finish the step and save on the first Ctrl-C or SIGTERM; leave at once on the second."""
 
         def note(signal_number, frame):
-            self.stop_signal = signal_number
+            self.noted_signal = signal_number
             signal.signal(signal_number, signal.default_int_handler)
 
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -306,9 +427,14 @@ class ContrastiveTraining:
         for signal_number, handler in self.former_handlers.items():
             signal.signal(signal_number, handler)
 
-    def is_stopping(self) -> bool:
-        """Whether any process was asked to stop, so that all of them save together."""
-        if self.accelerator.num_processes > 1:
-            asked = torch.tensor([self.stop_signal], device=self.accelerator.device)
-            self.stop_signal = int(self.accelerator.gather(asked).max())
-        return self.stop_signal > 0
+
+def plain(value):
+    """A value whole, which sharded training shares out over processes."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in MB that this process has had: of its GPU, or without one in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -3,13 +3,17 @@
 import torch
 from timm.optim import Muon
 from torch import nn
+from transformers import get_scheduler
+from transformers.optimization import Adafactor
 
 from .arguments import OptimizerOptions
 from .learning import learning_rate_scales
 
 
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """AdamW, or Muon (Jordan et al., 2024) for matrices and convolutions and AdamW for the rest.
+    """AdamW, Adafactor (Shazeer and Stern, 2018), or Muon for matrices and AdamW for the rest.
+
+    Muon (Jordan et al., 2024) also takes convolution kernels, as matrices.
 
     Matrices and convolution kernels decay; embeddings, norms, biases and the logit scale do not.
     With `layer_decay`, weights of equal depth share a learning rate.
@@ -28,14 +32,34 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         {"params": members, "lr": options.learning_rate * scale, **plain}
         for scale, members in by_scale(rest, scales)
     ]
-    if not is_muon:
+    if options.optim == "adamw":
         return torch.optim.AdamW(groups, betas=betas, fused=True)
+    if options.optim == "adafactor":
+        # Its own schedule and scaling off: the learning rate is the recipe's.
+        return Adafactor(groups, relative_step=False, scale_parameter=False, warmup_init=False)
     return Muon(
         groups,
         weight_decay=options.weight_decay,
         betas=betas,
         nesterov=True,
         adjust_lr_fn="original",
+    )
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, max_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate over the updates, as Transformers schedules it."""
+    warmup = round(options.warmup_ratio * max_steps)
+    more: dict = {}
+    if options.lr_scheduler_type == "warmup_stable_decay":
+        more = {"num_decay_steps": round(options.decay_ratio * max_steps)}
+    return get_scheduler(
+        options.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=max_steps,
+        scheduler_specific_kwargs=more,
     )
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import make_images, make_texts, small_model
 from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
@@ -26,7 +25,7 @@ VARIANTS = [
         {"pooling": "mean", "is_causal": False},
     ),
 ]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 
 
 def example() -> dict[str, torch.Tensor]:
@@ -60,13 +59,6 @@ def test_lora_trains_every_linear_layer_and_nothing_else():
         assert any(part in name for name in names), part
     tuned(**inputs, return_loss=True).loss.backward()
     assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Trainer leaves Accelerate's state behind, and the next run in this process would meet it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def arguments(folder) -> TrainingArguments:

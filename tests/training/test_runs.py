@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, draw_picture
+from conftest import REPOSITORY, draw_picture, start, wait_for, write_recipe
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,56 +21,6 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
 
 pytestmark = pytest.mark.slow
-
-
-def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
-    """A recipe for the squares of eight colours."""
-    recipe = {
-        "dataset": str(dataset),
-        "concept_column": "key",
-        "images_per_concept": 2,
-        "zero_shot_columns": ["kind"],
-        "caption_columns": ["caption_en", "caption_zh"],
-        "caption_sampling": "each",
-        "tags_columns": {"caption_en": "tags_en"},
-        "tag_probability": 0.2,
-        "rotation": 5,
-        "erase_probability": 0.1,
-        "model_config": str(model_config),
-        "view_loss_weight": 0.5,
-        "max_steps": 150,
-        "per_device_train_batch_size": 16,
-        "optim": "muon",
-        "output_dir": str(folder / "out"),
-        "report_to": "tensorboard",
-        "save_steps": 20,
-        "eval_steps": 50,
-        "logging_steps": 10,
-        **fields,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe))  # JSON is YAML
-    return path
-
-
-def start(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
-    """Start train.py on a recipe."""
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), "--config", str(recipe), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
-    """Wait until a file or folder exists."""
-    deadline = time.monotonic() + seconds
-    while not list(path.parent.glob(path.name)):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"no {path} in {seconds} s"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""A running mean of the weights: often better than where training ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """Exponential moving average (Polyak and Juditsky, 1992; Kingma and Ba, 2015, section 7.2).
+
+    Args:
+        model: whose weights that learn are averaged.
+        decay: share that the mean keeps at each update; the first updates keep less, so that the
+            random weights of the start are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.live: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self.means = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self):
+        """Move the mean towards the weights as they are."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        torch._foreach_lerp_(self.means, self.live, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model with the mean as its weights, for as long as this lasts."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self):
+        """Exchange the mean and the weights."""
+        for mean, live in zip(self.means, self.live, strict=True):
+            kept = live.clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The mean, by the names of the weights."""
+        return dict(zip(self.names, self.means, strict=True))
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, torch.Tensor]):
+        """Take over a mean."""
+        for name, mean in zip(self.names, self.means, strict=True):
+            mean.copy_(state[name])

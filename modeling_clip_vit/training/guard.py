@@ -1,0 +1,83 @@
+"""Skip an update that would spoil the weights, and stop a run that only makes such."""
+
+import logging
+import math
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on; the message is one clear sentence."""
+
+
+class UpdateGuard:
+    """Looks at each gradient before it is used.
+
+    Args:
+        max_spike: skip a gradient so many times as long as they were lately; 0 for never.
+        max_skipped: so many skipped updates in a row end the run.
+    """
+
+    #: Share that the running mean of the lengths keeps at each update.
+    memory = 0.98
+    #: Updates before a spike can be told from the start of training.
+    settling = 20
+
+    def __init__(self, max_spike: float, max_skipped: int):
+        self.max_spike, self.max_skipped = max_spike, max_skipped
+        self.mean_norm, self.seen = 0.0, 0
+        self.skipped, self.skipped_in_a_row = 0, 0
+
+    def accepts(self, step: int, loss: float, norm: float) -> bool:
+        """Whether to make this update.
+
+        Args:
+            step: number of the update, for messages.
+            loss, norm: the loss and the length of its gradient, the same on all processes.
+
+        Raises:
+            TrainingError: too many in a row were skipped.
+        """
+        reason = self.find_reason(loss, norm)
+        if reason is None:
+            self.seen += 1
+            memory = min(self.memory, 1 - 1 / self.seen)
+            self.mean_norm = memory * self.mean_norm + (1 - memory) * norm
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise TrainingError(
+                f"stopped at update {step}: {reason}, and the last {self.skipped_in_a_row} updates "
+                "were skipped; lower learning_rate, or look at the data, and go on with "
+                "--resume_from_checkpoint latest"
+            )
+        logger.warning(
+            "update %d is skipped: %s (%d in a row; %d end the run)",
+            step,
+            reason,
+            self.skipped_in_a_row,
+            self.max_skipped,
+        )
+        return False
+
+    def find_reason(self, loss: float, norm: float) -> str | None:
+        """What speaks against an update, or None."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient has length {norm}"
+        limit = self.max_spike * self.mean_norm
+        if self.max_spike and self.seen >= self.settling and norm > limit:
+            return f"the gradient has length {norm:.3g}, where {self.mean_norm:.3g} is usual"
+        return None
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs to go on as this one would."""
+        names = ("mean_norm", "seen", "skipped", "skipped_in_a_row")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, float]):
+        """Take over a state."""
+        vars(self).update(state)

@@ -1,0 +1,90 @@
+"""Read batches on, from any place in a pass over the data, and note what could not be read."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from accelerate import Accelerator
+
+from .arguments import DataOptions
+from .preparation import TrainingData
+
+logger = logging.getLogger(__name__)
+
+
+class BatchReader:
+    """This process's batches of a data set whose rows are numbered.
+
+    Args:
+        accelerator: shares the batches out over processes.
+        data: loader, sampler and the bad images found so far.
+        options: for the data set's name in messages.
+    """
+
+    def __init__(self, accelerator: Accelerator, data: TrainingData, options: DataOptions):
+        self.accelerator = accelerator
+        self.loader = accelerator.prepare(data.loader)
+        self.sampler, self.bad = data.sampler, data.bad
+        self.path = options.dataset
+        self.seconds_waited = 0.0
+
+    def __len__(self) -> int:
+        """Batches of this process in a pass."""
+        return len(self.loader)
+
+    def read(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches of a pass, without those already done."""
+        self.sampler.set_epoch(epoch)
+        batches = iter(self.accelerator.skip_first_batches(self.loader, done))
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += time.perf_counter() - started
+            if batch is None:
+                return
+            self.note_skipped(batch)
+            yield batch
+
+    def end_pass(self):
+        """Raise a DataError if more images are bad than are allowed."""
+        self.bad.check(self.path)
+
+    def note_skipped(self, batch: dict):
+        """Count and name the images of a batch that could not be decoded."""
+        self.bad.seen += len(batch["skipped"]) + len(batch.get("image_ids", ()))
+        for sample in batch["skipped"]:
+            logger.warning("skipped %s: %s", sample.name, sample.reason)
+            self.bad.add(sample.name, sample.reason)
+        if self.bad.seen >= 1000:
+            self.bad.check(self.path)
+
+    def take_waiting(self) -> float:
+        """Seconds that training waited for batches since this was last asked."""
+        seconds, self.seconds_waited = self.seconds_waited, 0.0
+        return seconds
+
+    def state_dict(self) -> dict | None:
+        """What a checkpoint must keep beside the number of batches done: nothing."""
+        return None
+
+    def resume(self, done: int, state: dict | None, processes: int) -> int:
+        """How many batches this process has done of a pass that other processes may have begun.
+
+        Args:
+            done: batches that each of them had done.
+            state: what `state_dict` gave.
+            processes: how many they were.
+        """
+        now = self.accelerator.num_processes
+        if processes == now:
+            return done
+        if done * processes % now:
+            logger.warning(
+                "%d batches of this pass were done by %d processes, which %d cannot share evenly: "
+                "up to %d batches come a second time",
+                done * processes,
+                processes,
+                now,
+                now - 1,
+            )
+        return done * processes // now
