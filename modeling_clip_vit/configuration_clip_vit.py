@@ -33,9 +33,41 @@ JOINT_FIELDS = (
     "logit_bias_init_value",
 )
 
+#: `model_type` of a checkpoint of another implementation -> what makes one of ours of it.
+CONVERSIONS = {
+    "clip": "from_hf_clip",
+    "siglip": "from_hf_siglip",
+    "chinese_clip": "from_hf_chinese_clip",
+}
+
+
+class OwnModelType:
+    """Refuses the configuration of another model type.
+
+    Otherwise Transformers would warn, take the fields that have the same names, and build a model
+    that its checkpoint fills in part or not at all.
+    """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from a dict, as `PreTrainedConfig.from_dict` does.
+
+        Raises:
+            ValueError: it is of another model type.
+        """
+        given, own = config_dict.get("model_type"), cls.model_type  # type: ignore[attr-defined]
+        if given not in (None, own):
+            whole = given.removesuffix("_vision_model").removesuffix("_text_model")
+            name = CONVERSIONS.get(whole)
+            advice = "load it with AutoModel"
+            if name is not None:
+                advice = f"convert it with modeling_clip_vit.conversion.{name}, or clip-vit convert"
+            raise ValueError(f"a checkpoint of type {given!r} is not one of type {own!r}: {advice}")
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
 
 @strict
-class ClipVitEncoderConfig(PreTrainedConfig):
+class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     """What both towers share: the shape of an encoder block and how many there are.
 
     Args:
@@ -354,7 +386,7 @@ class ClipVitTextConfig(ClipVitEncoderConfig):
 
 
 @strict
-class ClipVitConfig(PreTrainedConfig):
+class ClipVitConfig(OwnModelType, PreTrainedConfig):
     """CLIP: an image tower and a text tower in one embedding space (Radford et al., 2021).
 
     Args:

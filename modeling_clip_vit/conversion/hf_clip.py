@@ -6,7 +6,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
-from .weights import Rule, blocks, module, move_weights, require_classic, same, stacked
+from .checkpoints import Checkpoint, model_of
+from .weights import Rule, blocks, module, move_weights, require_classic, same, stacked, take
 
 #: Fields of a tower that have the same name and meaning on both sides.
 SHARED = (
@@ -21,6 +22,7 @@ SHARED = (
 )
 SHARED_VISION = (*SHARED, "image_size", "patch_size", "num_channels")
 SHARED_TEXT = (*SHARED, "vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id")
+SHARED_JOINT = ("projection_dim", "logit_scale_init_value")
 VISION = {
     "patch_embedding": "conv",
     "patch_bias": False,
@@ -49,21 +51,20 @@ BLOCK = {
 }
 
 
-def from_hf_clip(source: CLIPModel | str) -> ClipVitModel:
-    """A CLIP of Transformers, or a checkpoint of one, as one of ours."""
-    peer: Any = CLIPModel.from_pretrained(source) if isinstance(source, str) else source
-    vision, text = peer.config.vision_config, peer.config.text_config
+def from_hf_clip(source: CLIPModel | Checkpoint) -> ClipVitModel:
+    """A CLIP of Transformers, or a checkpoint of one, as one of ours.
+
+    Raises:
+        ConversionError: weights of either have no place in the other, or the checkpoint lacks some.
+    """
+    peer = model_of(CLIPModel, source)
+    text = peer.config.text_config
     # Configurations from before Transformers 4.31 say 2 and mean the largest id.
     eos_token_id = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
     config = ClipVitConfig(
-        vision_config={**{name: getattr(vision, name) for name in SHARED_VISION}, **VISION},
-        text_config={
-            **{name: getattr(text, name) for name in SHARED_TEXT},
-            **TEXT,
-            "eos_token_id": eos_token_id,
-        },
-        projection_dim=peer.config.projection_dim,
-        logit_scale_init_value=peer.config.logit_scale_init_value,
+        vision_config={**take(peer.config.vision_config, SHARED_VISION), **VISION},
+        text_config={**take(text, SHARED_TEXT), **TEXT, "eos_token_id": eos_token_id},
+        **take(peer.config, SHARED_JOINT),
     )
     model = ClipVitModel(config)
     move_weights(peer, model, rules(config), to_ours=True)
@@ -81,12 +82,9 @@ def to_hf_clip(model: ClipVitModel) -> CLIPModel:
     require_classic(config.text_config, TEXT, "Transformers' CLIP")
     peer: Any = CLIPModel(
         CLIPConfig(
-            vision_config={name: getattr(config.vision_config, name) for name in SHARED_VISION},
-            text_config={
-                name: getattr(config.text_config, name) for name in (*SHARED_TEXT, "eos_token_id")
-            },
-            projection_dim=config.projection_dim,
-            logit_scale_init_value=config.logit_scale_init_value,
+            vision_config=take(config.vision_config, SHARED_VISION),
+            text_config=take(config.text_config, (*SHARED_TEXT, "eos_token_id")),
+            **take(config, SHARED_JOINT),
         )
     )
     move_weights(model, peer, rules(config), to_ours=False)
@@ -96,12 +94,26 @@ def to_hf_clip(model: ClipVitModel) -> CLIPModel:
 def rules(config: ClipVitConfig) -> list[Rule]:
     """Which weights belong together."""
     return [
-        *same("similarity.logit_scale", "logit_scale"),
-        *module("visual_projection", "visual_projection"),
-        *module("text_projection", "text_projection"),
+        *joint_rules(),
+        *vision_rules(config),
         *embedding_rules("text_model"),
         *module("text_model.final_norm", "text_model.final_layer_norm"),
         *block_rules("text_model", config.text_config.num_hidden_layers),
+    ]
+
+
+def joint_rules() -> list[Rule]:
+    """Projections and scale."""
+    return [
+        *same("similarity.logit_scale", "logit_scale"),
+        *module("visual_projection", "visual_projection"),
+        *module("text_projection", "text_projection"),
+    ]
+
+
+def vision_rules(config: ClipVitConfig) -> list[Rule]:
+    """The image tower."""
+    return [
         *same("vision_model.embeddings.cls_token", "vision_model.embeddings.class_embedding"),
         *embedding_rules("vision_model"),
         *module("vision_model.embeddings.norm", "vision_model.pre_layrnorm"),

@@ -7,8 +7,9 @@ from transformers import SiglipConfig, SiglipModel
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip
+from .checkpoints import Checkpoint, model_of
 from .hf_clip import block_rules, embedding_rules
-from .weights import Rule, module, move_weights, require_classic, same
+from .weights import Rule, module, move_weights, require_classic, same, take
 
 # SigLIP's configurations have no initializer_range.
 SHARED_VISION = tuple(name for name in hf_clip.SHARED_VISION if name != "initializer_range")
@@ -36,13 +37,17 @@ TEXT = {
 }
 
 
-def from_hf_siglip(source: SiglipModel | str) -> ClipVitModel:
-    """A SigLIP of Transformers, or a checkpoint of one, as one of ours."""
-    peer: Any = SiglipModel.from_pretrained(source) if isinstance(source, str) else source
-    vision, text = peer.config.vision_config, peer.config.text_config
+def from_hf_siglip(source: SiglipModel | Checkpoint) -> ClipVitModel:
+    """A SigLIP of Transformers, or a checkpoint of one, as one of ours.
+
+    Raises:
+        ConversionError: weights of either have no place in the other, or the checkpoint lacks some.
+    """
+    peer = model_of(SiglipModel, source)
+    text = peer.config.text_config
     config = ClipVitConfig(
-        vision_config={**{name: getattr(vision, name) for name in SHARED_VISION}, **VISION},
-        text_config={**{name: getattr(text, name) for name in SHARED_TEXT}, **TEXT},
+        vision_config={**take(peer.config.vision_config, SHARED_VISION), **VISION},
+        text_config={**take(text, SHARED_TEXT), **TEXT},
         projection_dim=text.projection_size,
         logit_bias_init_value=-10.0,
         # Published models exceed any bound that one would choose.
@@ -64,9 +69,9 @@ def to_hf_siglip(model: ClipVitModel) -> SiglipModel:
     require_classic(config.text_config, TEXT, "Transformers' SigLIP")
     peer: Any = SiglipModel(
         SiglipConfig(
-            vision_config={name: getattr(config.vision_config, name) for name in SHARED_VISION},
+            vision_config=take(config.vision_config, SHARED_VISION),
             text_config={
-                **{name: getattr(config.text_config, name) for name in SHARED_TEXT},
+                **take(config.text_config, SHARED_TEXT),
                 "projection_size": config.projection_dim,
             },
         )

@@ -1,18 +1,25 @@
 """open_clip: its own ViT, and the SigLIP type with a tower of timm."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import timm
+from safetensors.torch import save_file
+from timm.models import VisionTransformer
 from torch import nn
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip, hf_siglip, timm_vit
+from .checkpoints import Checkpoint, folder_of, tensors_only
 from .weights import (
     ConversionError,
     Rule,
     blocks,
     module,
     move_weights,
+    ratio,
     require_classic,
     same,
 )
@@ -25,36 +32,45 @@ BLOCK = {
     "feed_forward.fc2": "mlp.c_proj",
 }
 ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
+#: How the published models of SigLIP's type prepare images.
+SIGLIP_IMAGES = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
 
 
-def from_open_clip(source: nn.Module | str) -> ClipVitModel:
+def from_open_clip(source: nn.Module | Checkpoint) -> ClipVitModel:
     """A CLIP of open_clip as one of ours.
 
     Args:
-        source: a model of open_clip, or a folder with its open_clip_config.json and weights.
+        source: a model of open_clip, a folder with its open_clip_config.json and weights, or a file
+            of weights in such a folder.
 
     Raises:
         ConversionError: it has a part that ours has not.
     """
-    peer: Any = load(source) if isinstance(source, str) else source
-    is_siglip = hasattr(peer.visual, "trunk")
-    text = peer.text if hasattr(peer, "text") else peer
+    peer: Any = load(source) if isinstance(source, str | Path) else source
+    if type(peer).__name__ not in ("CLIP", "CustomTextCLIP"):
+        raise ConversionError(
+            f"a {type(peer).__name__} of open_clip has more than two towers: CLIP and "
+            "CustomTextCLIP are converted"
+        )
+    has_trunk = isinstance(getattr(peer.visual, "trunk", None), VisionTransformer)
+    text = getattr(peer, "text", peer)
+    vision = trunk_fields(peer.visual) if has_trunk else vision_fields(peer.visual)
+    size = projection_dim(text)
     config = ClipVitConfig(
-        vision_config=(
-            {
-                **timm_vit.config_of(peer.visual.trunk).to_dict(),
-                "projection_type": "none",
-            }
-            if is_siglip
-            else vision_fields(peer.visual)
-        ),
-        text_config=text_fields(text, is_custom=text is not peer),
-        projection_dim=projection_dim(text),
+        vision_config=vision,
+        text_config=text_fields(text),
+        projection_dim=size,
         logit_bias_init_value=None if peer.logit_bias is None else peer.logit_bias.item(),
-        logit_scale_max=None if is_siglip else 100.0,
+        logit_scale_max=None if has_trunk else 100.0,
     )
     model = ClipVitModel(config)
-    move_weights(peer, model, rules(config, is_siglip), to_ours=True)
+    own_rules = rules(config, has_trunk, "" if text is peer else "text.")
+    move_weights(peer, model, own_rules, to_ours=True)
     return model.eval()
 
 
@@ -73,17 +89,67 @@ def import_open_clip():
     return open_clip
 
 
-def load(folder: str) -> Any:
-    """The model of a folder with open_clip_config.json and open_clip_model.safetensors."""
-    open_clip = import_open_clip()
+def load(source: Checkpoint) -> Any:
+    """The model of a folder with open_clip_config.json, with the weights in it or those of a file.
 
-    return open_clip.create_model(f"local-dir:{folder}").eval()
+    Raises:
+        ConversionError: the weights are a pickle of more than tensors, or not those of the model.
+    """
+    open_clip = import_open_clip()
+    is_file = Path(source).is_file()
+    try:
+        with tensors_only(source):
+            peer = open_clip.create_model(
+                f"local-dir:{folder_of(source)}",
+                load_weights=not is_file,
+                require_pretrained=not is_file,
+            )
+            if is_file:
+                open_clip.load_checkpoint(peer, str(source), weights_only=True)
+    # open_clip's errors have no class of their own.
+    except RuntimeError as error:
+        raise ConversionError(f"open_clip cannot load {str(source)!r}: {error}") from error
+    return peer.eval()
+
+
+def save(peer: Any, folder: Path, config: ClipVitConfig):
+    """Write a model of `to_open_clip` as open_clip loads it.
+
+    Args:
+        peer: the model.
+        folder: one that is there.
+        config: our configuration of it.
+    """
+    preprocess = SIGLIP_IMAGES if is_siglip(config) else {}
+    content = {"model_cfg": model_arguments(config), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
+    state = {key: value.contiguous() for key, value in peer.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
 
 
 def projection_dim(text) -> int:
-    """Size of the joint space."""
-    projection = text.text_projection
+    """Size of the joint space.
+
+    Raises:
+        ConversionError: the text tower is not open_clip's own, or has no projection.
+    """
+    projection = getattr(text, "text_projection", None)
+    if projection is None or not hasattr(text, "token_embedding"):
+        raise ConversionError(
+            f"a text tower {type(text).__name__} is not open_clip's own with a projection"
+        )
     return projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
+
+
+def trunk_fields(visual) -> dict:
+    """Fields of the configuration of an image tower of timm.
+
+    Raises:
+        ConversionError: it is not a plain ViT without a projection.
+    """
+    if len(visual.head):
+        raise ConversionError(f"a tower of timm with {visual.head} after it is not converted")
+    return {**timm_vit.config_of(visual.trunk).to_dict(), "projection_type": "none"}
 
 
 def vision_fields(visual) -> dict:
@@ -105,7 +171,7 @@ def vision_fields(visual) -> dict:
     }
 
 
-def text_fields(text, is_custom: bool) -> dict:
+def text_fields(text) -> dict:
     """Fields of the configuration of open_clip's text tower.
 
     Raises:
@@ -142,6 +208,8 @@ def block_fields(blocks_) -> dict:
     act = ACTIVATIONS.get(type(block.mlp.gelu).__name__)
     if act is None or not isinstance(block.ls_1, nn.Identity):
         raise ConversionError(f"blocks with {block.mlp.gelu} and {block.ls_1} are not converted")
+    if getattr(block.mlp.gelu, "approximate", "none") == "tanh":
+        act = "gelu_pytorch_tanh"
     return {
         "hidden_size": block.attn.embed_dim,
         "intermediate_size": block.mlp.c_fc.out_features,
@@ -152,18 +220,40 @@ def block_fields(blocks_) -> dict:
     }
 
 
+def is_siglip(config: ClipVitConfig) -> bool:
+    """Whether a model is of SigLIP's type, which open_clip builds with an image tower of timm."""
+    return getattr(config.vision_config, "pooling", None) == "map"
+
+
 def to_open_clip(model: ClipVitModel) -> nn.Module:
-    """One of ours, of CLIP's type, as a CLIP of open_clip.
+    """One of ours, of CLIP's or SigLIP's type, as one of open_clip.
 
     Raises:
-        ConversionError: it is built in a way that open_clip's own ViT is not.
+        ConversionError: it is built in a way that open_clip's models are not.
     """
     open_clip = import_open_clip()
-
     config = model.config
+    has_trunk = is_siglip(config)
+    check = check_siglip if has_trunk else check_clip
+    check(config)
+    arguments = model_arguments(config)
+    is_custom = arguments.pop("custom_text", False)
+    peer: Any = (open_clip.CustomTextCLIP if is_custom else open_clip.CLIP)(**arguments)
+    own_rules = rules(config, has_trunk, "text." if is_custom else "")
+    move_weights(model, peer, own_rules, to_ours=False)
+    return peer.eval()
+
+
+def check_clip(config: ClipVitConfig):
+    """Refuse what open_clip's own ViT cannot hold.
+
+    Raises:
+        ConversionError: the message names the fields.
+    """
     vision, text = config.vision_config, config.text_config
     require_classic(vision, {**hf_clip.VISION, "layer_norm_eps": 1e-5}, "open_clip's CLIP")
-    require_classic(text, {**hf_clip.TEXT, "hidden_act": vision.hidden_act}, "open_clip's CLIP")
+    expected = {**hf_clip.TEXT, "hidden_act": vision.hidden_act, "layer_norm_eps": 1e-5}
+    require_classic(text, expected, "open_clip's CLIP")
     if vision.hidden_act not in ACTIVATIONS.values():
         raise ConversionError(f"open_clip's CLIP cannot hold hidden_act={vision.hidden_act!r}")
     if text.eos_token_id != text.vocab_size - 1:
@@ -171,42 +261,114 @@ def to_open_clip(model: ClipVitModel) -> nn.Module:
             f"open_clip takes the largest id for the end, but eos_token_id={text.eos_token_id} of "
             f"vocab_size={text.vocab_size}"
         )
-    peer: Any = open_clip.CLIP(**model_arguments(config))
-    move_weights(model, peer, rules(config, is_siglip=False), to_ours=False)
-    return peer.eval()
+
+
+def check_siglip(config: ClipVitConfig):
+    """Refuse what open_clip's models of SigLIP's type cannot hold.
+
+    Raises:
+        ConversionError: the message names the fields.
+    """
+    name = "open_clip's SigLIP"
+    require_classic(config.vision_config, hf_siglip.VISION, name)
+    require_classic(config.text_config, hf_siglip.TEXT, name)
+    act = config.text_config.hidden_act
+    if act not in ("gelu", "gelu_pytorch_tanh"):
+        raise ConversionError(f"{name} cannot hold hidden_act={act!r} in the text tower")
 
 
 def model_arguments(config: ClipVitConfig) -> dict:
-    """What open_clip builds the model from: the `model_cfg` of an open_clip_config.json."""
+    """What open_clip builds the model from: the `model_cfg` of an open_clip_config.json.
+
+    Raises:
+        ConversionError: timm has no architecture with such an image tower.
+    """
     vision, text = config.vision_config, config.text_config
-    arguments = {
+    arguments: dict[str, Any] = {
         "embed_dim": config.projection_dim,
-        "vision_cfg": {
-            "layers": vision.num_hidden_layers,
-            "width": vision.hidden_size,
-            "head_width": vision.hidden_size // vision.num_attention_heads,
-            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
-            "patch_size": vision.patch_size,
-            "image_size": vision.image_size,
-        },
         "text_cfg": {
             "context_length": text.max_position_embeddings,
             "vocab_size": text.vocab_size,
             "width": text.hidden_size,
             "heads": text.num_attention_heads,
             "layers": text.num_hidden_layers,
-            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "mlp_ratio": ratio(text.intermediate_size, text.hidden_size),
         },
-        "quick_gelu": vision.hidden_act == "quick_gelu",
     }
+    if is_siglip(config):
+        arguments["custom_text"] = True
+        arguments["vision_cfg"] = trunk_arguments(vision)
+        arguments["text_cfg"] |= {
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": text.layer_norm_eps},
+        }
+        if text.hidden_act == "gelu_pytorch_tanh":
+            arguments["text_cfg"]["act_kwargs"] = {"approximate": "tanh"}
+    else:
+        arguments["vision_cfg"] = vision_arguments(vision)
+        arguments["quick_gelu"] = vision.hidden_act == "quick_gelu"
     if config.logit_bias_init_value is not None:
         arguments["init_logit_bias"] = config.logit_bias_init_value
     return arguments
 
 
-def rules(config: ClipVitConfig, is_siglip: bool) -> list[Rule]:
-    """Which weights belong together."""
-    text = "text." if is_siglip else ""
+def vision_arguments(vision) -> dict:
+    """Arguments of open_clip's own image tower."""
+    return {
+        "layers": vision.num_hidden_layers,
+        "width": vision.hidden_size,
+        "head_width": vision.hidden_size // vision.num_attention_heads,
+        "mlp_ratio": ratio(vision.intermediate_size, vision.hidden_size),
+        "patch_size": vision.patch_size,
+        "image_size": vision.image_size,
+    }
+
+
+def trunk_arguments(vision) -> dict:
+    """Arguments of an image tower of timm, which open_clip builds by its name alone.
+
+    Raises:
+        ConversionError: no architecture of timm is built so.
+    """
+    for name in timm.list_models(f"*patch{vision.patch_size}_siglip*"):
+        # On the meta device it has shapes without weights.
+        trunk = timm.create_model(name, num_classes=0, device="meta")
+        if has_shape(trunk, vision):
+            return {
+                "timm_model_name": name,
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": "none",
+                "image_size": vision.image_size,
+            }
+    raise ConversionError(
+        f"timm has no SigLIP whose image tower has hidden_size={vision.hidden_size}, "
+        f"intermediate_size={vision.intermediate_size}, num_hidden_layers="
+        f"{vision.num_hidden_layers}, num_attention_heads={vision.num_attention_heads}, image_size="
+        f"{vision.image_size}, patch_size={vision.patch_size}, hidden_act={vision.hidden_act!r} "
+        f"and layer_norm_eps={vision.layer_norm_eps}, and open_clip builds those of timm alone"
+    )
+
+
+def has_shape(trunk: Any, vision) -> bool:
+    """Whether an architecture of timm builds the image tower of a configuration of ours."""
+    try:
+        fields = timm_vit.fields_of(trunk)
+    except ConversionError:  # timm builds it from other parts
+        return False
+    return all(getattr(vision, name) == value for name, value in fields.items())
+
+
+def rules(config: ClipVitConfig, has_trunk: bool, text: str) -> list[Rule]:
+    """Which weights belong together.
+
+    Args:
+        config: our configuration.
+        has_trunk: whether the image tower is one of timm.
+        text: what the names of the text tower's weights begin with.
+    """
     count = config.text_config.num_hidden_layers
     result = [
         *same("similarity.logit_scale", "logit_scale"),
@@ -218,7 +380,7 @@ def rules(config: ClipVitConfig, is_siglip: bool) -> list[Rule]:
         *module("text_projection", f"{text}text_projection"),
         Rule(("text_projection.weight",), (f"{text}text_projection",), is_transposed=True),
     ]
-    if is_siglip:
+    if has_trunk:
         return [*result, *timm_vit.rules(config.vision_config, "vision_model.", "visual.trunk.")]
     embeddings = "vision_model.embeddings"
     count = config.vision_config.num_hidden_layers

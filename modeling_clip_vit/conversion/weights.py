@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf, nextafter
 
 import torch
 from torch import nn
+
+from ..towers import is_foreign
 
 
 class ConversionError(ValueError):
@@ -53,7 +56,13 @@ def blocks(count: int, ours: str, theirs: str, modules: dict[str, str]) -> list[
     ]
 
 
-def move_weights(source: nn.Module, target: nn.Module, rules: list[Rule], to_ours: bool):
+def move_weights(
+    source: nn.Module,
+    target: nn.Module,
+    rules: list[Rule],
+    to_ours: bool,
+    changed: dict[str, torch.Tensor] | None = None,
+):
     """Fill a model with the weights of another.
 
     Args:
@@ -61,11 +70,12 @@ def move_weights(source: nn.Module, target: nn.Module, rules: list[Rule], to_our
         target: what they go into.
         rules: which belong together.
         to_ours: whether the target is ours.
+        changed: tensors that stand in for those of the source under their names, or add to them.
 
     Raises:
         ConversionError: a weight of either has no place in the other.
     """
-    state, wanted = source.state_dict(), target.state_dict()
+    state, wanted = {**source.state_dict(), **(changed or {})}, target.state_dict()
     result: dict[str, torch.Tensor] = {}
     used: set[str] = set()
     for rule in rules:
@@ -75,20 +85,9 @@ def move_weights(source: nn.Module, target: nn.Module, rules: list[Rule], to_our
         if not all(name in wanted for name in targets):
             continue
         used.update(sources)
-        parts = [state[name] for name in sources]
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if rule.is_transposed:
-            whole = whole.t()
-        sizes = [wanted[name].numel() for name in targets]
-        if whole.numel() != sum(sizes):
-            raise ConversionError(
-                f"{', '.join(sources)} has {whole.numel()} numbers, but "
-                f"{', '.join(targets)} takes {sum(sizes)}"
-            )
-        for name, part in zip(targets, whole.flatten().split(sizes), strict=True):
-            result[name] = part.reshape(wanted[name].shape)
+        result.update(fill(rule, [state[name] for name in sources], sources, targets, wanted))
     # Buffers of a peer, such as masks and position ids, are made anew from its configuration.
-    weights = {name for name, _ in source.named_parameters()}
+    weights = {name for name, weight in source.named_parameters() if weight.numel()}
     homeless, missing = sorted(weights - used), sorted(set(wanted) - set(result))
     missing = [name for name in missing if name in dict(target.named_parameters())]
     if homeless or missing:
@@ -99,12 +98,48 @@ def move_weights(source: nn.Module, target: nn.Module, rules: list[Rule], to_our
     target.load_state_dict(result, strict=False)
 
 
+def fill(
+    rule: Rule, parts: list[torch.Tensor], sources, targets, wanted: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The tensors that a rule gives, by name.
+
+    Raises:
+        ConversionError: they are of another size than those that it fills.
+    """
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if rule.is_transposed:
+        whole = whole.t()
+    sizes = [wanted[name].numel() for name in targets]
+    if whole.numel() != sum(sizes):
+        raise ConversionError(
+            f"{', '.join(sources)} has {whole.numel()} numbers, but "
+            f"{', '.join(targets)} takes {sum(sizes)}"
+        )
+    split = whole.flatten().split(sizes)
+    return {
+        name: part.reshape(wanted[name].shape) for name, part in zip(targets, split, strict=True)
+    }
+
+
+def take(config, names: Iterable[str]) -> dict:
+    """Some fields of a configuration, by name."""
+    return {name: getattr(config, name) for name in names}
+
+
+def ratio(part: int, whole: int) -> float:
+    """The number that `int(whole * ratio)` turns back into `part`, as peers compute a width."""
+    value = part / whole
+    return value if int(whole * value) == part else nextafter(value, inf)
+
+
 def require(config, expected: dict, peer: str):
     """Check that a configuration says what a peer can do.
 
     Raises:
         ConversionError: it says something else; the message names the fields.
     """
+    if is_foreign(config):
+        raise ConversionError(f"{peer} cannot hold a tower of type {config.model_type!r}")
     wrong = [
         f"{name}={getattr(config, name)!r} (it has {value!r})"
         for name, value in expected.items()
@@ -130,15 +165,21 @@ CLASSIC = {
 }
 
 
-def require_classic(config, expected: dict, peer: str):
-    """Check a tower against `CLASSIC`, full heads, and what else a peer has."""
-    require(
-        config,
-        {
-            **CLASSIC,
-            "num_key_value_heads": config.num_attention_heads,
-            "head_dim": config.hidden_size // config.num_attention_heads,
-            **expected,
-        },
-        peer,
-    )
+def require_classic(config, expected: dict, peer: str, options: Iterable[str] = ()):
+    """Check a tower against `CLASSIC`, full heads, and what else a peer has.
+
+    Args:
+        config: configuration of the tower.
+        expected: fields that the peer has in one way alone, beside or instead of the classic ones.
+        peer: its name, for the message.
+        options: fields of `CLASSIC` that the peer has in more than one way.
+
+    Raises:
+        ConversionError: the peer cannot hold it; the message names the fields.
+    """
+    if not is_foreign(config):
+        heads = config.num_attention_heads
+        full = {"num_key_value_heads": heads, "head_dim": config.hidden_size // heads}
+        fixed = {name: value for name, value in CLASSIC.items() if name not in options}
+        expected = {**fixed, **full, **expected}
+    require(config, expected, peer)

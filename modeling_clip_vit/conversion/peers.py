@@ -1,0 +1,142 @@
+"""The implementations that models are converted between: one table."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    ChineseCLIPModel,
+    CLIPModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipModel,
+)
+
+from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
+from . import open_clip
+from .checkpoints import Checkpoint, folder_of, load_transformers
+from .hf_chinese_clip import from_hf_chinese_clip
+from .hf_clip import from_hf_clip, to_hf_clip
+from .hf_siglip import from_hf_siglip, to_hf_siglip
+from .timm_vit import from_timm_vit, to_timm_vit
+from .timm_vit import load as load_timm
+from .timm_vit import save as save_timm
+from .weights import ConversionError
+
+#: A CLIP of ours, or its image tower alone.
+Ours = ClipVitModel | ClipVitVisionModel
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An implementation and how its models become ours and back.
+
+    Args:
+        detect: whether the content of a checkpoint's configuration file is of this implementation.
+        load: a model of it from a checkpoint.
+        from_peer: that model as one of ours.
+        to_peer: one of ours as a model of it; None where it is only read.
+        save: write such a model, with our configuration of it, into a folder that is there.
+        is_tower: whether it holds an image tower alone.
+    """
+
+    detect: Callable[[dict], bool]
+    load: Callable[[Checkpoint], Any]
+    from_peer: Callable[[Any], Ours]
+    to_peer: Callable[[Any], Any] | None
+    save: Callable[[Any, Path, Any], None]
+    is_tower: bool = False
+
+
+def is_type(*model_types: str) -> Callable[[dict], bool]:
+    """Whether a config.json names one of these types."""
+    return lambda config: config.get("model_type") in model_types
+
+
+def loader(model_class: type[PreTrainedModel]) -> Callable[[Checkpoint], Any]:
+    """How a model of Transformers is loaded."""
+    return lambda source: load_transformers(model_class, source)
+
+
+def load_own(source: Checkpoint) -> Ours:
+    """A model of ours: a joint one, or an image tower, a classifier on it left out."""
+    is_joint = AutoConfig.from_pretrained(folder_of(source)).model_type == "clip_vit"
+    return load_transformers(ClipVitModel if is_joint else ClipVitVisionModel, source)
+
+
+def save_pretrained(model: Any, folder: Path, config):
+    """Write a model of Transformers."""
+    model.save_pretrained(folder)
+
+
+PEERS: dict[str, Peer] = {
+    "clip_vit": Peer(
+        detect=is_type("clip_vit", "clip_vit_vision_model"),
+        load=load_own,
+        from_peer=lambda model: model,
+        to_peer=lambda model: model,
+        save=save_pretrained,
+    ),
+    "hf_clip": Peer(is_type("clip"), loader(CLIPModel), from_hf_clip, to_hf_clip, save_pretrained),
+    "hf_siglip": Peer(
+        is_type("siglip"), loader(SiglipModel), from_hf_siglip, to_hf_siglip, save_pretrained
+    ),
+    "hf_chinese_clip": Peer(
+        detect=is_type("chinese_clip"),
+        load=loader(ChineseCLIPModel),
+        from_peer=from_hf_chinese_clip,
+        to_peer=None,
+        save=save_pretrained,
+    ),
+    "open_clip": Peer(
+        detect=lambda config: "model_cfg" in config,
+        load=open_clip.load,
+        from_peer=open_clip.from_open_clip,
+        to_peer=open_clip.to_open_clip,
+        save=open_clip.save,
+    ),
+    "timm": Peer(
+        detect=lambda config: "architecture" in config,
+        load=load_timm,
+        from_peer=from_timm_vit,
+        to_peer=to_timm_vit,
+        save=lambda model, folder, config: save_timm(model, folder),
+        is_tower=True,
+    ),
+}
+
+
+def find_peer(source: str) -> str:
+    """Which implementation a checkpoint is of.
+
+    Raises:
+        ConversionError: none that this knows, or there is no such checkpoint.
+    """
+    config = read_config(source)
+    for name, peer in PEERS.items():
+        if peer.detect(config):
+            return name
+    raise ConversionError(
+        f"{source!r} holds a model of type {config.get('model_type')!r}: it must be of one of "
+        f"{', '.join(PEERS)}"
+    )
+
+
+def read_config(source: str) -> dict:
+    """The content of a checkpoint's configuration file.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    place = folder_of(source)
+    folder = Path(place)
+    if not folder.is_dir() and (folder.exists() or source.count("/") != 1 or source[0] in "./~"):
+        raise ConversionError(f"no checkpoint folder {source!r} (looked in {Path.cwd()})")
+    if (folder / "open_clip_config.json").is_file():
+        return json.loads((folder / "open_clip_config.json").read_text())
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConversionError(f"{source!r} has neither config.json nor open_clip_config.json")
+    return PreTrainedConfig.get_config_dict(place)[0]

@@ -1,0 +1,139 @@
+"""The command `clip-vit convert`."""
+
+import open_clip
+import pytest
+import torch
+from conftest import small_model
+from models import (
+    NARROW,
+    WIDE,
+    assert_bit_equal,
+    hf_chinese_clip,
+    hf_clip,
+    hf_siglip,
+    open_clip_siglip,
+    stir,
+)
+from safetensors.torch import load_file
+
+from modeling_clip_vit import ClipVitModel
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.conversion import (
+    ConversionError,
+    from_hf_chinese_clip,
+    from_hf_siglip,
+    from_open_clip,
+    to_open_clip,
+)
+from modeling_clip_vit.conversion.peers import PEERS
+
+
+def convert(folder, source: str, target: str, to: str = "clip_vit") -> int:
+    return main(["convert", str(folder / source), str(folder / target), "--to", to])
+
+
+@pytest.mark.parametrize("to", ["hf_clip", "open_clip"])
+def test_it_converts_there_and_back(tmp_path, capsys, to):
+    torch.manual_seed(0)
+    peer = stir(hf_clip(2, {**NARROW, "num_attention_heads": 4}))
+    peer.config.text_config.max_position_embeddings = 77
+    peer.save_pretrained(tmp_path / "peer")
+    assert convert(tmp_path, "peer", "ours") == 0
+    assert convert(tmp_path, "ours", "there", to) == 0
+    assert convert(tmp_path, "there", "back") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("largest differences: image_embeds") == 3
+    first, last = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "back"))
+    assert all(torch.equal(first[key], last[key]) for key in first)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "size", "is_second"),
+    [("vit_narrow_patch8_siglip_32", 32, False), ("vit_wide_patch8_siglip_32", 48, True)],
+)
+def test_siglip_of_open_clip_is_written_as_open_clip_loads_it(tmp_path, trunk, size, is_second):
+    torch.manual_seed(0)
+    peer = stir(open_clip_siglip(trunk, size, is_second))
+    ours = from_open_clip(peer)
+    ours.save_pretrained(tmp_path / "ours")
+    assert convert(tmp_path, "ours", "there", "open_clip") == 0
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'there'}")
+    assert type(again) is open_clip.CustomTextCLIP
+    assert_bit_equal(again, peer)
+    assert convert(tmp_path, "there", "back") == 0
+    assert_bit_equal(ClipVitModel.from_pretrained(tmp_path / "back"), ours)
+
+
+@pytest.mark.parametrize("sizes", [NARROW, WIDE])
+def test_chinese_clip_is_read(tmp_path, capsys, sizes):
+    torch.manual_seed(0)
+    peer = stir(hf_chinese_clip(2, sizes))
+    peer.save_pretrained(tmp_path / "peer")
+    assert convert(tmp_path, "peer", "ours") == 0
+    assert "(hf_chinese_clip) is now" in capsys.readouterr().out
+    ours = ClipVitModel.from_pretrained(tmp_path / "ours")
+    assert_bit_equal(ours, from_hf_chinese_clip(peer))
+    assert convert(tmp_path, "ours", "back", "hf_clip") == 1
+    assert "cannot hold a tower of type 'bert'" in capsys.readouterr().err
+
+
+def test_the_source_is_loaded_once(tmp_path, monkeypatch):
+    hf_siglip(1, NARROW).save_pretrained(tmp_path / "peer")
+    loaded = []
+    load = PEERS["hf_siglip"].load
+
+    def count(source):
+        loaded.append(source)
+        return load(source)
+
+    # The table's rows cannot be changed; what stands in the table can.
+    row = PEERS["hf_siglip"]
+    monkeypatch.setitem(PEERS, "hf_siglip", type(row)(**{**vars(row), "load": count}))
+    assert convert(tmp_path, "peer", "ours") == 0
+    assert len(loaded) == 1
+
+
+def test_a_file_of_weights_is_a_source(tmp_path):
+    hf_clip(1, NARROW).save_pretrained(tmp_path / "peer")
+    assert convert(tmp_path, "peer/model.safetensors", "ours") == 0
+    assert (tmp_path / "ours" / "model.safetensors").is_file()
+
+
+def test_half_precision_stays(tmp_path):
+    hf_clip(1, NARROW).half().save_pretrained(tmp_path / "peer")
+    assert convert(tmp_path, "peer", "ours") == 0
+    state = load_file(tmp_path / "ours" / "model.safetensors")
+    assert {weight.dtype for weight in state.values()} == {torch.float16}
+
+
+def test_it_writes_nothing_that_it_cannot_vouch_for(tmp_path, capsys):
+    small_model().save_pretrained(tmp_path / "ours")
+    target = tmp_path / "target"
+    assert convert(tmp_path, "ours", "target", "hf_siglip") == 1
+    assert "SigLIP cannot hold" in capsys.readouterr().err
+    assert convert(tmp_path, "nothing", "target") == 1
+    assert "no checkpoint folder" in capsys.readouterr().err
+    target.mkdir()
+    (target / "mine.txt").write_text("keep")
+    assert convert(tmp_path, "ours", "target") == 1
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["mine.txt"]
+
+
+def test_an_unknown_kind_of_checkpoint_is_refused(tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "vit"}')
+    assert convert(tmp_path, "other", "ours") == 1
+    assert "holds a model of type 'vit'" in capsys.readouterr().err
+
+
+def test_a_model_that_open_clip_has_no_tower_for_is_refused(tmp_path, capsys):
+    hf_siglip(1, WIDE).save_pretrained(tmp_path / "peer")
+    assert convert(tmp_path, "peer", "there", "open_clip") == 1
+    assert "timm has no SigLIP" in capsys.readouterr().err
+    model = hf_siglip(1, NARROW)
+    model.config.text_config.hidden_act = "relu"
+    ours = from_hf_siglip(model)
+    with pytest.raises(ConversionError, match="hidden_act='relu' in the text tower"):
+        to_open_clip(ours)
