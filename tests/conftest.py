@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
+from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.training.preparation import build_processor
 
@@ -243,3 +244,23 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, f"no {path} in {seconds} s"
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def linear_config(tmp_path_factory, model_config_folder) -> Path:
+    """The small model without batch norm, and with a pooling that any image size can have."""
+    folder = tmp_path_factory.mktemp("linear")
+    config = json.loads((model_config_folder / "config.json").read_text())
+    config["vision_config"] |= {"patch_embedding": "linear", "pooling": "mean"}
+    config["logit_bias_init_value"] = -3.0
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def train(recipe: Path, *arguments: str) -> dict:
+    """Train here; returns the training log's last line of losses."""
+    command = ["train", "--config", str(recipe), "--report_to", "none", *arguments]
+    assert main(command) == 0
+    out = Path(json.loads(recipe.read_text())["output_dir"])
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").open()]
+    return [line for line in lines if "loss" in line][-1]
