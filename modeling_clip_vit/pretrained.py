@@ -28,6 +28,7 @@ class ClipVitPreTrainedModel(PreTrainedModel):
         "ClipVitVisionEmbeddings",
         "ClipVitTextEmbeddings",
         "ClipVitEncoderLayer",
+        "ClipVitAttentionPooling",
     ]
     _supports_sdpa = True
     _supports_flash_attn = True
