@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoProcessor
 
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 from . import open_clip
 from .hf_clip import from_hf_clip, to_hf_clip
 from .hf_siglip import from_hf_siglip, to_hf_siglip
@@ -19,7 +20,7 @@ from .weights import ConversionError
 
 #: Kind of checkpoint -> how to read one, and how to make one of ours.
 READERS: dict[str, Callable[[str], ClipVitModel]] = {
-    "clip_vit": ClipVitModel.from_pretrained,
+    "clip_vit": lambda source: load_whole(ClipVitModel, source),
     "hf_clip": from_hf_clip,
     "hf_siglip": from_hf_siglip,
     "open_clip": open_clip.from_open_clip,

@@ -6,6 +6,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 from .weights import Rule, blocks, module, move_weights, require_classic, same, stacked
 
 #: Fields of a tower that have the same name and meaning on both sides.
@@ -51,7 +52,7 @@ BLOCK = {
 
 def from_hf_clip(source: CLIPModel | str) -> ClipVitModel:
     """A CLIP of Transformers, or a checkpoint of one, as one of ours."""
-    peer: Any = CLIPModel.from_pretrained(source) if isinstance(source, str) else source
+    peer: Any = load_whole(CLIPModel, source) if isinstance(source, str) else source
     vision, text = peer.config.vision_config, peer.config.text_config
     # Configurations from before Transformers 4.31 say 2 and mean the largest id.
     eos_token_id = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id

@@ -6,6 +6,7 @@ from transformers import SiglipConfig, SiglipModel
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 from . import hf_clip
 from .hf_clip import block_rules, embedding_rules
 from .weights import Rule, module, move_weights, require_classic, same
@@ -38,7 +39,7 @@ TEXT = {
 
 def from_hf_siglip(source: SiglipModel | str) -> ClipVitModel:
     """A SigLIP of Transformers, or a checkpoint of one, as one of ours."""
-    peer: Any = SiglipModel.from_pretrained(source) if isinstance(source, str) else source
+    peer: Any = load_whole(SiglipModel, source) if isinstance(source, str) else source
     vision, text = peer.config.vision_config, peer.config.text_config
     config = ClipVitConfig(
         vision_config={**{name: getattr(vision, name) for name in SHARED_VISION}, **VISION},

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import make_images, small_model
+from conftest import MISFITS, make_images, small_model, spoil
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
@@ -268,6 +268,26 @@ def test_the_command_writes_nothing_that_it_cannot_vouch_for(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "ours"), str(target)]) == 1
     assert "is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in target.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("kind", ["ours", "peer"])
+def test_the_command_converts_no_checkpoint_that_lacks_weights(tmp_path, capsys, kind):
+    source, target = tmp_path / kind, tmp_path / "target"
+    told = MISFITS["lacks"]
+    if kind == "ours":
+        small_model().save_pretrained(source)
+        spoil(source, "lacks")
+    else:
+        state = (peer := hf_clip(1, NARROW)).state_dict()
+        told = "it lacks text_projection.weight"
+        peer.save_pretrained(
+            source, state_dict={k: v for k, v in state.items() if k != "text_projection.weight"}
+        )
+    assert main(["convert", str(source), str(target)]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: '{source}' does not fit a ")
+    assert told in message
+    assert not target.exists()
 
 
 def test_a_model_that_computes_something_else_is_found_out():

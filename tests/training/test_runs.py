@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, draw_picture
+from conftest import MISFITS, REPOSITORY, draw_picture, spoil
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -316,6 +317,21 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
     assert "is not a checkpoint" in run_in_process(
         capsys, recipe, "--resume_from_checkpoint", str(tmp_path)
     )
+
+
+def test_a_checkpoint_with_other_weights_is_refused_in_one_sentence(
+    tmp_path, color_dataset, model_config_folder, checkpoint, capsys
+):
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
+    for misfit, told in MISFITS.items():
+        spoiled = tmp_path / misfit
+        shutil.copytree(checkpoint, spoiled)
+        spoil(spoiled, misfit)
+        message = run_in_process(capsys, recipe, "--model_name_or_path", str(spoiled))
+        assert f"'{spoiled}' does not fit a ClipVitModel: {told}" in message
+    message = run_in_process(capsys, recipe, "--text_model_name_or_path", str(tmp_path / "lacks"))
+    assert "does not fit a ClipVitTextModel: it lacks encoder.layers.0" in message
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.fixture
