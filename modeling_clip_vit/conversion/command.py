@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoProcessor
 
+from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
 from . import open_clip
@@ -119,3 +120,5 @@ def write(partial: Path, source: str, kind: str, to: str, ours: ClipVitModel, co
         converted.save_pretrained(partial)
     if kind != "open_clip" and (Path(source) / "tokenizer_config.json").is_file():
         AutoProcessor.from_pretrained(source).save_pretrained(partial)
+        if to == "clip_vit":
+            write_sentence_transformers_files(partial)

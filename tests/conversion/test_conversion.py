@@ -6,8 +6,9 @@ import timm
 import torch
 from conftest import MISFITS, make_images, small_model, spoil
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import AutoProcessor, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from modeling_clip_vit import ClipVitModel, ClipVitVisionConfig, ClipVitVisionModel
 from modeling_clip_vit.cli import main
@@ -288,6 +289,15 @@ def test_the_command_converts_no_checkpoint_that_lacks_weights(tmp_path, capsys,
     assert message.startswith(f"error: '{source}' does not fit a ")
     assert told in message
     assert not target.exists()
+
+
+def test_a_converted_checkpoint_embeds_with_sentence_transformers(checkpoint, tmp_path):
+    hf_clip(1, NARROW).save_pretrained(tmp_path / "peer")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "peer")
+    assert main(["convert", str(tmp_path / "peer"), str(tmp_path / "ours")]) == 0
+    encoder = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    lengths = encoder.encode(["a red square", "a cat"], convert_to_tensor=True).norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.ones(2))
 
 
 def test_a_model_that_computes_something_else_is_found_out():

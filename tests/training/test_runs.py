@@ -16,6 +16,7 @@ from conftest import MISFITS, REPOSITORY, draw_picture, spoil
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoProcessor, CLIPProcessor
 
 from modeling_clip_vit.cli import main
@@ -96,7 +97,9 @@ def test_a_run_leaves_all_its_files(finished):
         "model.safetensors",
         "modeling_clip_vit.py",
         "processor_config.json",
+        "modules.json",
         "retrieval.png",
+        "sentence_bert_config.json",
         "tokenizer.json",
         "training_curves.png",
         "training_log.jsonl",
@@ -151,6 +154,19 @@ def test_the_loaded_model_embeds_as_the_evaluation_did(finished, color_dataset):
     metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
     recall = (found == torch.arange(8)).float().mean().item()
     assert recall == pytest.approx(metrics["validation/caption_en/text_to_image/R@1"])
+
+
+def test_sentence_transformers_embed_as_the_model_that_a_run_left(finished):
+    model, processor = AutoModel.from_pretrained(finished), AutoProcessor.from_pretrained(finished)
+    encoder = SentenceTransformer(str(finished), device="cpu")
+    texts = ["a red square", "绿色方块"]
+    pictures = [draw_picture("red", 1), draw_picture("blue", 2)]
+    for expected, inputs in (
+        (embed_texts(model.eval(), processor.tokenizer, texts), texts),
+        (embed_images(model, processor, pictures), pictures),
+    ):
+        given = encoder.encode(inputs, convert_to_tensor=True)
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
 def test_search_finds_a_picture_in_a_folder_and_in_a_data_set(
