@@ -161,6 +161,15 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def get_config_dict(cls, *args, **kwargs):
+        """A tower of a quantised joint checkpoint is quantised in the same way."""
+        fields, kwargs = super().get_config_dict(*args, **kwargs)
+        tower = fields.get(cls.base_config_key)
+        if tower and "quantization_config" in fields:
+            tower["quantization_config"] = fields["quantization_config"]
+        return fields, kwargs
+
     def validate_encoder(self):
         """Refuse an encoder that cannot be built, with the field, its value and what is allowed."""
         for name in (

@@ -34,8 +34,9 @@ class ConvPatchEmbedding(nn.Module):
 
     def embed_patches(self, patches_BLQ: torch.Tensor) -> torch.Tensor:
         """Embed patches that are already cut out, channels last in each: (B, L, D)."""
-        weight_DQ = self.projection.weight.permute(0, 2, 3, 1).flatten(1)
-        return nn.functional.linear(patches_BLQ, weight_DQ, self.projection.bias)
+        size = self.projection.kernel_size
+        patches_NCHW = patches_BLQ.flatten(0, 1).unflatten(-1, (*size, -1)).permute(0, 3, 1, 2)
+        return self.projection(patches_NCHW).flatten(1).unflatten(0, patches_BLQ.shape[:2])
 
 
 class LinearPatchEmbedding(nn.Module):
@@ -179,7 +180,11 @@ class ClipVitVisionEmbeddings(nn.Module):
             return hidden_BLD + positions_BLD.to(hidden_BLD.dtype)
         if kind != "learned":
             return hidden_BLD
-        weight_LD = self.position_embedding.weight[int(self.config.use_cls_token) :]
+        first, count = int(self.config.use_cls_token), self.config.grid_size**2
+        # The module is called, not its weight taken: what is offloaded comes when it is called.
+        weight_LD = self.position_embedding(
+            torch.arange(first, first + count, device=hidden_BLD.device)
+        )
         if is_native:
             return hidden_BLD + weight_LD
         # In float32: bicubic weights in half precision shift the grid.
@@ -203,7 +208,8 @@ class ClipVitVisionEmbeddings(nn.Module):
         if self.config.use_cls_token:
             cls_D: torch.Tensor = self.cls_token
             if self.config.position_embedding_type == "learned":
-                cls_D = cls_D + self.position_embedding.weight[0]
+                first = torch.zeros((), dtype=torch.long, device=hidden_BLD.device)
+                cls_D = cls_D + self.position_embedding(first)
             prefix.append(cls_D.unsqueeze(0))
         if self.config.num_register_tokens:
             prefix.append(self.register_tokens)

@@ -360,6 +360,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             pixel_attention_mask=pixel_attention_mask,
             spatial_shapes=spatial_shapes,
+            return_dict=True,
             **kwargs,
         )
         text_outputs = self.get_text_features(
@@ -367,6 +368,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             token_type_ids=token_type_ids,
+            return_dict=True,
             **kwargs,
         )
         image_embeds_BP = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)

@@ -1,5 +1,7 @@
 """What all models share: initial weights, and how they are saved and loaded."""
 
+from typing import Any
+
 import torch
 from timm.layers import LayerScale
 from torch import nn
@@ -28,6 +30,7 @@ class ClipVitPreTrainedModel(PreTrainedModel):
         "ClipVitVisionEmbeddings",
         "ClipVitTextEmbeddings",
         "ClipVitEncoderLayer",
+        "ClipVitAttentionPooling",
     ]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -86,3 +89,48 @@ class ClipVitPreTrainedModel(PreTrainedModel):
             for layer in getattr(module, name, nn.Identity()).modules():
                 if isinstance(layer, nn.Linear):
                     init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+
+def load_whole(model_class, path: str, **kwargs) -> Any:
+    """`model_class.from_pretrained(path, **kwargs)`, where a warning is not enough.
+
+    Transformers warns of weights that a checkpoint lacks and starts them at random.
+
+    Raises:
+        ValueError: the checkpoint lacks weights, or has others than the model; they are named.
+    """
+    model, found = load_with_report(model_class, path, **kwargs)
+    refuse_misfits(path, model, found)
+    return model
+
+
+def load_with_report(model_class, path, **kwargs) -> tuple[Any, dict]:
+    """A model, and which weights do not fit, by `missing_keys`, `mismatched_keys` and so on."""
+    return model_class.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+
+
+def refuse_misfits(path: str, model: PreTrainedModel, found: dict):
+    """Raise where weights of a checkpoint and a model do not fit, as `load_whole` does."""
+    shapes = [
+        f"{name} {tuple(given)} instead of {tuple(own)}"
+        for name, given, own in found["mismatched_keys"]
+    ]
+    misfits = {
+        "lacks": found["missing_keys"],
+        "has, beside the model's,": found["unexpected_keys"],
+        "has in another shape": shapes,
+    }
+    told = [f"{what} {name_some(names)}" for what, names in misfits.items() if names]
+    if told:
+        raise ValueError(
+            f"{str(path)!r} does not fit a {type(model).__name__}: it {', and '.join(told)}"
+        )
+
+
+def name_some(names, most: int = 3) -> str:
+    """The first names in order, and how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {more} more" if more > 0 else "")

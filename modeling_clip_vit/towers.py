@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
 from .pooling import TEXT_POOLINGS, pool_cls, pool_mean
+from .pretrained import load_with_report, refuse_misfits
 
 #: Fields that ClipVitConfig adds to the configuration of another model type, and their defaults.
 #: `pooling` None takes the tower's own pooled output, or the mean over tokens where it has none.
@@ -151,7 +152,7 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
         fields: fields of its configuration to change.
 
     Raises:
-        ValueError: its configuration has no such field.
+        ValueError: its configuration has no such field, or the checkpoint lacks weights of it.
     """
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
@@ -161,4 +162,11 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
                 f"{name}={value!r} is not allowed: a {config.model_type} has no such field"
             )
         setattr(config, name, value)
-    return AutoModel.from_pretrained(path, config=config)
+    tower, found = load_with_report(AutoModel, path, config=config)
+    # Heads, and the other tower of a joint model, are left behind on purpose; and a pooler is not
+    # missed where the tower is pooled in another way.
+    found["unexpected_keys"] = set()
+    if is_foreign(config) and getattr(config, "pooling", None) is not None:
+        found["missing_keys"] = {key for key in found["missing_keys"] if "pooler" not in key}
+    refuse_misfits(path, tower, found)
+    return tower

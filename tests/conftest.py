@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
+from safetensors.torch import load_file, save_file
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.cli import main
@@ -94,6 +96,52 @@ def make_texts(lengths: list[int], length: int | None = None) -> dict[str, torch
 def make_images(count: int, size: int = 32) -> torch.Tensor:
     """Random normalised pixels."""
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+def run_without_package(code: str, folder) -> str:
+    """Run code in another process, in `folder`, where `modeling_clip_vit` cannot be imported."""
+    block = """
+        import sys
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "modeling_clip_vit":
+                    raise ModuleNotFoundError("No module named " + name, name=name)
+        sys.meta_path.insert(0, Block())
+        try:
+            import modeling_clip_vit
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise SystemExit("the package can still be imported")
+    """
+    program = textwrap.dedent(block) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+#: How a checkpoint can misfit -> what the refusal says of the weight `WEIGHT`.
+WEIGHT = "text_model.encoder.layers.0.feed_forward.fc1.weight"
+MISFITS = {
+    "lacks": f"it lacks {WEIGHT}",
+    "extra": "it has, beside the model's, other.weight",
+    "shape": f"it has in another shape {WEIGHT} (3, 24) instead of (48, 24)",
+}
+
+
+def spoil(folder: Path, misfit: str):
+    """Take a weight out of a saved joint model, cut it, or put another beside it."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    if misfit == "extra":
+        weights["other.weight"] = torch.zeros(3)
+    else:
+        weight = weights.pop(WEIGHT)
+        if misfit == "shape":
+            weights[WEIGHT] = weight[:3].clone()
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 COLORS = {

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ..pretrained import load_with_report, refuse_misfits
 from .weights import ConversionError
 
 #: What a model of a peer may be given as, beside the model itself.
@@ -58,7 +59,7 @@ def model_of(model_class: type[PreTrainedModel], source: Any) -> Any:
     """A model of Transformers: the source itself, or what its checkpoint holds.
 
     Raises:
-        ConversionError: as `load_transformers`.
+        ValueError: as `load_transformers`.
     """
     return source if isinstance(source, model_class) else load_transformers(model_class, source)
 
@@ -71,7 +72,8 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         source: a folder, a file of weights in a folder with its config.json, or a name on the Hub.
 
     Raises:
-        ConversionError: weights are missing, or a pickle holds more than tensors.
+        ValueError: the checkpoint lacks weights, or has others than the model; they are named.
+        ConversionError: a pickle holds more than tensors.
     """
     path = Path(source)
     given: dict[str, Any] = {}
@@ -79,13 +81,6 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         config = model_class.config_class.from_pretrained(path.parent)
         given = {"config": config, "state_dict": read_weights(path)}
     with tensors_only(source):
-        model, report = model_class.from_pretrained(
-            None if given else source, **given, output_loading_info=True
-        )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ConversionError(
-            f"{str(source)!r} lacks {len(missing)} weights of a {model_class.__name__}, "
-            f"{missing[0]} among them"
-        )
+        model, found = load_with_report(model_class, None if given else source, **given)
+    refuse_misfits(str(source), model, found)
     return model.eval()

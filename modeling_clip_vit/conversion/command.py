@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from transformers import AutoProcessor
 
+from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from .checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
@@ -31,7 +32,7 @@ def run_convert(arguments: list[str]) -> int:
         partial.mkdir(parents=True)
         PEERS[options.to].save(converted, partial, ours.config)
         if isinstance(ours, ClipVitModel) and not PEERS[options.to].is_tower:
-            copy_processor(options.source, partial)
+            copy_processor(options.source, partial, options.to)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
@@ -94,8 +95,10 @@ def check(source: Any, ours: Ours, converted: Any) -> dict[str, float]:
     return verify(source, converted, ours.config)
 
 
-def copy_processor(source: str, folder: Path):
+def copy_processor(source: str, folder: Path, to: str):
     """Write the source's tokenizer and image processor beside the weights, if it has them."""
     place = folder_of(source)
     if (Path(place) / "tokenizer_config.json").is_file():
         AutoProcessor.from_pretrained(place).save_pretrained(folder)
+        if to == "clip_vit":
+            write_sentence_transformers_files(folder)

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 
 
 class LoadError(ValueError):
@@ -29,7 +30,7 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     except Exception as error:
         raise LoadError(f"{path!r} is not a checkpoint: {brief(error)}") from error
     try:
-        model = AutoModel.from_pretrained(path, trust_remote_code=False)
+        model = load_whole(AutoModel, path, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise LoadError(f"cannot load the checkpoint {path!r}: {brief(error)}") from error

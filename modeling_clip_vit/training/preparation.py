@@ -35,6 +35,7 @@ from ..data.sources import check_columns, get_split, open_dataset
 from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
 
@@ -98,14 +99,14 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
     """A CLIP of this package and its processor from a checkpoint.
 
     Raises:
-        ValueError: the checkpoint holds another type of model.
+        ValueError: the checkpoint holds another type of model, or other weights than it has.
     """
     config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
-    model = AutoModel.from_pretrained(path, attn_implementation=options.attn_implementation)
+    model = load_whole(AutoModel, path, attn_implementation=options.attn_implementation)
     return model, AutoProcessor.from_pretrained(path)
 
 

@@ -9,6 +9,7 @@ import torch
 from ..evaluation.evaluator import EvaluationSet
 from ..hub.model_card import CardFacts, build_model_card, code_version
 from ..hub.push import files_to_push, push
+from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
 from .arguments import TrainArguments
@@ -48,6 +49,7 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
     model, processor = result.preparation.model.eval(), result.preparation.processor
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    write_sentence_transformers_files(folder)
     metrics = {
         "metrics": result.metrics,
         "steps": result.progress.step,

@@ -3,7 +3,7 @@
 import open_clip
 import pytest
 import torch
-from conftest import small_model
+from conftest import MISFITS, small_model, spoil
 from models import (
     NARROW,
     WIDE,
@@ -15,6 +15,8 @@ from models import (
     stir,
 )
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoProcessor
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.cli import main
@@ -137,3 +139,32 @@ def test_a_model_that_open_clip_has_no_tower_for_is_refused(tmp_path, capsys):
     ours = from_hf_siglip(model)
     with pytest.raises(ConversionError, match="hidden_act='relu' in the text tower"):
         to_open_clip(ours)
+
+
+@pytest.mark.parametrize("kind", ["ours", "peer"])
+def test_it_converts_no_checkpoint_that_lacks_weights(tmp_path, capsys, kind):
+    source, target = tmp_path / kind, tmp_path / "target"
+    told = MISFITS["lacks"]
+    if kind == "ours":
+        small_model().save_pretrained(source)
+        spoil(source, "lacks")
+    else:
+        state = (peer := hf_clip(1, NARROW)).state_dict()
+        told = "it lacks text_projection.weight"
+        peer.save_pretrained(
+            source, state_dict={k: v for k, v in state.items() if k != "text_projection.weight"}
+        )
+    assert main(["convert", str(source), str(target)]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: '{source}' does not fit a ")
+    assert told in message
+    assert not target.exists()
+
+
+def test_a_converted_checkpoint_embeds_with_sentence_transformers(checkpoint, tmp_path):
+    hf_clip(1, NARROW).save_pretrained(tmp_path / "peer")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "peer")
+    assert main(["convert", str(tmp_path / "peer"), str(tmp_path / "ours")]) == 0
+    encoder = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    lengths = encoder.encode(["a red square", "a cat"], convert_to_tensor=True).norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.ones(2))

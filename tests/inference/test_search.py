@@ -1,10 +1,11 @@
 """Searching a gallery, and what cannot be searched."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from conftest import COLORS, draw_picture
+from conftest import COLORS, MISFITS, draw_picture, spoil
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import DataError
@@ -100,6 +101,20 @@ def test_the_code_that_a_checkpoint_carries_is_not_run(tmp_path):
     )
     with pytest.raises(LoadError):
         load_clip(str(tmp_path))
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_checkpoint_with_other_weights_ends_in_one_sentence(
+    tmp_path, folder, checkpoint, capsys, misfit
+):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(checkpoint, spoiled)
+    spoil(spoiled, misfit)
+    assert main(["search", str(spoiled), "a cat", "--images", str(folder)]) == 1
+    # Transformers reports the weights in a table of its own first.
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: cannot load the checkpoint '{spoiled}': ")
+    assert MISFITS[misfit] in message
 
 
 def test_a_missing_checkpoint_ends_in_one_sentence(tmp_path, folder, capsys):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from conftest import TEXT, VISION, make_images, make_texts, small_config
+from conftest import TEXT, VISION, WEIGHT, make_images, make_texts, small_config, small_model, spoil
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     Dinov2Config,
     Dinov2Model,
@@ -150,6 +151,23 @@ def test_the_towers_of_joint_models_are_taken_apart(tmp_path):
     assert_close(model.vision_model(images).pooler_output, expected)
     expected = ours.text_model(**texts).pooler_output
     assert torch.equal(model.text_model(**texts).pooler_output, expected)
+
+
+def test_a_tower_that_lacks_weights_is_refused(tmp_path):
+    small_model().save_pretrained(tmp_path / "ours")
+    spoil(tmp_path / "ours", "lacks")
+    lost = WEIGHT.removeprefix("text_model.")
+    with pytest.raises(ValueError, match=f"does not fit a ClipVitTextModel: it lacks {lost}$"):
+        ClipVitModel.from_vision_text_pretrained(None, str(tmp_path / "ours"))
+
+
+def test_a_pooler_may_be_missing_only_where_it_is_not_used(tmp_path):
+    """As in checkpoints of masked language models, which have a head in its place."""
+    BertForMaskedLM(BertConfig(**SMALL_TEXT)).save_pretrained(tmp_path)
+    pooled = {"pooling": "mean"}
+    ClipVitModel.from_vision_text_pretrained(None, str(tmp_path), text_fields=pooled)
+    with pytest.raises(ValueError, match=r"lacks pooler\.dense\.bias, pooler\.dense\.weight"):
+        ClipVitModel.from_vision_text_pretrained(None, str(tmp_path))
 
 
 def test_a_joint_model_of_our_own_and_another_tower_trains():

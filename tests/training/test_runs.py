@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, draw_picture, start, wait_for, write_recipe
+from conftest import MISFITS, REPOSITORY, draw_picture, spoil, start, wait_for, write_recipe
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoProcessor, CLIPProcessor
 
 from modeling_clip_vit.cli import main
@@ -45,7 +47,9 @@ def test_a_run_leaves_all_its_files(finished):
         "model.safetensors",
         "modeling_clip_vit.py",
         "processor_config.json",
+        "modules.json",
         "retrieval.png",
+        "sentence_bert_config.json",
         "tokenizer.json",
         "training_curves.png",
         "training_log.jsonl",
@@ -100,6 +104,19 @@ def test_the_loaded_model_embeds_as_the_evaluation_did(finished, color_dataset):
     metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
     recall = (found == torch.arange(8)).float().mean().item()
     assert recall == pytest.approx(metrics["validation/caption_en/text_to_image/R@1"])
+
+
+def test_sentence_transformers_embed_as_the_model_that_a_run_left(finished):
+    model, processor = AutoModel.from_pretrained(finished), AutoProcessor.from_pretrained(finished)
+    encoder = SentenceTransformer(str(finished), device="cpu")
+    texts = ["a red square", "绿色方块"]
+    pictures = [draw_picture("red", 1), draw_picture("blue", 2)]
+    for expected, inputs in (
+        (embed_texts(model.eval(), processor.tokenizer, texts), texts),
+        (embed_images(model, processor, pictures), pictures),
+    ):
+        given = encoder.encode(inputs, convert_to_tensor=True)
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
 def test_search_finds_a_picture_in_a_folder_and_in_a_data_set(
@@ -266,6 +283,21 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
     assert "is not a checkpoint" in run_in_process(
         capsys, recipe, "--resume_from_checkpoint", str(tmp_path)
     )
+
+
+def test_a_checkpoint_with_other_weights_is_refused_in_one_sentence(
+    tmp_path, color_dataset, model_config_folder, checkpoint, capsys
+):
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
+    for misfit, told in MISFITS.items():
+        spoiled = tmp_path / misfit
+        shutil.copytree(checkpoint, spoiled)
+        spoil(spoiled, misfit)
+        message = run_in_process(capsys, recipe, "--model_name_or_path", str(spoiled))
+        assert f"'{spoiled}' does not fit a ClipVitModel: {told}" in message
+    message = run_in_process(capsys, recipe, "--text_model_name_or_path", str(tmp_path / "lacks"))
+    assert "does not fit a ClipVitTextModel: it lacks encoder.layers.0" in message
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""What Sentence Transformers reads beside a checkpoint, to embed texts and images with it."""
+
+import json
+from pathlib import Path
+
+#: Each kind of input, by the model's method that embeds it and the field of what that returns.
+TRANSFORMER = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {
+        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
+        for kind in ("text", "image")
+    },
+    "module_output_name": "sentence_embedding",
+}
+#: The folder of the second module is not there: it has nothing to keep.
+MODULES = [
+    {"path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+    {"path": "1_Normalize", "type": "sentence_transformers.base.modules.normalize.Normalize"},
+]
+
+
+def write_sentence_transformers_files(folder: Path):
+    """Let `SentenceTransformer(folder)` embed texts and images as the joint model in it does.
+
+    Args:
+        folder: a saved joint model with its processor.
+
+    The form is that of Sentence Transformers 6.2, which makes a module of each entry of
+    `modules.json`: the model with its processor, and after it the division by the length.
+    """
+    modules = [{"idx": index, "name": str(index), **module} for index, module in enumerate(MODULES)]
+    for name, content in {
+        "modules.json": modules,
+        "sentence_bert_config.json": TRANSFORMER,
+    }.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
