@@ -1,16 +1,34 @@
-"""How fast the default recipe's batches are made, without a model: decoded once, or whenever read.
+"""How fast batches are made, without a model: those of the default recipe, and those of a stream.
 
-    python benchmarks/data_path.py [--batches 40] [--json data_path.json]
+    python benchmarks/data_path.py [--batches 40] [--stream] [--json data_path.json]
 
 Prints a table, one line a way to load. Training at 1,000 images a second needs more than that.
+With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and parquet to 224
+pixels, in one process on one core, beside open_clip's own loader (`pip install open_clip_torch
+webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond the crop.
 """
 
 import argparse
+import io
 import json
+import tarfile
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+
+from modeling_clip_vit.data.batches import Collator
+from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.stream_samples import SampleMaker
+from modeling_clip_vit.data.streams import StreamCaptions, StreamLoader, StreamOptions
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.preparation import prepare
 
@@ -45,18 +63,122 @@ def measure(cache_images: str, workers: int, count: int) -> tuple[float, float]:
     return ready, images / (time.perf_counter() - started)
 
 
-def main():
-    """Measure every way and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=40)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def draw_photo(rng: np.random.Generator) -> bytes:
+    """A JPEG of about 100 kB: soft shapes under noise, as photographs have them."""
+    shapes = PillowImage.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+    pixels = np.asarray(shapes.resize((640, 480), PillowImage.Resampling.BICUBIC)).astype(int)
+    pixels += rng.integers(-12, 13, pixels.shape)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_shards(folder: Path, shards: int = 4, samples: int = 256):
+    """The same samples as tars and as parquet, in one folder each."""
+    rng = np.random.default_rng(0)
+    features = Features({"image": Image(), "caption": Value("string")})
+    for kind in ("tar", "parquet"):
+        (folder / kind).mkdir()
+    for shard in range(shards):
+        images = [draw_photo(rng) for _ in range(samples)]
+        captions = [
+            f"a photo, number {n} of {shard}" + ", far away" * (n % 5) for n in range(samples)
+        ]
+        rows = {"image": [{"bytes": image, "path": None} for image in images], "caption": captions}
+        Dataset.from_dict(rows, features=features).to_parquet(
+            folder / f"parquet/{shard:05d}.parquet"
+        )
+        with tarfile.open(folder / f"tar/{shard:05d}.tar", "w") as tar:
+            for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+                for end, content in (("jpg", image), ("txt", caption.encode())):
+                    member = tarfile.TarInfo(f"{shard:05d}{number:04d}.{end}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def stream_batches(folder: Path, batch_size: int) -> StreamLoader:
+    """Our batches of a folder."""
+    options = StreamOptions([str(folder)], samples_per_epoch=1_000_000)
+    captions = CaptionOptions()
+    tokenizer = train_tokenizer(StreamCaptions(options, "train", captions).corpus(), 1000, 77)
+    collate = Collator(tokenizer, AugmentOptions(), [0.5] * 3, [0.5] * 3)
+    maker = SampleMaker("image", captions, None, 224, seed=0)
+    return StreamLoader(options, "train", maker, collate, batch_size)
+
+
+def open_clip_batches(folder: Path, batch_size: int, is_train: bool):
+    """open_clip's batches of a folder of tars, by its transform of training or of evaluation."""
+    try:
+        import open_clip
+        from open_clip_train.data import get_wds_dataset
+    except ImportError as error:
+        raise SystemExit(f"--stream needs open_clip's loader: {error}") from error
+    args = SimpleNamespace(
+        train_data=str(folder / "{00000..00003}.tar"),
+        dataset_resampled=True,
+        train_num_samples=1_000_000,
+        train_data_upsampling_factors=None,
+        seed=0,
+        batch_size=batch_size,
+        workers=0,
+        world_size=1,
+    )
+    transform = open_clip.image_transform(224, is_train=is_train)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    return get_wds_dataset(args, transform, is_train=True, tokenizer=tokenizer).dataloader
+
+
+def measure_stream(count: int, batch_size: int = 64) -> list[dict]:
+    """Samples a second on one core of every way to stream, the best of three rounds each."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(folder)
+        ways = {
+            "ours, WebDataset tars": stream_batches(folder / "tar", batch_size),
+            "ours, parquet": stream_batches(folder / "parquet", batch_size),
+            "open_clip, tars, its crop": open_clip_batches(folder / "tar", batch_size, True),
+            "open_clip, tars, centre crop": open_clip_batches(folder / "tar", batch_size, False),
+        }
+        iterators = {way: iter(loader) for way, loader in ways.items()}
+        for batches in iterators.values():
+            next(batches)  # fills the shuffle buffer
+        best = dict.fromkeys(ways, 0.0)
+        for _ in range(3):  # in turn, so that a busy machine is busy for all
+            for way, batches in iterators.items():
+                started = time.process_time()
+                for _ in islice(batches, count):
+                    pass
+                speed = count * batch_size / (time.process_time() - started)
+                best[way] = max(best[way], speed)
+    return [{"way": way, "images_per_second_and_core": speed} for way, speed in best.items()]
+
+
+def measure_recipe(count: int) -> list[dict]:
+    """How fast the default recipe's batches are made in every way."""
     rows = []
     print("| way | ready after | images/s |\n| --- | --- | --- |")
     for way, (cache_images, workers) in WAYS.items():
-        ready, speed = measure(cache_images, workers, options.batches)
+        ready, speed = measure(cache_images, workers, count)
         rows.append({"way": way, "ready_seconds": ready, "images_per_second": speed})
         print(f"| {way} | {ready:.1f} s | {speed:,.0f} |")
+    return rows
+
+
+def main():
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.stream:
+        rows = measure_stream(max(1, options.batches // 4))
+        print("| way | samples/s and core |\n| --- | --- |")
+        for row in rows:
+            print(f"| {row['way']} | {row['images_per_second_and_core']:,.0f} |")
+    else:
+        rows = measure_recipe(options.batches)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

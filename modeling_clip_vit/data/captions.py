@@ -1,5 +1,6 @@
 """Make a text for a sample: which caption, and what goes with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,31 @@ class CaptionOptions:
                     )
 
 
+def choose_columns(options: CaptionOptions, rng: np.random.Generator) -> list[str]:
+    """The caption columns that a sample's texts come from: one drawn, or each."""
+    columns = options.caption_columns
+    if options.caption_sampling == "one":
+        return [columns[rng.integers(len(columns))]]
+    return columns
+
+
+def vary_caption(
+    caption: str,
+    column: str,
+    tags: Sequence[str],
+    options: CaptionOptions,
+    rng: np.random.Generator,
+) -> str:
+    """A caption, now and then in one of its column's phrases or with some of its tags."""
+    phrases = options.templates.get(column, [])
+    if phrases and rng.random() < options.template_probability:
+        caption = phrases[rng.integers(len(phrases))].replace("{}", caption)
+    if not tags or rng.random() >= options.tag_probability:
+        return caption
+    count = rng.integers(1, min(options.max_tags, len(tags)) + 1)
+    return ", ".join([caption, *rng.choice(tags, size=count, replace=False)])
+
+
 class CaptionMaker:
     """Makes texts from the rows of one split.
 
@@ -78,22 +104,13 @@ class CaptionMaker:
 
     def draw(self, row: int, rng: np.random.Generator) -> list[str]:
         """Texts for a row: one, or one from each column, as the options say."""
-        columns = self.options.caption_columns
-        if self.options.caption_sampling == "one":
-            columns = [columns[rng.integers(len(columns))]]
+        columns = choose_columns(self.options, rng)
         return [self.draw_from(name, row, rng) for name in columns]
 
     def draw_from(self, column: str, row: int, rng: np.random.Generator) -> str:
         """A text from one caption column, now and then in a phrase or with some of its tags."""
-        caption = self.captions[column][row]
-        phrases = self.options.templates.get(column, [])
-        if phrases and rng.random() < self.options.template_probability:
-            caption = phrases[rng.integers(len(phrases))].replace("{}", caption)
         tags = self.tags[column][row] if column in self.tags else []
-        if not tags or rng.random() >= self.options.tag_probability:
-            return caption
-        count = rng.integers(1, min(self.options.max_tags, len(tags)) + 1)
-        return ", ".join([caption, *rng.choice(tags, size=count, replace=False)])
+        return vary_caption(self.captions[column][row], column, tags, self.options, rng)
 
     def corpus(self) -> list[str]:
         """Every distinct caption, tag and phrase, in order: what a tokenizer learns from."""

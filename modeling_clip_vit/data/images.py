@@ -4,6 +4,7 @@ Shape legend: `N` images, `S` side in pixels.
 """
 
 import io
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
@@ -22,13 +23,16 @@ class BadImageError(DataError):
 
 
 def decode_image(source: Any) -> Image.Image:
-    """Decode to RGB: upright by its EXIF tag, transparent pixels on white.
+    """Decode to RGB: upright by its EXIF tag, transparent pixels on white, 16 bits scaled to 8.
+
+    Of an animation, the first frame.
 
     Args:
         source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
 
     Raises:
-        BadImageError: it is missing, truncated or no image.
+        BadImageError: it is missing, truncated, no image, or larger than Pillow's
+            `MAX_IMAGE_PIXELS`.
     """
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
@@ -37,14 +41,39 @@ def decode_image(source: Any) -> Image.Image:
     try:
         opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
         image = opened if isinstance(opened, Image.Image) else Image.open(opened)
-        image = ImageOps.exif_transpose(image)
+        check_size(image)
+        image = scale_to_8_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
         return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise more than thirty types
-        raise BadImageError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+        # Without the address of the buffer, which no two runs have in common.
+        reason = re.sub(r" <_io\..*?>", "", str(error)).replace("\n", " ")
+        raise BadImageError(f"{type(error).__name__}: {reason}") from error
+
+
+def check_size(image: Image.Image):
+    """Refuse what Pillow only warns of up to twice its limit: decoding costs memory and minutes.
+
+    Raises:
+        DecompressionBombError: it has more pixels than Pillow's `MAX_IMAGE_PIXELS`.
+    """
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise Image.DecompressionBombError(f"{pixels:,} pixels are more than {limit:,}")
+
+
+def scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8, which Pillow's own conversion clips instead."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "I" and values.max(initial=0) <= 255:
+        return image
+    scaled = (values.astype(np.float32) / 257).round().clip(0, 255)
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def to_pixels(image: Image.Image, size: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import (
     ClassLabel,
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     Image,
     load_dataset,
@@ -53,11 +54,15 @@ def load_folder(folder: Path) -> DatasetDict:
     `datasets` caches a folder that has a data set card by its name and the card alone: it would
     give what the files held before they changed, or what another folder of that name holds.
     """
-    files_by_split = load_dataset_builder(str(folder)).config.data_files or {}
+    builder = load_dataset_builder(str(folder))
+    return load_dataset(str(folder), cache_dir=cache_for(builder))
+
+
+def cache_for(builder: DatasetBuilder) -> Path:
+    """A cache folder of its own for these very files, at the size and date that they have now."""
+    files_by_split = builder.config.data_files or {}
     files = [(name, list(files), files.origin_metadata) for name, files in files_by_split.items()]
-    return load_dataset(
-        str(folder), cache_dir=Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files)
-    )
+    return Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files)
 
 
 def keep_encoded(split: Dataset) -> Dataset:

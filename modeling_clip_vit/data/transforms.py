@@ -56,7 +56,7 @@ def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) 
     Returns:
         Pixels from 0 to 1, float32, (B, 3, S, S).
     """
-    images = pixels.float() / 255
+    images = pixels.float().div_(255)
     images = move(images, noise[:, :6], options)
     images = recolour(images, noise[:, 6:10], options)
     return erase(images, noise[:, 10:], options)
@@ -64,6 +64,10 @@ def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) 
 
 def move(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
     """Rotate, zoom, shear, shift and mirror by one affine map (B, 2, 3); the margin is white."""
+    if not any((options.rotation, options.zoom, options.shear, options.shift)):
+        # Sampling a grid costs as much as decoding, and would only give the picture back.
+        is_mirrored = (noise[:, 5] < 0.5)[:, None, None, None]
+        return torch.where(is_mirrored, images.flip(-1), images) if options.flip else images
     signed = 2 * noise - 1
     angle = signed[:, 0] * math.radians(options.rotation)
     scale = (1 + options.zoom) ** signed[:, 1]
@@ -79,6 +83,8 @@ def move(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> 
 
 def recolour(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
     """Turn the hue and change saturation, contrast and brightness by one affine map of RGB."""
+    if not any((options.hue, options.saturation, options.contrast, options.brightness)):
+        return images
     signed = 2 * noise - 1
     contrast = 1 + options.contrast * signed[:, 1]
     turn = hue_rotation(signed[:, 3] * math.radians(options.hue))
@@ -130,4 +136,4 @@ def normalize(
 ) -> torch.Tensor:
     """`(images - mean) / std` for each channel, images (B, 3, S, S) from 0 to 1."""
     mean, std = torch.tensor(image_mean), torch.tensor(image_std)
-    return (images - mean[:, None, None]) / std[:, None, None]
+    return (images - mean[:, None, None]).div_(std[:, None, None])

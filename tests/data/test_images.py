@@ -43,6 +43,70 @@ def test_the_exif_orientation_is_applied():
     assert (upright[8:] == 0).all()
 
 
+def test_a_jpeg_of_inks_keeps_its_colours():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    for options in ({}, {"quality": 95}):
+        decoded = np.array(decode_image(encode(image, "JPEG", **options)))
+        assert np.abs(decoded.astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_of_grey_are_scaled_not_clipped(kind):
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    decoded = np.array(decode_image(encode(Image.fromarray(values), kind)))
+    assert (decoded == np.arange(256).reshape(16, 16, 1)).all()
+
+
+def test_32_bit_numbers_of_8_bits_stay_as_they_are():
+    values = np.arange(256, dtype=np.int32).reshape(16, 16)
+    decoded = np.array(decode_image(encode(Image.fromarray(values), "TIFF")))
+    assert (decoded == np.arange(256).reshape(16, 16, 1)).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    encoded = encode(first, kind, save_all=True, append_images=[second], duration=100)
+    assert Image.open(io.BytesIO(encoded)).n_frames == 2
+    decoded = np.array(decode_image(encoded)).astype(int)
+    assert np.abs(decoded - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_a_transparent_image_of_any_kind_stands_on_white(kind):
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((0, 200, 0, 255), (0, 0, 8, 16))
+    if kind == "PNG":
+        image = image.quantize(8)
+        assert image.mode == "P"
+    options = {"lossless": True} if kind == "WEBP" else {}
+    decoded = np.array(decode_image(encode(image, kind, **options))).astype(int)
+    assert np.abs(decoded[:, :8] - (0, 200, 0)).max() <= 8
+    assert (decoded[:, 8:] == 255).all()
+
+
+def test_a_photograph_is_turned_upright():
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste("black", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its left side is up
+    decoded = decode_image(encode(image, "JPEG", exif=exif, quality=95))
+    assert decoded.size == (16, 32)
+    pixels = np.array(decoded)
+    assert pixels[:12].max() < 20
+    assert pixels[20:].min() > 235
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])
+def test_more_pixels_than_pillow_allows_are_a_bad_image(monkeypatch, factor):
+    encoded = encode(Image.new("RGB", (60, 50)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", round(3000 / factor))
+    with pytest.raises(BadImageError, match="DecompressionBombError"):
+        decode_image(encoded)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode_image(encoded).size == (60, 50)
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "CMYK", "1", "I;16", "RGBA", "P"])
 def test_every_mode_becomes_rgb(mode):
     image = Image.new("L", (8, 8), 200)
