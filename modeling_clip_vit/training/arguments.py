@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
+from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
 
 
@@ -245,6 +246,7 @@ class TrainArguments:
     """All sections of a run. The fields' names are distinct over the sections."""
 
     data: DataOptions = field(default_factory=DataOptions)
+    stream: StreamOptions = field(default_factory=StreamOptions)
     captions: CaptionOptions = field(default_factory=CaptionOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -278,8 +280,28 @@ class TrainArguments:
                 "allowed with gradient_cache_batch_size: raise per_device_train_batch_size "
                 "instead, so that all of it is contrasted"
             )
+        if self.stream.stream_sources:
+            self.check_stream()
         if run.push_to_hub and not run.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")
+
+    def check_stream(self):
+        """Refuse what a stream cannot do.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        if not self.stream.samples_per_epoch and not self.optimizer.max_steps:
+            raise ValueError(
+                "stream_sources needs samples_per_epoch or max_steps: a stream has no length"
+            )
+        if self.data.images_per_concept > 1:
+            raise ValueError("images_per_concept > 1 is not allowed with stream_sources")
+        if self.loss.loss in ("clip", "hard_negative"):
+            raise ValueError(
+                f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "
+                "are positives of each other: use multi_positive, which is the same where none are"
+            )
 
     def to_flat_dict(self) -> dict:
         """Every field of every section, by name: what a recipe file holds."""

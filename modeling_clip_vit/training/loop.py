@@ -29,7 +29,7 @@ from .learning import find_blocks
 from .objective import ContrastiveObjective, check_loss, load_teacher
 from .optimizer import build_optimizer, build_schedule
 from .preparation import Preparation, prepare
-from .reader import BatchReader
+from .reader import build_reader
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class ContrastiveTraining:
         model = self.prepare_model(self.preparation.model)
         optimizer = build_optimizer(model, args.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.reader = BatchReader(self.accelerator, self.preparation.data, args.data)
+        self.reader = build_reader(self.accelerator, self.preparation.data, args.data)
         self.objective = ContrastiveObjective(args.loss, self.prepare_teacher())
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay

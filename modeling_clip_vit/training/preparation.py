@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -32,6 +33,8 @@ from ..data.batches import (
 from ..data.captions import CaptionMaker
 from ..data.images import BadSamples, decode_all
 from ..data.sources import check_columns, get_split, open_dataset
+from ..data.stream_samples import SampleMaker
+from ..data.streams import StreamCaptions, StreamLoader
 from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
@@ -53,12 +56,12 @@ class TrainingData:
         loader: gives the batches of an epoch.
         sampler: chooses them; `set_epoch` before each epoch.
         bad: undecodable images found so far.
-        num_rows: rows of the training split.
+        num_rows: rows of the training split; of a stream, samples an epoch.
         num_concepts: distinct concepts among them.
     """
 
-    loader: DataLoader
-    sampler: ConceptBatchSampler
+    loader: DataLoader | StreamLoader
+    sampler: ConceptBatchSampler | StreamLoader
     bad: BadSamples
     num_rows: int
     num_concepts: int
@@ -82,15 +85,25 @@ def prepare(args: TrainArguments) -> Preparation:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
             has been written then.
     """
-    splits = open_dataset(args.data.dataset)
-    train_split = get_split(splits, args.data.train_split, args.data.dataset)
-    captions = CaptionMaker(train_split, args.captions, args.data.dataset)
+    is_stream = bool(args.stream.stream_sources)
+    splits = DatasetDict()
+    if not is_stream or args.data.eval_split is not None:
+        splits = open_dataset(args.data.dataset)
+    captions: CaptionMaker | StreamCaptions
+    if is_stream:
+        captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
+    else:
+        train_split = get_split(splits, args.data.train_split, args.data.dataset)
+        captions = CaptionMaker(train_split, args.captions, args.data.dataset)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
         model, processor = build_model(args.model, captions)
     image_size = model.config.vision_config.image_size
-    data = prepare_data(args, train_split, captions, processor, image_size)
+    if isinstance(captions, StreamCaptions):
+        data = prepare_stream(args, processor, image_size)
+    else:
+        data = prepare_data(args, train_split, captions, processor, image_size)
     evaluator = prepare_evaluator(args, splits, image_size)
     return Preparation(model, processor, data, evaluator, freeze(model, args.model))
 
@@ -111,7 +124,7 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
 
 
 def build_model(
-    options: ModelOptions, captions: CaptionMaker
+    options: ModelOptions, captions: CaptionMaker | StreamCaptions
 ) -> tuple[ClipVitModel, CLIPProcessor]:
     """A new model, pretrained towers in it where asked for, and its processor.
 
@@ -151,7 +164,7 @@ def build_model(
     return model, processor
 
 
-def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker):
+def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions):
     """A tokenizer that learned from the captions; the configuration gets its numbers."""
     tokenizer = train_tokenizer(
         captions.corpus(), config.vocab_size, config.max_position_embeddings
@@ -221,12 +234,7 @@ def prepare_data(
     loader = DataLoader(
         ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed),
         batch_sampler=sampler,
-        collate_fn=Collator(
-            processor.tokenizer,
-            args.augment,
-            processor.image_processor.image_mean,
-            processor.image_processor.image_std,
-        ),
+        collate_fn=build_collator(args, processor),
         num_workers=options.dataloader_num_workers,
         persistent_workers=options.dataloader_num_workers > 0,
         # Its own, or each new pass would draw from the generator that dropout draws from, and a
@@ -234,6 +242,40 @@ def prepare_data(
         generator=torch.Generator().manual_seed(args.run.seed),
     )
     return TrainingData(loader, sampler, bad, len(split), len(set(keys)))
+
+
+def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: int) -> TrainingData:
+    """Open the sources of a stream, and set up the loader of this process."""
+    options, state = args.data, PartialState()
+    loader = StreamLoader(
+        args.stream,
+        options.train_split,
+        SampleMaker(
+            options.image_column,
+            args.captions,
+            options.concept_column,
+            image_size,
+            args.run.seed,
+        ),
+        build_collator(args, processor),
+        args.optimizer.per_device_train_batch_size,
+        args.run.seed,
+        options.dataloader_num_workers,
+        state.process_index,
+        state.num_processes,
+    )
+    samples = args.stream.samples_per_epoch
+    return TrainingData(loader, loader, BadSamples(options.max_bad_sample_ratio), samples, samples)
+
+
+def build_collator(args: TrainArguments, processor: CLIPProcessor) -> Collator:
+    """What makes batches of samples."""
+    return Collator(
+        processor.tokenizer,
+        args.augment,
+        processor.image_processor.image_mean,
+        processor.image_processor.image_std,
+    )
 
 
 def prepare_evaluator(

@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 
+from ..data.streams import StreamLoader
 from .arguments import DataOptions
 from .preparation import TrainingData
 
@@ -35,7 +37,7 @@ class BatchReader:
     def read(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of a pass, without those already done."""
         self.sampler.set_epoch(epoch)
-        batches = iter(self.accelerator.skip_first_batches(self.loader, done))
+        batches = self.remaining(done)
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -44,6 +46,10 @@ class BatchReader:
                 return
             self.note_skipped(batch)
             yield batch
+
+    def remaining(self, done: int) -> Iterator[dict]:
+        """The batches of this pass behind the first so many."""
+        return iter(self.accelerator.skip_first_batches(self.loader, done))
 
     def end_pass(self):
         """Raise a DataError if more images are bad than are allowed."""
@@ -88,3 +94,37 @@ class BatchReader:
                 now - 1,
             )
         return done * processes // now
+
+
+class StreamReader(BatchReader):
+    """This process's batches of a stream, which knows its own place."""
+
+    def remaining(self, done: int) -> Iterator[dict]:
+        """The batches of this epoch behind those that the stream gave away."""
+        return (send_to_device(batch, self.accelerator.device) for batch in self.loader)
+
+    def state_dict(self) -> dict | None:
+        """Where the stream stands on this process."""
+        return self.loader.state_dict()
+
+    def resume(self, done: int, state: dict | None, processes: int) -> int:
+        """Go on where the stream stood; from the epoch's beginning where other processes read.
+
+        Raises:
+            DataError: it was another stream.
+        """
+        if state is None or processes != self.accelerator.num_processes:
+            logger.warning(
+                "the stream was read by %d processes: its epoch begins again, so that samples of "
+                "it come a second time",
+                processes,
+            )
+            return 0
+        self.loader.load_state_dict(state)
+        return done
+
+
+def build_reader(accelerator: Accelerator, data: TrainingData, options: DataOptions) -> BatchReader:
+    """The reader of a stream or of numbered rows."""
+    kind = StreamReader if isinstance(data.loader, StreamLoader) else BatchReader
+    return kind(accelerator, data, options)
