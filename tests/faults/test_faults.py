@@ -1,5 +1,6 @@
 """What can go wrong while training: kills, damage, dead processes, wrong launches, other places."""
 
+import io
 import json
 import os
 import random
@@ -7,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, start, train, wait_for, write_recipe
+from conftest import COLORS, REPOSITORY, draw_picture, start, train, wait_for, write_recipe
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
@@ -231,3 +233,56 @@ def test_a_process_that_dies_takes_the_job_down_and_a_restart_goes_on(
     done = launch(recipe, *resume, options=options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 45
+
+
+@pytest.fixture
+def color_tars(tmp_path) -> Path:
+    """Squares of eight colours in tars, one of them cut off in the middle."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for shard in range(4):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number, color in enumerate(COLORS):
+                picture = io.BytesIO()
+                draw_picture(color, 10 * shard + number).save(picture, "PNG")
+                name = f"{shard}{number}"
+                for end, content in (("png", picture.getvalue()), ("txt", color.encode())):
+                    member = tarfile.TarInfo(f"{name}.{end}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    whole = (folder / "3.tar").read_bytes()
+    (folder / "3.tar").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def test_a_killed_run_on_a_stream_resumes_to_the_same_weights(tmp_path, color_tars, linear_config):
+    fields = {
+        "stream_sources": [str(color_tars / "*.tar")],
+        "samples_per_epoch": 24,
+        "shuffle_buffer_size": 8,
+        "eval_split": None,
+        "zero_shot_columns": [],
+        "concept_column": None,
+        "images_per_concept": 1,
+        "caption_columns": ["txt"],
+        "caption_sampling": "one",
+        "tags_columns": {},
+        "view_loss_weight": 0,
+        "image_column": "png",
+        "per_device_train_batch_size": 8,
+        "max_bad_sample_ratio": 0.5,
+        "max_steps": 60,
+    }
+    folders = tmp_path / "whole", tmp_path / "killed"
+    for folder in folders:
+        folder.mkdir()
+    recipes = [write_recipe(folder, color_tars, linear_config, **fields) for folder in folders]
+    assert train(recipes[0])["accuracy"] >= 0.3
+    process = start(recipes[1], "--report_to", "none")
+    wait_for(folders[1] / "out" / "checkpoints" / "step-*20", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    train(recipes[1], "--resume_from_checkpoint", "latest")
+    whole, again = (load_file(folder / "out" / "model.safetensors") for folder in folders)
+    for name, value in whole.items():
+        assert torch.equal(again[name], value), name
