@@ -1,6 +1,6 @@
 """Configurations of the ViT tower, the text tower and the CLIP over both."""
 
-from math import prod
+from math import exp, prod
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -463,6 +463,13 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
             raise ValueError(
                 f"logit_scale_max={self.logit_scale_max} is not allowed: it must be above 0, or "
                 "null for no bound"
+            )
+        highest = self.logit_scale_max
+        # A thousandth more, for who wrote the logarithm with four digits.
+        if highest is not None and exp(min(self.logit_scale_init_value, 700)) > 1.001 * highest:
+            raise ValueError(
+                f"logit_scale_init_value={self.logit_scale_init_value} is not allowed: it is a "
+                f"logarithm, and must be at most that of logit_scale_max={highest}"
             )
 
 

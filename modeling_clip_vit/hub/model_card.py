@@ -204,11 +204,16 @@ def describe_data(facts: CardFacts, dataset: dict) -> str:
     licences = dataset.get("license") or []
     licences = [licences] if isinstance(licences, str) else licences
     name = dataset.get("pretty_name", facts.dataset)
-    text = (
-        f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {facts.num_rows} "
-        f"images of {facts.num_concepts} concepts, with captions from "
-        f"{', '.join(f'`{column}`' for column in facts.recipe['caption_columns'])}."
-    )
+    columns = ", ".join(f"`{column}`" for column in facts.recipe["caption_columns"])
+    sources = facts.recipe.get("stream_sources")
+    if sources:
+        listed = ", ".join(f"`{source}`" for source in sources)
+        text = f"A stream of {listed}, with captions from {columns}."
+    else:
+        text = (
+            f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {facts.num_rows} "
+            f"images of {facts.num_concepts} concepts, with captions from {columns}."
+        )
     if licences:
         text += f" Licences: {', '.join(licences)}; the data set's card gives the attributions."
     if facts.skipped:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..normalization import widen
 from .gather import gather_with_gradient, share_loss, share_sizes
 from .targets import Targets, check_targets
 from .tiles import TILE_SIZE
@@ -72,6 +73,7 @@ class ContrastiveLoss(nn.Module, ABC):
         """
         check_targets(targets, image_embeds, text_embeds)
         with torch.autocast(image_embeds.device.type, enabled=False):
+            # In half precision, a logit of 100 would have one binary digit after the point.
             images, texts = (widen(embeds) for embeds in (image_embeds, text_embeds))
             scale = torch.as_tensor(logit_scale, device=images.device).to(images.dtype)
             bias = torch.zeros_like(scale) if logit_bias is None else logit_bias.to(images.dtype)
@@ -85,8 +87,3 @@ class ContrastiveLoss(nn.Module, ABC):
     @abstractmethod
     def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
         """This process's share of the loss: the shares of all processes sum to it."""
-
-
-def widen(values: torch.Tensor) -> torch.Tensor:
-    """Half precision to float32: a logit of 100 would have one binary digit after the point."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

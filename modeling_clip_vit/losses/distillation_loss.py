@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from .contrastive_loss import Contrast, ContrastiveLoss, widen
+from ..normalization import widen
+from .contrastive_loss import Contrast, ContrastiveLoss
 from .gather import gather_with_gradient, own_rows
 from .targets import Targets
 from .tiles import TILE_SIZE, log_sum_exp, softmax_average

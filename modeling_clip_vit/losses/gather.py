@@ -11,12 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-
-def count_processes() -> int:
-    """Number of processes that train together."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return 1
+from ..normalization import count_processes, sum_over_processes
 
 
 def share_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
@@ -63,28 +58,6 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return own_rows(gradient, ctx.sizes), None
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over processes; backward, the sum of what all of them say about it."""
-
-    @staticmethod
-    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, with its gradient."""
-    return values if count_processes() == 1 else _SumOverProcesses.apply(values)
 
 
 def log_sum_exp_over_processes(values: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 import torch
 
+from ..normalization import sum_over_processes
 from .contrastive_loss import Contrast, ContrastiveLoss
-from .gather import own_rows, sum_over_processes
+from .gather import own_rows
 from .targets import Positives, Targets, find_positives
 from .tiles import TILE_SIZE, log_sum_exp
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .gather import gather_with_gradient, own_rows, sum_over_processes
+from ..normalization import sum_over_processes
+from .gather import gather_with_gradient, own_rows
 
 #: Ids of this process's images and texts, or a matrix of weights between them.
 Targets = tuple[torch.Tensor, torch.Tensor] | torch.Tensor

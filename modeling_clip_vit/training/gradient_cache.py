@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..losses.gather import count_processes
-from ..normalization import BatchNorm
+from ..normalization import BatchNorm, count_processes
 
 #: Inputs with a row an image, and with a row a text.
 IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")

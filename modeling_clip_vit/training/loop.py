@@ -272,18 +272,21 @@ class ContrastiveTraining:
     def batches(self) -> Iterator[dict]:
         """Batches of one pass after the other, until the last step: one for every process."""
         while self.progress.step < self.max_steps:
-            for batch in self.reader.read(self.progress.epoch, self.progress.batch):
+            begun = self.progress.batch
+            is_empty = True
+            for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
                 worst = self.agree(0 if "pixel_values" in batch else 1)
                 if worst == 2:  # another process has come to the end of its part
                     break
                 if worst == 0:
+                    is_empty = False
                     yield batch
                 if self.progress.step >= self.max_steps:
                     return
             else:
                 self.agree(2)
-            self.reader.end_pass()
+            self.reader.end_pass(is_empty and begun == 0)
             self.progress.epoch += 1
             self.progress.batch = 0
 

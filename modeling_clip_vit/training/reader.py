@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
+from ..data.sources import DataError
 from ..data.streams import StreamLoader
 from .arguments import DataOptions
 from .preparation import TrainingData
@@ -51,9 +52,21 @@ class BatchReader:
         """The batches of this pass behind the first so many."""
         return iter(self.accelerator.skip_first_batches(self.loader, done))
 
-    def end_pass(self):
-        """Raise a DataError if more images are bad than are allowed."""
+    def end_pass(self, was_empty: bool):
+        """Look back on a pass.
+
+        Args:
+            was_empty: whether it had no batch that all processes could train on.
+
+        Raises:
+            DataError: it had none, or more images are bad than are allowed.
+        """
         self.bad.check(self.path)
+        if was_empty:
+            raise DataError(
+                f"a pass over {self.path!r} gave no batch for every process: use a smaller "
+                "per_device_train_batch_size or fewer processes"
+            )
 
     def note_skipped(self, batch: dict):
         """Count and name the images of a batch that could not be decoded."""

@@ -1,6 +1,7 @@
 """Several processes train as one would."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +9,61 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-#: Accelerate's launcher for one machine. `--multi_gpu` is what it calls any number of processes;
+#: Accelerate's launcher. `--multi_gpu` is what it calls any number of processes;
 #: `Accelerator(cpu=True)` then joins them without a GPU.
 LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
     *("--mixed_precision", "no", "--dynamo_backend", "no"),
 ]
+
+
+SCRIPT = str(FOLDER / "check_gradients.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def count_equal(output: str) -> int:
+    return sum(line.startswith("equal:") for line in output.splitlines())
+
+
+#: 7 losses, tiled or not, cached or not, under DDP and FSDP2; and batch norm.
+COMBINATIONS = 7 * 2 * 2 * 2 + 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_loss_and_strategy_gives_the_gradients_of_one_process(processes):
-    script = str(FOLDER / "check_gradients.py")
-    command = [*LAUNCH, "--num_processes", str(processes), "--main_process_port", "0", script]
+    command = [*LAUNCH, "--num_machines", "1", "--num_processes", str(processes)]
     done = subprocess.run(
-        [*command, str(processes)],
+        [*command, "--main_process_port", "0", SCRIPT, str(processes)],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    equal = [line for line in done.stdout.splitlines() if line.startswith("equal:")]
-    # 7 losses, tiled or not, cached or not, under DDP and FSDP2; and batch norm.
-    assert len(equal) == 7 * 2 * 2 * 2 + 1, equal
+    assert count_equal(done.stdout) == COMBINATIONS, done.stdout
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one():
+    """Two launchers that know each other by an address, as on two machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    machines = [
+        subprocess.Popen(
+            [
+                *(*LAUNCH, "--num_machines", "2", "--num_processes", "2"),
+                *("--machine_rank", str(rank), *place, SCRIPT, "2"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        for rank in range(2)
+    ]
+    outputs = [machine.communicate(timeout=300) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert count_equal(outputs[0][0]) == COMBINATIONS

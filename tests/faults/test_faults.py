@@ -204,21 +204,31 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(
     assert last["step"] == 30
 
 
+TWO = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
+
 def test_a_process_that_dies_takes_the_job_down_and_a_restart_goes_on(
     tmp_path, color_dataset, linear_config
 ):
-    recipe = write_recipe(
-        tmp_path, color_dataset, linear_config, per_device_train_batch_size=8, max_steps=100_000
-    )
-    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    folders = tmp_path / "whole", tmp_path / "killed"
+    for folder in folders:
+        folder.mkdir()
+    recipes = [
+        write_recipe(folder, color_dataset, linear_config, per_device_train_batch_size=8)
+        for folder in folders
+    ]
+    end = ["--max_steps", "45", "--lr_scheduler_type", "constant"]
+    done = launch(recipes[0], *end, options=TWO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    script = [str(REPOSITORY / "train.py"), "--config", str(recipes[1]), "--report_to", "none"]
     job = subprocess.Popen(
-        [*LAUNCH, *options, str(REPOSITORY / "train.py"), "--config", str(recipe)],
+        [*LAUNCH, *TWO, *script, "--max_steps", "100000", "--lr_scheduler_type", "constant"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    wait_for(tmp_path / "out" / "checkpoints" / "step-*20", job)
+    wait_for(folders[1] / "out" / "checkpoints" / "step-*20", job)
     ranks = subprocess.run(
         ["pgrep", "-P", str(job.pid), "-f", "train.py"], capture_output=True, text=True
     ).stdout.split()
@@ -229,10 +239,12 @@ def test_a_process_that_dies_takes_the_job_down_and_a_restart_goes_on(
     assert time.monotonic() - started < 60
     assert job.returncode != 0
     assert "SIGKILL" in errors
-    resume = ["--resume_from_checkpoint", "latest", "--max_steps", "45", "--save_steps", "0"]
-    done = launch(recipe, *resume, options=options)
+    saved = sorted((folders[1] / "out" / "checkpoints").glob("step-*"))[0]
+    done = launch(recipes[1], *end, "--resume_from_checkpoint", str(saved), options=TWO)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 45
+    expected, again = (load_file(folder / "out" / "model.safetensors") for folder in folders)
+    for name, value in expected.items():
+        assert (again[name] - value).abs().max() <= 1e-6, name
 
 
 @pytest.fixture
@@ -286,3 +298,37 @@ def test_a_killed_run_on_a_stream_resumes_to_the_same_weights(tmp_path, color_ta
     whole, again = (load_file(folder / "out" / "model.safetensors") for folder in folders)
     for name, value in whole.items():
         assert torch.equal(again[name], value), name
+
+
+def test_processes_with_unequal_parts_of_a_stream_end_a_pass_together(
+    tmp_path, color_tars, linear_config
+):
+    fields = {
+        "stream_sources": [str(color_tars / "[01].tar")],
+        "eval_split": None,
+        "zero_shot_columns": [],
+        "concept_column": None,
+        "images_per_concept": 1,
+        "caption_columns": ["txt"],
+        "caption_sampling": "one",
+        "tags_columns": {},
+        "view_loss_weight": 0,
+        "image_column": "png",
+        "max_steps": 6,
+        "save_steps": 0,
+    }
+    # Sixteen samples in two shards, one of them shorter by two after this.
+    with tarfile.open(color_tars / "1.tar") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar.getmembers()[:12]]
+    with tarfile.open(color_tars / "1.tar", "w") as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+    recipe = write_recipe(
+        tmp_path, color_tars, linear_config, **fields, per_device_train_batch_size=4
+    )
+    done = launch(recipe, options=TWO)  # two batches against one
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 6
+    done = launch(recipe, "--per_device_train_batch_size", "8", options=TWO)  # one against none
+    assert done.returncode != 0
+    assert "gave no batch for every process" in done.stderr

@@ -49,6 +49,7 @@ REFUSED = [
     (ClipVitTextConfig, {"vocab_size": 0}, "at least 1"),
     (ClipVitConfig, {"projection_dim": 0}, "at least 1"),
     (ClipVitConfig, {"logit_scale_max": -1.0}, "above 0"),
+    (ClipVitConfig, {"logit_scale_init_value": 5.0}, "at most that of logit_scale_max=100"),
 ]
 
 
