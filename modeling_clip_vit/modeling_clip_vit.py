@@ -331,6 +331,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
+        return_logits: bool = True,
         **kwargs,
     ) -> CLIPOutput:
         """Encode images and texts and compare each with each.
@@ -344,6 +345,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             return_loss: also compute the contrastive loss, image i belonging to text i: softmax
                 (Radford et al., 2021), or pairwise sigmoid where the configuration has a logit
                 bias (Zhai et al., 2023).
+            return_logits: compare each with each; a loss that does so itself does not need it.
             interpolate_pos_encoding: accept images of another size than the configuration's.
             pixel_attention_mask, spatial_shapes: with images of different shapes, as
                 `ClipVitVisionModel.forward` takes them.
@@ -373,10 +375,14 @@ class ClipVitModel(ClipVitPreTrainedModel):
         )
         image_embeds_BP = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         text_embeds_BP = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
-        logits_per_text = self.similarity(text_embeds_BP, image_embeds_BP)
+        logits_per_text, loss = None, None
+        if return_logits or return_loss:
+            logits_per_text = self.similarity(text_embeds_BP, image_embeds_BP)
+        if return_loss and logits_per_text is not None:
+            loss = self._contrast(logits_per_text)
         return CLIPOutput(
-            loss=self._contrast(logits_per_text) if return_loss else None,
-            logits_per_image=logits_per_text.t(),
+            loss=loss,
+            logits_per_image=None if logits_per_text is None else logits_per_text.t(),
             logits_per_text=logits_per_text,
             text_embeds=text_embeds_BP,
             image_embeds=image_embeds_BP,

@@ -61,7 +61,8 @@ class HardNegativeLoss(ContrastiveLoss):
     def number(self, targets, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of this process's images and of all texts; without targets, a pair's number."""
         if targets is not None:
-            return targets[0], gather_with_gradient(targets[1], contrast.text_sizes)
+            image_ids, text_ids = (ids.to(contrast.texts.device) for ids in targets)
+            return image_ids, gather_with_gradient(text_ids, contrast.text_sizes)
         all_ids = torch.arange(sum(contrast.text_sizes), device=contrast.texts.device)
         return own_rows(all_ids, contrast.text_sizes), all_ids
 

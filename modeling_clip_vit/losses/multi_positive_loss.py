@@ -46,8 +46,9 @@ class MultiPositiveLoss(ContrastiveLoss):
         image_sums, all_text_sums = log_sum_exp(images, contrast.all_texts, scale, self.tile_size)
         text_sums = own_rows(all_text_sums, contrast.text_sizes)
         has_text, has_image = positives.image_weight > 0, positives.text_weight > 0
-        repulsion = (image_sums * has_text).sum() / positives.num_images
-        repulsion = repulsion + (text_sums * has_image).sum() / positives.num_texts
+        # Without any column a sum is minus infinity, which times 0 is not a number.
+        repulsion = torch.where(has_text, image_sums, 0).sum() / positives.num_images
+        repulsion = repulsion + torch.where(has_image, text_sums, 0).sum() / positives.num_texts
         aims = positives.mean
         if self.label_smoothing > 0:
             even = self.spread_evenly(contrast, positives)
@@ -56,8 +57,8 @@ class MultiPositiveLoss(ContrastiveLoss):
 
     def spread_evenly(self, contrast: Contrast, positives: Positives) -> torch.Tensor:
         """For each image, the sum of texts that an even target draws it to, (B_image, P)."""
-        mean_text = contrast.all_texts.mean(dim=0)
+        mean_text = contrast.all_texts.sum(dim=0) / max(len(contrast.all_texts), 1)
         has_image = (positives.text_weight > 0)[:, None]
         targeted = sum_over_processes((contrast.texts * has_image).sum(dim=0))
         by_images = (positives.image_weight > 0)[:, None] * mean_text / positives.num_images
-        return by_images + targeted / (positives.num_texts * sum(contrast.image_sizes))
+        return by_images + targeted / (positives.num_texts * max(sum(contrast.image_sizes), 1))

@@ -282,6 +282,11 @@ class TrainArguments:
             )
         if self.stream.stream_sources:
             self.check_stream()
+        if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
+            raise ValueError(
+                f"view_loss_weight={self.loss.view_loss_weight} is not allowed with "
+                "images_per_concept=1: there is no other view to contrast; set it to 0"
+            )
         if run.push_to_hub and not run.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")
 

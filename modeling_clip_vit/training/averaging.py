@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class WeightAverage:
@@ -48,11 +49,15 @@ class WeightAverage:
             mean.copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The mean, by the names of the weights."""
-        return dict(zip(self.names, self.means, strict=True))
+        """The mean, whole, by the names of the weights; all processes call it."""
+        whole = (m.full_tensor() if isinstance(m, DTensor) else m for m in self.means)
+        return dict(zip(self.names, whole, strict=True))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]):
         """Take over a mean."""
         for name, mean in zip(self.names, self.means, strict=True):
-            mean.copy_(state[name])
+            value = state[name]
+            if isinstance(mean, DTensor):
+                value = distribute_tensor(value.to(mean.device), mean.device_mesh, mean.placements)
+            mean.copy_(value)

@@ -1,5 +1,6 @@
 """Checkpoints to resume from: complete or not there at all."""
 
+import glob
 import json
 import logging
 import os
@@ -91,8 +92,7 @@ class CheckpointStore:
                 if average is not None:
                     save_file(average, partial / AVERAGE_FILE)
                 self.publish(partial, name, progress)
-                for old in self.names()[:-keep]:
-                    self.remove(old)
+                self.tidy(name, keep)
         except Exception as error:  # safetensors, torch and object stores have errors of their own
             shutil.rmtree(partial, ignore_errors=True)
             raise SaveError(
@@ -102,6 +102,18 @@ class CheckpointStore:
             ) from error
         accelerator.wait_for_everyone()
         return f"{self.place}/{name}"
+
+    def tidy(self, newest: str, keep: int):
+        """Remove all but the newest checkpoints of this run.
+
+        What lies ahead of the one just written is of a course that this run has left: an older run,
+        or one that went on from an earlier checkpoint.
+        """
+        names = self.names()
+        for name in [name for name in names if name > newest]:
+            self.remove(name)
+        for name in [name for name in names if name <= newest][:-keep]:
+            self.remove(name)
 
     def publish(self, partial: Path, name: str, progress: dict):
         """Make a written checkpoint count."""
@@ -132,7 +144,7 @@ class CheckpointStore:
     def names(self) -> list[str]:
         """The checkpoints that were written to the end, oldest first."""
         self.files.invalidate_cache()
-        found = self.files.glob(f"{self.root}/step-*/{PROGRESS_FILE}")
+        found = self.files.glob(f"{glob.escape(self.root)}/step-*/{PROGRESS_FILE}")
         return sorted(Path(path).parent.name for path in found)
 
     def candidates(self, resume_from: str) -> Iterator[Path]:
@@ -161,8 +173,10 @@ class CheckpointStore:
         """The local folder of a checkpoint, copied from an object store if it lies there."""
         if self.is_local:
             return self.folder / name
-        local = self.folder / name
+        # Each process to a place of its own, and none where this run's own checkpoints lie.
+        local = self.folder / ".brought" / os.environ.get("RANK", "0") / name
         shutil.rmtree(local, ignore_errors=True)
+        local.parent.mkdir(parents=True, exist_ok=True)
         self.files.get(f"{self.root}/{name}", str(local), recursive=True)
         return local
 

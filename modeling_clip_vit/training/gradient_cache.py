@@ -55,6 +55,7 @@ def cached_backward(
     parts: list[dict[str, torch.Tensor]],
     loss_function: Callable[..., tuple[torch.Tensor, Any]],
     backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+    **kwargs,
 ) -> tuple[torch.Tensor, Any]:
     """Gradients of the loss of a whole batch, at the memory of a part of it.
 
@@ -66,6 +67,7 @@ def cached_backward(
         loss_function: from all image embeddings, all text embeddings, scale and bias to the loss
             and whatever else.
         backward: goes backward from a scalar, such as `Accelerator.backward`.
+        kwargs: further arguments of the model, the same for all parts.
 
     Returns:
         What `loss_function` returned, without a graph; gradients are in the parameters.
@@ -75,11 +77,11 @@ def cached_backward(
     with torch.no_grad():
         for part in parts:
             states.append(read_random_state())
-            outputs = model(**part)
+            outputs = model(**part, **kwargs)
             images.append(outputs.image_embeds)
             texts.append(outputs.text_embeds)
         for _ in range(idle_turns):
-            model(**parts[0])
+            model(**parts[0], **kwargs)
         live = [similarity.get_scale(), similarity.get_bias()]
     embeds = [torch.cat(values).requires_grad_() for values in (images, texts)]
     leaves = [value.detach().requires_grad_() for value in live if value is not None]
@@ -90,13 +92,13 @@ def cached_backward(
     after = read_random_state()
     for _ in range(idle_turns):
         with gradient_exchange(model, False):
-            outputs = model(**parts[0])
+            outputs = model(**parts[0], **kwargs)
             backward(0 * (outputs.image_embeds.sum() + outputs.text_embeds.sum()))
     for i, part in enumerate(parts):
         is_last = i == len(parts) - 1
         write_random_state(states[i])
         with gradient_exchange(model, is_last):
-            outputs = model(**part)
+            outputs = model(**part, **kwargs)
             surrogate = (outputs.image_embeds * image_gradients[i]).sum()
             surrogate = surrogate + (outputs.text_embeds * text_gradients[i]).sum()
             if is_last:

@@ -2,10 +2,12 @@
 
 import fcntl
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from .arguments import TrainArguments
 from .precision import choose_precision
@@ -31,7 +33,14 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
         gradient_accumulation_steps=args.optimizer.gradient_accumulation_steps,
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
+        # The others wait while the main process evaluates or uploads.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise LaunchError(
+            "DeepSpeed updates the weights within its backward pass, where no update can be "
+            "skipped and no batch cut: launch with configuration/accelerate/fsdp2.yaml"
+        )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise LaunchError(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import resource
 import signal
 import time
@@ -21,7 +22,7 @@ from ..modeling_clip_vit import ClipVitModel
 from ..towers import is_foreign
 from .arguments import TrainArguments
 from .averaging import WeightAverage
-from .checkpoints import CheckpointError, CheckpointStore, load_checkpoint
+from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .gradient_cache import cached_backward, cut, refuse_batch_norm
 from .guard import UpdateGuard
 from .launch import FolderLock, start_accelerator
@@ -91,6 +92,7 @@ class ContrastiveTraining:
         set_seed(args.run.seed)
         self.preparation = prepare(args)
         self.processor = self.preparation.processor
+        self.needs_logits = False
         model = self.prepare_model(self.preparation.model)
         optimizer = build_optimizer(model, args.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -119,6 +121,8 @@ class ContrastiveTraining:
             model.similarity.logit_bias.requires_grad = False
         if is_foreign(model.config.vision_config) or is_foreign(model.config.text_config):
             # Such as the pooler of a BERT that is pooled otherwise.
+            # What is unused is found from the outputs, and the scale shows in the logits alone.
+            self.needs_logits = True
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(
                 find_unused_parameters=True
             )
@@ -145,8 +149,10 @@ class ContrastiveTraining:
         options = self.args.optimizer
         if options.max_steps:
             return options.max_steps
-        batches = len(self.reader) * options.num_train_epochs
-        return max(1, round(batches / options.gradient_accumulation_steps))
+        steps = len(self.reader) / options.gradient_accumulation_steps
+        if not self.args.stream.stream_sources:
+            steps = math.ceil(steps)  # Accelerate ends a pass with an update
+        return max(1, round(steps * options.num_train_epochs))
 
     def unwrapped(self) -> ClipVitModel:
         """The model without what Accelerate wrapped around it."""
@@ -219,9 +225,7 @@ class ContrastiveTraining:
                 values["gradient_norm"] = self.clip_gradients()
                 if self.accepts(values):
                     self.optimizer.step()
-                    self.unwrapped().similarity.clamp_scale()
-                    if self.average:
-                        self.average.update()
+                    self.after_update()
                 self.scheduler.step()
             self.optimizer.zero_grad()
         return values
@@ -242,9 +246,10 @@ class ContrastiveTraining:
                 cut(inputs, part_size),
                 partial(self.objective, batch),
                 self.accelerator.backward,
+                return_logits=self.needs_logits,
             )
             return {"loss": loss, **values}
-        outputs = self.model(**inputs)
+        outputs = self.model(**inputs, return_logits=self.needs_logits)
         model = self.unwrapped()
         loss, values = self.objective(
             batch,
@@ -259,15 +264,27 @@ class ContrastiveTraining:
     def clip_gradients(self) -> float | torch.Tensor:
         """Scale the gradient down to the longest allowed; returns how long it was."""
         longest = self.args.optimizer.max_grad_norm or torch.inf
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
-        return 0.0 if norm is None else norm  # DeepSpeed tells it after the update only
+        return self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
 
     def accepts(self, values: dict) -> bool:
-        """Whether to make this update; in float16, the loss scaling decides."""
-        if self.accelerator.scaler is not None:
-            return True
+        """Whether to make this update."""
         step, loss = self.progress.step + 1, float(values["loss"])
-        return self.guard.accepts(step, loss, float(plain(values["gradient_norm"])))
+        norm = float(plain(values["gradient_norm"]))
+        scaler = self.accelerator.scaler
+        if scaler is not None and math.isfinite(loss) and not math.isfinite(norm):
+            return True  # in float16, the loss scaling skips it and takes a smaller scale
+        is_accepted = self.guard.accepts(step, loss, norm)
+        if scaler is not None and not is_accepted:
+            scaler.update()  # its gradients are unscaled already, and no step tells it so
+        return is_accepted
+
+    def after_update(self):
+        """Keep the scale in bounds, and average the weights, where there was an update."""
+        if self.accelerator.optimizer_step_was_skipped:
+            return
+        self.unwrapped().similarity.clamp_scale()
+        if self.average:
+            self.average.update()
 
     def batches(self) -> Iterator[dict]:
         """Batches of one pass after the other, until the last step: one for every process."""
@@ -310,15 +327,13 @@ class ContrastiveTraining:
 
     def whole_model(self) -> ClipVitModel:
         """The model with all of its weights, also where processes share them out."""
-        if self.accelerator.distributed_type not in (
-            DistributedType.FSDP,
-            DistributedType.DEEPSPEED,
-        ):
+        if self.accelerator.distributed_type != DistributedType.FSDP:
             return self.unwrapped()
         state = self.accelerator.get_state_dict(self.model)
+        if not self.accelerator.is_main_process:  # only the main one measures and saves
+            return self.unwrapped()
         model = ClipVitModel(self.unwrapped().config)
-        if self.accelerator.is_main_process:
-            model.load_state_dict(state)
+        model.load_state_dict(state)
         return model.to(self.accelerator.device)
 
     def evaluate_on_the_way(self):
@@ -388,14 +403,17 @@ class ContrastiveTraining:
         Raises:
             CheckpointError: none can be used.
         """
-        error = None
+        error = CheckpointError(f"cannot resume from {resume_from}")
         for path in self.checkpoints.candidates(resume_from):
             try:
-                return self.load(path)
+                check_whole(path)
+                is_whole = True
             except CheckpointError as reason:
                 logger.warning("%s", reason)
-                error = reason
-        assert error is not None
+                error, is_whole = reason, False
+            # All processes take the same one.
+            if self.agree(0 if is_whole else 1) == 0:
+                return self.load(path)
         raise error
 
     def load(self, path: Path):

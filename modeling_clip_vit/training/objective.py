@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from ..losses import (
     ClipLoss,
@@ -15,6 +15,7 @@ from ..losses import (
     SigLipLoss,
 )
 from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole
 from .arguments import LossOptions
 
 #: At most so many images are looked at for the accuracy in a batch.
@@ -74,11 +75,15 @@ def load_teacher(
     Raises:
         ValueError: it is no CLIP, or it was made for other images or other tokens.
     """
-    teacher = AutoModel.from_pretrained(path)
+    model_type = AutoConfig.from_pretrained(path).model_type
+    if model_type != student.config.model_type:
+        raise ValueError(
+            f"teacher_name_or_path={path!r} is not allowed: it holds a model of type "
+            f"{model_type!r}; clip-vit convert makes it one of this package"
+        )
+    teacher = load_whole(AutoModel, path, dtype=torch.float32)
     wanted = student.config.vision_config.image_size, len(tokenizer)
-    text_config = getattr(teacher.config, "text_config", None)
-    vision_config = getattr(teacher.config, "vision_config", None)
-    given = getattr(vision_config, "image_size", None), getattr(text_config, "vocab_size", None)
+    given = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
     if given != wanted:
         raise ValueError(
             f"teacher_name_or_path={path!r} is not allowed: it is made for images of {given[0]} "

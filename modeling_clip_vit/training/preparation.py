@@ -119,7 +119,10 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
-    model = load_whole(AutoModel, path, attn_implementation=options.attn_implementation)
+    # Updates are small: in half precision, most would round to nothing.
+    model = load_whole(
+        AutoModel, path, dtype=torch.float32, attn_implementation=options.attn_implementation
+    )
     return model, AutoProcessor.from_pretrained(path)
 
 

@@ -95,6 +95,17 @@ def test_a_truncated_newest_checkpoint_is_passed_over_with_a_word(
         assert all(torch.equal(again[name], value) for name, value in expected.items())
 
 
+def test_a_run_that_goes_back_keeps_what_it_saves_itself(tmp_path, color_dataset, linear_config):
+    """An older run's checkpoint of a later step is not taken for newer."""
+    fields = {"save_steps": 10, "eval_steps": 0}
+    recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
+    checkpoints = tmp_path / "out" / "checkpoints"
+    train(recipe, "--max_steps", "45")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000040"]
+    train(recipe, "--max_steps", "25", "--seed", "1")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000020"]
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path, color_dataset, linear_config):
     recipe = write_recipe(tmp_path, color_dataset, linear_config, max_steps=100_000)
     first = start(recipe)
@@ -300,7 +311,7 @@ def test_a_killed_run_on_a_stream_resumes_to_the_same_weights(tmp_path, color_ta
         assert torch.equal(again[name], value), name
 
 
-def test_processes_with_unequal_parts_of_a_stream_end_a_pass_together(
+def test_processes_with_unequal_parts_of_a_stream_train_together(
     tmp_path, color_tars, linear_config
 ):
     fields = {
@@ -329,6 +340,3 @@ def test_processes_with_unequal_parts_of_a_stream_end_a_pass_together(
     done = launch(recipe, options=TWO)  # two batches against one
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 6
-    done = launch(recipe, "--per_device_train_batch_size", "8", options=TWO)  # one against none
-    assert done.returncode != 0
-    assert "gave no batch for every process" in done.stderr

@@ -257,3 +257,13 @@ def test_the_order_of_pairs_does_not_matter_and_a_perfect_match_is_best(loss):
 def test_clip_loss_refuses_what_it_cannot_pair():
     with pytest.raises(ValueError, match="6 images and 4 texts cannot be paired"):
         ClipLoss()(embeds(6, 0), embeds(4, 1), SCALE)
+
+
+@pytest.mark.parametrize("tile_size", [None, 1024])
+def test_nothing_to_compare_with_is_no_loss(tile_size):
+    images, nothing = embeds(4, 0), torch.zeros(0, 8, dtype=torch.float64)
+    targets = torch.arange(4), torch.arange(0)
+    loss = MultiPositiveLoss(0.1, tile_size)(images, nothing, SCALE, targets=targets)
+    loss.backward()
+    assert loss == 0
+    assert images.grad.abs().max() == 0

@@ -95,3 +95,23 @@ def test_help_documents_every_field(capsys):
         "folder with the config.json of an architecture",
     ):
         assert sentence in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--per_device_train_batch_size", "1"], "a batch of one has nothing to contrast"),
+        (["--lr_scheduler_type", "cosign"], "lr_scheduler_type=cosign .* cosine"),
+        (["--view_loss_weight", "0.5"], "no other view to contrast"),
+        (["--label_smoothing", "1"], "label_smoothing=1.* below 1"),
+        (
+            ["--gradient_cache_batch_size", "8", "--gradient_accumulation_steps", "2"],
+            "gradient_accumulation_steps=2 is not allowed with gradient_cache_batch_size",
+        ),
+        (["--stream_sources", "[a]"], "needs samples_per_epoch or max_steps"),
+        (["--stream_sources", "[a]", "--max_steps", "9", "--loss", "clip"], "use multi_positive"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        parse_arguments(arguments)
