@@ -140,7 +140,7 @@ def plot(rows: dict, path: Path):
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for name, row in rows.items():
         axes.plot(list(row), [max(value, 1) for value in row.values()], marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="pairs in a batch", ylabel="memory added, MB")
+    axes.set(yscale="log", xlabel="pairs in a batch", ylabel="memory added, MB")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

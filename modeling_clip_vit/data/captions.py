@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -51,6 +50,10 @@ class CaptionOptions:
                         f"the template {phrase!r} of {column!r} is not allowed: it must have "
                         "exactly one {}, where the caption goes"
                     )
+
+    def words_around(self) -> list[str]:
+        """The words of all phrases, without the captions that go into them."""
+        return [text.replace("{}", "") for phrases in self.templates.values() for text in phrases]
 
 
 def choose_columns(options: CaptionOptions, rng: np.random.Generator) -> list[str]:
@@ -114,9 +117,7 @@ class CaptionMaker:
 
     def corpus(self) -> list[str]:
         """Every distinct caption, tag and phrase, in order: what a tokenizer learns from."""
-        texts: dict[str, Any] = {}
-        for phrases in self.options.templates.values():
-            texts.update(dict.fromkeys(phrase.replace("{}", "") for phrase in phrases))
+        texts = dict.fromkeys(self.options.words_around())
         for captions in self.captions.values():
             texts.update(dict.fromkeys(captions))
         for rows in self.tags.values():

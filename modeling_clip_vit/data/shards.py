@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from datasets import Dataset, IterableDataset, load_dataset_builder, load_from_disk
 
 from .batches import SkippedSample
-from .sources import DataError, cache_for
-from .tars import Row, first_line, read_tar
+from .sources import DataError, cache_for, first_line
+from .tars import Row, read_tar
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 #: What `datasets` calls the readers of files, for patterns.

@@ -21,6 +21,12 @@ class DataError(ValueError):
     """Something about the data that the user can mend; the message is one clear sentence."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(":.") if lines else type(error).__name__
+
+
 def open_dataset(path: str) -> DatasetDict:
     """Open every split of a data set, its images not yet decoded.
 
@@ -42,9 +48,8 @@ def open_dataset(path: str) -> DatasetDict:
         else:
             splits = load_folder(folder) if folder.is_dir() else load_dataset(path)
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         hint = "" if folder.is_dir() else f"; there is no folder of that name in {Path.cwd()}"
-        raise DataError(f"cannot open the data set {path!r}: {reason[0]}{hint}") from error
+        raise DataError(f"cannot open the data set {path!r}: {first_line(error)}{hint}") from error
     return DatasetDict({name: keep_encoded(split) for name, split in splits.items()})
 
 

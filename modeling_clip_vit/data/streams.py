@@ -416,11 +416,7 @@ class StreamCaptions:
 
     def corpus(self) -> list[str]:
         """Every distinct caption and phrase, in order, the same on every process."""
-        texts = {
-            phrase.replace("{}", ""): None
-            for phrases in self.captions.templates.values()
-            for phrase in phrases
-        }
+        texts = dict.fromkeys(self.captions.words_around())
         columns = [*self.captions.caption_columns, *self.captions.tags_columns.values()]
         sources = [open_shards(path, self.split, columns) for path in self.options.stream_sources]
         strategy: StoppingStrategy = "all_exhausted_without_replacement"

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from .batches import SkippedSample
+from .sources import first_line
 
 IMAGE_EXTENSIONS = frozenset(
     ("avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")
@@ -150,9 +151,3 @@ def make_row(url: str, pieces: Iterable[Piece]) -> Row | SkippedSample:
     if "txt" in columns:
         columns.setdefault("caption", columns["txt"])
     return Row(name, columns)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

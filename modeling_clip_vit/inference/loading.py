@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 
+from ..data.sources import first_line
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
 
@@ -28,12 +29,12 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        raise LoadError(f"{path!r} is not a checkpoint: {brief(error)}") from error
+        raise LoadError(f"{path!r} is not a checkpoint: {first_line(error)}") from error
     try:
         model = load_whole(AutoModel, path, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        raise LoadError(f"cannot load the checkpoint {path!r}: {brief(error)}") from error
+        raise LoadError(f"cannot load the checkpoint {path!r}: {first_line(error)}") from error
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise LoadError(
             f"{path!r} holds a model of type {config.model_type!r}, which does not embed images "
@@ -41,9 +42,3 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), processor
-
-
-def brief(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

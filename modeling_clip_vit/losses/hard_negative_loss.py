@@ -47,7 +47,7 @@ class HardNegativeLoss(ContrastiveLoss):
                 f"as many images as texts, but got {len(images)} and {len(texts)}"
             )
         image_ids, text_ids = self.number(targets, contrast)
-        log_counts = self.log_sums(0.0, contrast, image_ids, text_ids)
+        log_counts = self.count(image_ids, text_ids, contrast)
         weighted = self.log_sums(1 + self.beta, contrast, image_ids, text_ids)
         weights = self.log_sums(self.beta, contrast, image_ids, text_ids)
         right = contrast.scale * (images * texts).sum(dim=1)
@@ -66,6 +66,15 @@ class HardNegativeLoss(ContrastiveLoss):
         all_ids = torch.arange(sum(contrast.text_sizes), device=contrast.texts.device)
         return own_rows(all_ids, contrast.text_sizes), all_ids
 
+    def count(self, image_ids: torch.Tensor, all_text_ids: torch.Tensor, contrast: Contrast):
+        """Logarithms of how many negatives own images and own texts have; of 0, minus infinity."""
+        all_image_ids = gather_with_gradient(image_ids, contrast.image_sizes)
+        text_ids = own_rows(all_text_ids, contrast.text_sizes)
+        return [
+            (len(others) - count_equal(ids, others)).to(contrast.images.dtype).log()
+            for ids, others in ((image_ids, all_text_ids), (text_ids, all_image_ids))
+        ]
+
     def log_sums(self, factor: float, contrast: Contrast, image_ids, text_ids):
         """`log sum exp` over negatives at a factor of the scale: of own images, of own texts."""
         image_sums, text_sums = log_sum_exp(
@@ -77,3 +86,10 @@ class HardNegativeLoss(ContrastiveLoss):
             text_ids,
         )
         return image_sums, own_rows(text_sums, contrast.text_sizes)
+
+
+def count_equal(ids: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How many of the others each id equals, (len(ids),)."""
+    ordered = others.sort().values
+    first, behind = (torch.searchsorted(ordered, ids, right=right) for right in (False, True))
+    return behind - first

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from accelerate import Accelerator
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
+
+from ..data.sources import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class CheckpointStore:
 
     Args:
         place: a folder, or a URL that fsspec knows, such as `s3://bucket/run`.
-        staging: a local folder to write to first, and to bring back to.
+        staging: a local folder to write to first.
     """
 
     def __init__(self, place: str, staging: Path):
@@ -150,6 +153,8 @@ class CheckpointStore:
     def candidates(self, resume_from: str) -> Iterator[Path]:
         """Local folders of the checkpoints that `resume_from` may mean, the best first.
 
+        What was copied from an object store is removed when the next one is asked for.
+
         Args:
             resume_from: a checkpoint's folder or URL, or `latest` for the newest that is whole.
 
@@ -158,7 +163,7 @@ class CheckpointStore:
         """
         if resume_from != "latest":
             place, _, name = resume_from.rstrip("/").rpartition("/")
-            yield CheckpointStore(place or ".", self.folder).bring(name)
+            yield from CheckpointStore(place or ".", self.folder).bring([name])
             return
         names = self.names()
         if not names:
@@ -166,19 +171,19 @@ class CheckpointStore:
                 f"there is no checkpoint in {self.place} to resume from: run without "
                 "--resume_from_checkpoint"
             )
-        for name in reversed(names):
-            yield self.bring(name)
+        yield from self.bring(names[::-1])
 
-    def bring(self, name: str) -> Path:
-        """The local folder of a checkpoint, copied from an object store if it lies there."""
+    def bring(self, names: list[str]) -> Iterator[Path]:
+        """Local folders of checkpoints; from an object store, they are copied one by one."""
         if self.is_local:
-            return self.folder / name
-        # Each process to a place of its own, and none where this run's own checkpoints lie.
-        local = self.folder / ".brought" / os.environ.get("RANK", "0") / name
-        shutil.rmtree(local, ignore_errors=True)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        self.files.get(f"{self.root}/{name}", str(local), recursive=True)
-        return local
+            yield from (self.folder / name for name in names)
+            return
+        # Each process has a place of its own.
+        with tempfile.TemporaryDirectory() as place:
+            for name in names:
+                self.files.get(f"{self.root}/{name}", f"{place}/{name}", recursive=True)
+                yield Path(place) / name
+                shutil.rmtree(f"{place}/{name}")
 
 
 def reader_file(process: int) -> str:
@@ -217,17 +222,19 @@ def check_whole(path: Path) -> dict:
 
 def load_checkpoint(
     accelerator: Accelerator, path: Path
-) -> tuple[dict, dict[str, torch.Tensor] | None, dict | None]:
+) -> tuple[dict[str, torch.Tensor] | None, dict | None]:
     """Bring model, optimiser, scaler and random states back.
 
+    Args:
+        accelerator: takes them.
+        path: a checkpoint that is whole.
+
     Returns:
-        The progress, the running mean of the weights and where this process read, as they were
-        saved.
+        The running mean of the weights and where this process read, as they were saved.
 
     Raises:
-        CheckpointError: it is damaged, or of another model.
+        CheckpointError: it is of another model.
     """
-    progress = check_whole(path)
     try:
         accelerator.load_state(str(path))
         average = path / AVERAGE_FILE
@@ -239,7 +246,7 @@ def load_checkpoint(
         ) from error
     reader = path / reader_file(accelerator.process_index)
     state = json.loads(reader.read_text(encoding="utf-8")) if reader.is_file() else None
-    return progress, tensors, state
+    return tensors, state
 
 
 def sync_files(folder: Path):
@@ -257,12 +264,6 @@ def sync_folder(folder: Path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(":.") if lines else type(error).__name__
 
 
 def replace_files(source: Path, target: Path):

@@ -29,9 +29,10 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
 
     try:
         training = ContrastiveTraining(args)
-        result = training.run()
-        if training.accelerator.is_main_process:
-            write_outputs(args, result)
+        with training.claim_folder():
+            result = training.run()
+            if training.accelerator.is_main_process:
+                write_outputs(args, result)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code

@@ -16,10 +16,6 @@ from torch import nn
 
 from ..normalization import BatchNorm, count_processes
 
-#: Inputs with a row an image, and with a row a text.
-IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
-
 
 def refuse_batch_norm(model: nn.Module):
     """Refuse a model whose embedding of a part would depend on the part.

@@ -94,7 +94,10 @@ class FolderLock:
                 f"another run writes to {folder}: wait for it, or give another output_dir"
             ) from error
 
-    def release(self):
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error):
         """Let others write."""
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)

@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -154,6 +154,15 @@ class ContrastiveTraining:
             steps = math.ceil(steps)  # Accelerate ends a pass with an update
         return max(1, round(steps * options.num_train_epochs))
 
+    def claim_folder(self) -> AbstractContextManager:
+        """Keep other runs out of the output folder for as long as this lasts.
+
+        Raises:
+            LaunchError: another run writes to it.
+        """
+        is_main = self.accelerator.is_main_process
+        return FolderLock(self.output_dir) if is_main else nullcontext()
+
     def unwrapped(self) -> ClipVitModel:
         """The model without what Accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
@@ -163,20 +172,16 @@ class ContrastiveTraining:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the run is saved.
-            LaunchError: another run writes to the same folder.
             DataError: too many images cannot be decoded.
             TrainingError: too many updates in a row had to be skipped.
             SaveError: a checkpoint cannot be written.
         """
-        lock = FolderLock(self.output_dir) if self.accelerator.is_main_process else None
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
         self.watch_signals()
         try:
             self.fit()
         finally:
             self.unwatch_signals()
-            if lock:
-                lock.release()
         if self.average:
             self.average.swap()
         self.preparation.model = self.whole_model()
@@ -308,7 +313,10 @@ class ContrastiveTraining:
             self.progress.batch = 0
 
     def agree(self, state: int) -> int:
-        """What all processes do next: 0 train, 1 pass over this batch, 2 end this pass.
+        """The worst state of all processes.
+
+        Of a batch: 0 to train on, 1 to pass over, 2 for the end of a pass. Of a checkpoint: 0 for a
+        whole one.
 
         They also learn here whether one of them was asked to stop, so that all save together.
         """
@@ -405,20 +413,20 @@ class ContrastiveTraining:
         """
         error = CheckpointError(f"cannot resume from {resume_from}")
         for path in self.checkpoints.candidates(resume_from):
+            state = None
             try:
-                check_whole(path)
-                is_whole = True
+                state = check_whole(path)
             except CheckpointError as reason:
                 logger.warning("%s", reason)
-                error, is_whole = reason, False
+                error = reason
             # All processes take the same one.
-            if self.agree(0 if is_whole else 1) == 0:
-                return self.load(path)
+            if self.agree(0 if state else 1) == 0 and state:
+                return self.load(path, state)
         raise error
 
-    def load(self, path: Path):
-        """Take over the state that a checkpoint holds."""
-        state, average, reader = load_checkpoint(self.accelerator, path)
+    def load(self, path: Path, state: dict):
+        """Take over the state that a whole checkpoint holds."""
+        average, reader = load_checkpoint(self.accelerator, path)
         if (average is None) != (self.average is None):
             raise CheckpointError(
                 f"cannot resume from {path}: it was saved {'with' if average else 'without'} "

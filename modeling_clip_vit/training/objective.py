@@ -145,7 +145,7 @@ class ContrastiveObjective:
         """The teacher's embeddings of a batch, and its scale."""
         assert self.teacher is not None
         inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
-        outputs = self.teacher(**inputs)
+        outputs = self.teacher(**inputs, return_logits=False)
         return outputs.image_embeds, outputs.text_embeds, self.teacher.get_logit_scale()
 
 

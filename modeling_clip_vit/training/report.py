@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.sources import first_line
 from ..evaluation.evaluator import EvaluationSet
 from ..hub.model_card import CardFacts, build_model_card, code_version
 from ..hub.push import files_to_push, push
@@ -13,7 +14,7 @@ from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
 from .arguments import TrainArguments
-from .checkpoints import SaveError, first_line, replace_files
+from .checkpoints import SaveError, replace_files
 from .curves import save_curves
 from .loop import TrainingResult
 

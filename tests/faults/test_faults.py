@@ -258,6 +258,20 @@ def test_a_process_that_dies_takes_the_job_down_and_a_restart_goes_on(
         assert (again[name] - value).abs().max() <= 1e-6, name
 
 
+#: What a recipe for the tars below has otherwise than one for the parquet files.
+STREAM = {
+    "eval_split": None,
+    "zero_shot_columns": [],
+    "concept_column": None,
+    "images_per_concept": 1,
+    "image_column": "png",
+    "caption_columns": ["txt"],
+    "caption_sampling": "one",
+    "tags_columns": {},
+    "view_loss_weight": 0,
+}
+
+
 @pytest.fixture
 def color_tars(tmp_path) -> Path:
     """Squares of eight colours in tars, one of them cut off in the middle."""
@@ -280,18 +294,10 @@ def color_tars(tmp_path) -> Path:
 
 def test_a_killed_run_on_a_stream_resumes_to_the_same_weights(tmp_path, color_tars, linear_config):
     fields = {
+        **STREAM,
         "stream_sources": [str(color_tars / "*.tar")],
         "samples_per_epoch": 24,
         "shuffle_buffer_size": 8,
-        "eval_split": None,
-        "zero_shot_columns": [],
-        "concept_column": None,
-        "images_per_concept": 1,
-        "caption_columns": ["txt"],
-        "caption_sampling": "one",
-        "tags_columns": {},
-        "view_loss_weight": 0,
-        "image_column": "png",
         "per_device_train_batch_size": 8,
         "max_bad_sample_ratio": 0.5,
         "max_steps": 60,
@@ -315,16 +321,8 @@ def test_processes_with_unequal_parts_of_a_stream_train_together(
     tmp_path, color_tars, linear_config
 ):
     fields = {
+        **STREAM,
         "stream_sources": [str(color_tars / "[01].tar")],
-        "eval_split": None,
-        "zero_shot_columns": [],
-        "concept_column": None,
-        "images_per_concept": 1,
-        "caption_columns": ["txt"],
-        "caption_sampling": "one",
-        "tags_columns": {},
-        "view_loss_weight": 0,
-        "image_column": "png",
         "max_steps": 6,
         "save_steps": 0,
     }
@@ -340,3 +338,11 @@ def test_processes_with_unequal_parts_of_a_stream_train_together(
     done = launch(recipe, options=TWO)  # two batches against one
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 6
+    # One sample, and two processes: one of them never has a batch.
+    one = ["--stream_sources", f"[{color_tars}/1*.tar]", "--per_device_train_batch_size", "2"]
+    with tarfile.open(color_tars / "1.tar", "w") as tar:
+        for member, content in members[:2]:
+            tar.addfile(member, io.BytesIO(content))
+    done = launch(recipe, *one, options=TWO)
+    assert done.returncode != 0
+    assert "gave no batch for every process" in done.stderr
