@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from .sources import DataError, check_columns
+from .templates import check_template
 
 
 @dataclass
@@ -45,11 +46,7 @@ class CaptionOptions:
                 raise DataError(f"{name}={getattr(self, name)} is not allowed: from 0 to 1")
         for column, phrases in self.templates.items():
             for phrase in phrases:
-                if phrase.count("{}") != 1:
-                    raise DataError(
-                        f"the template {phrase!r} of {column!r} is not allowed: it must have "
-                        "exactly one {}, where the caption goes"
-                    )
+                check_template(phrase, f"of {column!r}")
 
     def words_around(self) -> list[str]:
         """The words of all phrases, without the captions that go into them."""

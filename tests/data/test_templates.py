@@ -1,0 +1,60 @@
+"""Phrases around class names."""
+
+import pytest
+
+from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.templates import TEMPLATES, clean_class_name, load_templates
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "open_clip_imagenet", "open_clip_simple"])
+def test_every_phrase_has_one_place_for_the_name(name):
+    phrases = load_templates(name)
+    assert len(set(phrases)) == len(phrases)
+    assert all(phrase.replace("{}", "cat", 1).count("cat") == 1 for phrase in phrases)
+    assert all("{" not in phrase.replace("{}", "", 1) for phrase in phrases)
+
+
+def test_open_clips_phrases_are_its_own():
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+    name = IMAGENET_CLASSNAMES[0]
+    ours = [phrase.replace("{}", name) for phrase in load_templates("open_clip_imagenet")]
+    assert ours == [template(name) for template in OPENAI_IMAGENET_TEMPLATES]
+
+
+def test_a_file_gives_a_phrase_a_line(tmp_path):
+    path = tmp_path / "phrases.txt"
+    path.write_text("an old map of {}\n\n一张{}的地图\n", encoding="utf-8")
+    assert load_templates(str(path)) == ["an old map of {}", "一张{}的地图"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("a map\n", "line 1"), ("a {} of {}\n", "exactly one"), ("\n", "empty")],
+)
+def test_a_phrase_without_its_place_is_refused(tmp_path, text, complaint):
+    path = tmp_path / "phrases.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=complaint):
+        load_templates(str(path))
+
+
+def test_an_unknown_set_is_refused_with_those_that_there_are():
+    with pytest.raises(DataError, match="open_clip_imagenet"):
+        load_templates("english")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("automobile", "automobile"),
+        ("sports_car", "sports car"),
+        ("n04285008_sports_car", "sports car"),
+        ("012.sports_car", "sports car"),
+        ("001 tabby", "tabby"),
+        ("T-shirt", "T-shirt"),
+        ("7", "7"),
+    ],
+)
+def test_class_names_become_words(name, text):
+    assert clean_class_name(name) == text
