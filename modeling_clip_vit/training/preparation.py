@@ -119,9 +119,14 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
+    config = change_towers(config, options.vision_fields, options.text_fields)
     # Updates are small: in half precision, most would round to nothing.
     model = load_whole(
-        AutoModel, path, dtype=torch.float32, attn_implementation=options.attn_implementation
+        AutoModel,
+        path,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=options.attn_implementation,
     )
     return model, AutoProcessor.from_pretrained(path)
 
@@ -146,6 +151,11 @@ def build_model(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
+    config = change_towers(
+        config,
+        {} if options.vision_model_name_or_path else options.vision_fields,
+        {} if options.text_model_name_or_path else options.text_fields,
+    )
     if options.text_model_name_or_path:
         tokenizer = load_tokenizer(options.text_model_name_or_path)
     else:
@@ -165,6 +175,24 @@ def build_model(
         processor.image_processor.image_mean = pretrained.image_mean
         processor.image_processor.image_std = pretrained.image_std
     return model, processor
+
+
+def change_towers(config: ClipVitConfig, vision_fields: dict, text_fields: dict) -> ClipVitConfig:
+    """A configuration with other values of some of its towers' fields.
+
+    Raises:
+        ValueError: a tower has no such field, or the value is not allowed.
+    """
+    towers = {"vision_config": vision_fields, "text_config": text_fields}
+    if not any(towers.values()):
+        return config
+    values = config.to_dict()
+    for tower, fields in towers.items():
+        for name in fields:
+            if name not in values[tower]:
+                raise ValueError(f"{name!r} is no field of {tower}: see docs/architecture.md")
+        values[tower] |= fields
+    return ClipVitConfig(**values)
 
 
 def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions):

@@ -1,0 +1,45 @@
+"""From arguments to a model."""
+
+import pytest
+from conftest import REPOSITORY, small_model
+from transformers import AutoTokenizer
+
+from modeling_clip_vit.training.arguments import ModelOptions
+from modeling_clip_vit.training.preparation import build_model, build_processor, load_model
+
+EMOJI = REPOSITORY / "configuration" / "model" / "emoji"
+
+
+class Words:
+    """A few captions, for a tokenizer to learn from."""
+
+    def corpus(self):
+        return ["a red square", "a blue circle", "红色的方块"]
+
+
+def test_a_recipe_changes_fields_of_the_towers():
+    vision = {"pooling": "mean", "mlp_type": "glu", "hidden_act": "silu"}
+    options = ModelOptions(str(EMOJI), vision_fields=vision, text_fields={"num_hidden_layers": 3})
+    model, _ = build_model(options, Words())
+    changed = model.config.vision_config
+    assert {name: getattr(changed, name) for name in vision} == vision
+    assert len(model.text_model.encoder.layers) == 3
+    assert changed.conv_stem_widths == [64, 64, 128, 128, 256]
+
+
+def test_a_field_that_a_tower_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="'poling' is no field of vision_config"):
+        build_model(ModelOptions(str(EMOJI), vision_fields={"poling": "mean"}), Words())
+
+
+def test_a_checkpoint_goes_on_with_other_dropouts_but_not_with_another_shape(tmp_path):
+    _, processor = build_model(ModelOptions(str(EMOJI)), Words())
+    model = small_model()
+    model.save_pretrained(tmp_path)
+    build_processor(processor.tokenizer, 32).save_pretrained(tmp_path)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == len(processor.tokenizer)
+    again, _ = load_model(str(tmp_path), ModelOptions(vision_fields={"patch_dropout": 0.25}))
+    assert again.vision_model.config.patch_dropout == 0.25
+    more = ModelOptions(text_fields={"num_hidden_layers": 7})
+    with pytest.raises(ValueError, match="lacks"):
+        load_model(str(tmp_path), more)
