@@ -59,6 +59,8 @@ class ModelOptions:
         vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
         text_model_name_or_path: a pretrained text encoder in place of the configuration's, with
             its tokenizer.
+        model_fields: fields of the joint configuration to change, such as
+            `{logit_bias_init_value: -10}`.
         vision_fields, text_fields: fields of a tower's configuration to change, such as
             `{pooling: mean, projection_type: mlp}` or `{patch_dropout: 0.25}`.
         frozen_towers: towers that do not learn: `vision`, `text` (Zhai et al., 2022: LiT).
@@ -75,6 +77,7 @@ class ModelOptions:
     model_name_or_path: str | None = None
     vision_model_name_or_path: str | None = None
     text_model_name_or_path: str | None = None
+    model_fields: dict[str, Any] = field(default_factory=dict)
     vision_fields: dict[str, Any] = field(default_factory=dict)
     text_fields: dict[str, Any] = field(default_factory=dict)
     frozen_towers: list[Literal["vision", "text"]] = field(default_factory=list)

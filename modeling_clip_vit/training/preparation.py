@@ -119,7 +119,7 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
-    config = change_towers(config, options.vision_fields, options.text_fields)
+    config = change_fields(config, options.model_fields, options.vision_fields, options.text_fields)
     # Updates are small: in half precision, most would round to nothing.
     model = load_whole(
         AutoModel,
@@ -151,8 +151,9 @@ def build_model(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
-    config = change_towers(
+    config = change_fields(
         config,
+        options.model_fields,
         {} if options.vision_model_name_or_path else options.vision_fields,
         {} if options.text_model_name_or_path else options.text_fields,
     )
@@ -177,21 +178,27 @@ def build_model(
     return model, processor
 
 
-def change_towers(config: ClipVitConfig, vision_fields: dict, text_fields: dict) -> ClipVitConfig:
-    """A configuration with other values of some of its towers' fields.
+def change_fields(
+    config: ClipVitConfig, model_fields: dict, vision_fields: dict, text_fields: dict
+) -> ClipVitConfig:
+    """A configuration with other values of some of its own and its towers' fields.
 
     Raises:
-        ValueError: a tower has no such field, or the value is not allowed.
+        ValueError: there is no such field, or the value is not allowed.
     """
-    towers = {"vision_config": vision_fields, "text_config": text_fields}
-    if not any(towers.values()):
+    changes = {"": model_fields, "vision_config": vision_fields, "text_config": text_fields}
+    if not any(changes.values()):
         return config
     values = config.to_dict()
-    for tower, fields in towers.items():
+    for part, fields in changes.items():
+        place = values[part] if part else values
         for name in fields:
-            if name not in values[tower]:
-                raise ValueError(f"{name!r} is no field of {tower}: see docs/architecture.md")
-        values[tower] |= fields
+            if name not in place:
+                raise ValueError(
+                    f"{name!r} is no field of {part or 'the configuration'}: see "
+                    "docs/architecture.md"
+                )
+        place |= fields
     return ClipVitConfig(**values)
 
 

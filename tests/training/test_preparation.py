@@ -17,13 +17,19 @@ class Words:
         return ["a red square", "a blue circle", "红色的方块"]
 
 
-def test_a_recipe_changes_fields_of_the_towers():
+def test_a_recipe_changes_fields_of_the_model():
     vision = {"pooling": "mean", "mlp_type": "glu", "hidden_act": "silu"}
-    options = ModelOptions(str(EMOJI), vision_fields=vision, text_fields={"num_hidden_layers": 3})
+    options = ModelOptions(
+        str(EMOJI),
+        model_fields={"logit_bias_init_value": -10.0},
+        vision_fields=vision,
+        text_fields={"num_hidden_layers": 3},
+    )
     model, _ = build_model(options, Words())
     changed = model.config.vision_config
     assert {name: getattr(changed, name) for name in vision} == vision
     assert len(model.text_model.encoder.layers) == 3
+    assert model.get_logit_bias().item() == -10
     assert changed.conv_stem_widths == [64, 64, 128, 128, 256]
 
 
