@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -25,6 +26,7 @@ from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
 from ..data.batches import (
     Collator,
     ConceptBatchSampler,
+    DecodedImages,
     DecodedPixels,
     ImageTextSamples,
     StoredPixels,
@@ -32,6 +34,7 @@ from ..data.batches import (
 )
 from ..data.captions import CaptionMaker
 from ..data.images import BadSamples, decode_all
+from ..data.policies import SampleAugment
 from ..data.sources import check_columns, get_split, open_dataset
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamCaptions, StreamLoader
@@ -217,8 +220,10 @@ def prepare_data(
         check_columns(split, [options.concept_column], options.dataset)
         keys = list(split[options.concept_column])
     concepts = number_concepts(keys)
-    decoded = DecodedPixels(split, options.image_column, image_size)
-    read_pixels: Callable[[int], torch.Tensor] = decoded
+    vary = SampleAugment(args.augment, image_size)
+    kind = DecodedImages if args.augment.crop_scale else DecodedPixels
+    decoded = kind(split, options.image_column, vary.least)
+    read_pixels: Callable[[int], Any] = decoded
     rows = list(range(len(split)))
     bad = BadSamples(options.max_bad_sample_ratio)
     if options.cache_images:
@@ -235,7 +240,7 @@ def prepare_data(
         args.run.seed,
     )
     loader = DataLoader(
-        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed),
+        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed, vary),
         batch_sampler=sampler,
         collate_fn=build_collator(args, processor),
         num_workers=options.dataloader_num_workers,
@@ -259,6 +264,7 @@ def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: i
             options.concept_column,
             image_size,
             args.run.seed,
+            args.augment,
         ),
         build_collator(args, processor),
         args.optimizer.per_device_train_batch_size,
