@@ -60,8 +60,8 @@ class ModelOptions:
         vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
         text_model_name_or_path: a pretrained text encoder in place of the configuration's, with
             its tokenizer.
-        vision_fields, text_fields: fields of a pretrained encoder's configuration to change, such
-            as `{pooling: mean, projection_type: mlp}`.
+        vision_fields, text_fields: fields of an encoder's configuration to change, such as
+            `{patch_dropout: 0.5}` or, of a pretrained one, `{pooling: mean, projection_type: mlp}`.
         frozen_towers: towers that do not learn: `vision`, `text` (Zhai et al., 2022: LiT).
         frozen_vision_layers, frozen_text_layers: so many of the lowest blocks do not learn, nor
             does what comes before them.

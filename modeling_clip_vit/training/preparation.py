@@ -42,6 +42,7 @@ from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
+from ..towers import change_fields
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
 
@@ -123,8 +124,14 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
     # Updates are small: in half precision, most would round to nothing.
+    change_fields(config.vision_config, options.vision_fields)
+    change_fields(config.text_config, options.text_fields)
     model = load_whole(
-        AutoModel, path, dtype=torch.float32, attn_implementation=options.attn_implementation
+        AutoModel,
+        path,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=options.attn_implementation,
     )
     return model, AutoProcessor.from_pretrained(path)
 
@@ -149,6 +156,10 @@ def build_model(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
+    if not options.vision_model_name_or_path:
+        change_fields(config.vision_config, options.vision_fields)
+    if not options.text_model_name_or_path:
+        change_fields(config.text_config, options.text_fields)
     if options.text_model_name_or_path:
         tokenizer = load_tokenizer(options.text_model_name_or_path)
     else:
