@@ -4,6 +4,7 @@ Shape legend: `N` images, `S` side in pixels.
 """
 
 import io
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,15 +24,16 @@ class BadImageError(DataError):
     """An image that cannot be decoded."""
 
 
-def decode_image(source: Any, least: int | None = None) -> Image.Image:
+def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image.Image:
     """Decode to RGB: upright by its EXIF tag, transparent pixels on white, 16 bits scaled to 8.
 
     Of an animation, the first frame.
 
     Args:
         source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
-        least: a JPEG may come at a half, a quarter or an eighth of its size, as long as its shorter
-            side keeps so many pixels: its decoder then has less to do. None for the full size.
+        least_side, least_area: a JPEG may come at a half, a quarter or an eighth of its size, as
+            long as its shorter side and all of it keep so many pixels: its decoder then has less
+            to do. Without a side, the full size.
 
     Raises:
         BadImageError: it is missing, truncated, no image, or larger than Pillow's
@@ -45,14 +47,14 @@ def decode_image(source: Any, least: int | None = None) -> Image.Image:
         opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
         image = opened if isinstance(opened, Image.Image) else Image.open(opened)
         check_size(image)
-        if least is not None:
-            image.draft(None, (least, least))  # does nothing where the format is not JPEG
+        if least_side:
+            reduce_jpeg(image, least_side, least_area)
         image = scale_to_8_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise more than thirty types
         # Without the address of the buffer, which no two runs have in common.
         reason = re.sub(r" <_io\..*?>", "", str(error)).replace("\n", " ")
@@ -68,6 +70,16 @@ def check_size(image: Image.Image):
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
         raise Image.DecompressionBombError(f"{pixels:,} pixels are more than {limit:,}")
+
+
+def reduce_jpeg(image: Image.Image, least_side: int, least_area: int):
+    """Let a JPEG that is not decoded yet come smaller; does nothing to other formats."""
+    width, height = image.size
+    factor = min(width / least_side, height / least_side)
+    if least_area:
+        factor = min(factor, math.sqrt(width * height / least_area))
+    if factor >= 2:
+        image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:

@@ -57,12 +57,12 @@ class SampleAugment:
         self.policy = build_policy(options)
 
     @property
-    def least(self) -> int:
-        """Pixels that the shorter side of an image must have, lest a part of it is enlarged."""
+    def least_area(self) -> int:
+        """Pixels that an image must have, lest the smallest part of it is enlarged."""
         if not self.scale:
-            return self.size
+            return self.size**2
         narrowest = min(self.ratio[0], 1 / self.ratio[1], 1)
-        return math.ceil(self.size / math.sqrt(self.scale[0] * narrowest))
+        return math.ceil(self.size**2 / (self.scale[0] * narrowest))
 
     def __call__(self, image: Image.Image | torch.Tensor, seed: int) -> torch.Tensor:
         """Pixels, uint8 (3, S, S), of an image of any size or of pixels of that one."""

@@ -139,7 +139,8 @@ class SampleMaker:
     def decode(self, drawn: DrawnSample) -> Sample | SkippedSample:
         """Decode the image."""
         try:
-            pixels = self.vary(decode_image(drawn.image, self.vary.least), drawn.seed)
+            image = decode_image(drawn.image, self.vary.size, self.vary.least_area)
+            pixels = self.vary(image, drawn.seed)
         except BadImageError as error:
             return SkippedSample(drawn.name, str(error))
         return Sample(pixels, drawn.noise, drawn.texts, drawn.concept, drawn.seed)

@@ -232,8 +232,9 @@ def prepare_data(
         keys = list(split[options.concept_column])
     concepts = number_concepts(keys)
     vary = SampleAugment(args.augment, image_size)
-    kind = DecodedImages if args.augment.crop_scale else DecodedPixels
-    decoded = kind(split, options.image_column, vary.least)
+    decoded = DecodedPixels(split, options.image_column, image_size)
+    if args.augment.crop_scale:
+        decoded = DecodedImages(split, options.image_column, image_size, vary.least_area)
     read_pixels: Callable[[int], Any] = decoded
     rows = list(range(len(split)))
     bad = BadSamples(options.max_bad_sample_ratio)
