@@ -1,11 +1,15 @@
 """How fast batches are made, without a model: those of the default recipe, and those of a stream.
 
-    python benchmarks/data_path.py [--batches 40] [--stream] [--json data_path.json]
+    python benchmarks/data_path.py [--batches 40] [--stream | --samples] [--json data_path.json]
 
 Prints a table, one line a way to load. Training at 1,000 images a second needs more than that.
 With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and parquet to 224
 pixels, in one process on one core, beside open_clip's own loader (`pip install open_clip_torch
 webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond the crop.
+
+With --samples, the same JPEGs and their captions are decoded, augmented, tokenised and collated on
+one core, without any reading, beside Transformers' `CLIPProcessor` called a sample at a time and
+open_clip's transform and tokenizer.
 """
 
 import argparse
@@ -27,11 +31,32 @@ from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.stream_samples import SampleMaker
 from modeling_clip_vit.data.streams import StreamCaptions, StreamLoader, StreamOptions
+from modeling_clip_vit.data.tars import Row
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
+from modeling_clip_vit.training.preparation import build_processor, prepare
 
+#: As strongly as the default recipe, by operations on whole batches.
+BATCH_AUGMENT = {
+    "rotation": 15,
+    "zoom": 0.2,
+    "shift": 0.06,
+    "shear": 0.1,
+    "brightness": 0.1,
+    "contrast": 0.2,
+    "saturation": 0.4,
+    "hue": 10,
+    "erase_probability": 0.25,
+}
+#: Name -> how ours augments.
+AUGMENTATIONS: dict[str, dict] = {
+    "ours, centre crop": {},
+    "ours, crop of 0.9 to 1": {"crop_scale": [0.9, 1.0]},
+    "ours, crop of 0.2 to 1": {"crop_scale": [0.2, 1.0]},
+    "ours, crop and RandAugment": {"crop_scale": [0.9, 1.0], "policy": "randaugment"},
+    "ours, rotation, colours, erasing": BATCH_AUGMENT,
+}
 RECIPE = Path(__file__).parent.parent / "configuration" / "train" / "emoji.yaml"
 WAYS = {
     "decoded once, in the main process": ("true", 0),
@@ -154,6 +179,61 @@ def measure_stream(count: int, batch_size: int = 64) -> list[dict]:
     return [{"way": way, "images_per_second_and_core": speed} for way, speed in best.items()]
 
 
+def sample_makers(images: list[bytes], captions: list[str]):
+    """Name -> a function that makes training inputs of all the samples."""
+    import open_clip
+
+    tokenizer = train_tokenizer(captions, 1000, 77)
+    rows = [
+        Row(str(number), {"image": image, "caption": caption})
+        for number, (image, caption) in enumerate(zip(images, captions, strict=True))
+    ]
+
+    def ours(fields: dict):
+        options = AugmentOptions(**fields)
+        maker = SampleMaker("image", CaptionOptions(), None, 224, 0, options)
+        collate = Collator(tokenizer, options, [0.5] * 3, [0.5] * 3)
+        return lambda: collate([maker.decode(maker.draw(row, 0)) for row in rows])
+
+    def per_sample(make):
+        def run():
+            for image, caption in zip(images, captions, strict=True):
+                make(PillowImage.open(io.BytesIO(image)), caption)
+
+        return run
+
+    processor = build_processor(tokenizer, 224)
+    their_tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    transform = open_clip.image_transform(224, is_train=True)
+    return {
+        **{name: ours(fields) for name, fields in AUGMENTATIONS.items()},
+        "CLIPProcessor, a sample at a time": per_sample(
+            lambda image, caption: processor(
+                text=caption, images=image, return_tensors="pt", truncation=True
+            )
+        ),
+        "open_clip, crop of 0.9 to 1": per_sample(
+            lambda image, caption: (transform(image), their_tokenizer(caption))
+        ),
+    }
+
+
+def measure_samples(rounds: int, count: int = 64) -> list[dict]:
+    """Samples a second on one core of every way to make them, the best of some rounds each."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    images = [draw_photo(rng) for _ in range(count)]
+    captions = [f"a photo, number {n} of many" + ", far away" * (n % 5) for n in range(count)]
+    ways = sample_makers(images, captions)
+    best = dict.fromkeys(ways, 0.0)
+    for _ in range(rounds):  # in turn, so that a busy machine is busy for all
+        for way, make in ways.items():
+            started = time.process_time()
+            make()
+            best[way] = max(best[way], count / (time.process_time() - started))
+    return [{"way": way, "images_per_second_and_core": speed} for way, speed in best.items()]
+
+
 def measure_recipe(count: int) -> list[dict]:
     """How fast the default recipe's batches are made in every way."""
     rows = []
@@ -170,10 +250,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--samples", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.stream:
-        rows = measure_stream(max(1, options.batches // 4))
+    if options.stream or options.samples:
+        measure_ways = measure_stream if options.stream else measure_samples
+        rows = measure_ways(max(1, options.batches // 4))
         print("| way | samples/s and core |\n| --- | --- |")
         for row in rows:
             print(f"| {row['way']} | {row['images_per_second_and_core']:,.0f} |")

@@ -1,4 +1,4 @@
-"""The command line: `clip-vit train`, `search` and `convert`. All work is done elsewhere."""
+"""The command line: `clip-vit train`, `preview`, `search` and `convert`. All work is elsewhere."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,12 @@ from huggingface_hub.errors import StrictDataclassError
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = {"train": train, "search": search, "convert": convert}
+    commands = {"train": train, "preview": preview, "search": search, "convert": convert}
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
-            "usage: clip-vit {train,search,convert} ...\n\n  train    train a model by a recipe"
+            "usage: clip-vit {train,preview,search,convert} ...\n"
+            "\n  train    train a model by a recipe"
+            "\n  preview  draw the first batch that a recipe trains on"
             "\n  search   search pictures by text\n  convert  a checkpoint to and from other "
             "implementations\n\nclip-vit COMMAND --help says more."
         )
@@ -30,6 +32,13 @@ def train(arguments: list[str], default_config: Path | None = None) -> int:
     from .training.command import run_training
 
     return report_errors(lambda: run_training(arguments, default_config))
+
+
+def preview(arguments: list[str]) -> int:
+    """`clip-vit preview --config FILE [--FIELD VALUE ...] --save PICTURE`"""
+    from .training.preview import run_preview
+
+    return report_errors(lambda: run_preview(arguments))
 
 
 def search(arguments: list[str]) -> int:

@@ -143,6 +143,21 @@ def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
     return pool(hidden_BLD, inputs.get("attention_mask"), is_end_BL)
 
 
+def change_fields(config: PreTrainedConfig, fields: dict):
+    """Change fields of a configuration: of a tower, or of a joint model.
+
+    Raises:
+        ValueError: it has no such field.
+    """
+    for name, value in fields.items():
+        if not hasattr(config, name) and name not in FOREIGN_FIELDS:
+            raise ValueError(
+                f"{name}={value!r} is not allowed: a {config.model_type} has no such field"
+            )
+        setattr(config, name, value)
+    config.validate()
+
+
 def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     """One tower with its weights, from a checkpoint of it alone or of a joint model.
 
@@ -156,12 +171,7 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
-    for name, value in fields.items():
-        if not hasattr(config, name) and name not in FOREIGN_FIELDS:
-            raise ValueError(
-                f"{name}={value!r} is not allowed: a {config.model_type} has no such field"
-            )
-        setattr(config, name, value)
+    change_fields(config, fields)
     tower, found = load_with_report(AutoModel, path, config=config)
     # Heads, and the other tower of a joint model, are left behind on purpose; and a pooler is not
     # missed where the tower is pooled in another way.

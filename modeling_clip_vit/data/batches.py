@@ -3,28 +3,46 @@
 Shape legend: `B` samples, `T` texts, `L` tokens, `S` side in pixels.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from .captions import CaptionMaker
 from .images import BadImageError, decode_image, image_name, to_pixels
+from .mixing import mix_seed
+from .policies import SampleAugment
 from .transforms import NOISE_SIZE, AugmentOptions, augment, normalize
+
+#: Numbers that are augmented at once: 4 MB of float32.
+CHUNK_SIZE = 1 << 20
+#: The second draw of a row in an epoch has a number that no epoch has.
+MOST_EPOCHS = 1_000_000
 
 
 @dataclass
 class Sample:
-    """One image with its texts and the random numbers of its augmentation."""
+    """One image with its texts and the random numbers of its augmentation.
+
+    Args:
+        pixels: uint8, (3, S, S).
+        noise: of what is done to the whole batch, (NOISE_SIZE,).
+        texts: its texts.
+        concept: what it shows.
+        seed: of what else is random: crop, policy, mixing.
+    """
 
     pixels: torch.Tensor
     noise: torch.Tensor
     texts: list[str]
     concept: int
+    seed: int = 0
 
 
 @dataclass
@@ -42,40 +60,49 @@ class ImageTextSamples(Dataset):
     pair, so a sample is the same in any batch, worker or process.
 
     Args:
-        read_pixels: row to uint8 pixels (3, S, S), or a `BadImageError`.
+        read_pixels: row to uint8 pixels (3, S, S), or an image that `vary` makes them of, or a
+            `BadImageError`.
         captions: makes the texts of a row.
         concepts: concept number of each row: rows of one concept belong together.
         names: row to what to call it in a message.
         seed: of everything random.
+        vary: what happens to one image before it comes into a batch; None for nothing.
     """
 
     def __init__(
         self,
-        read_pixels: Callable[[int], torch.Tensor],
+        read_pixels: Callable[[int], Any],
         captions: CaptionMaker,
         concepts: Sequence[int],
         names: Callable[[int], str],
         seed: int,
+        vary: SampleAugment | None = None,
     ):
         self.read_pixels = read_pixels
         self.captions = captions
         self.concepts = concepts
         self.names = names
         self.seed = seed
+        self.vary = vary
 
     def __getitem__(self, index: tuple[int, int]) -> Sample | SkippedSample:
         row, draw = index
         rng = np.random.default_rng((self.seed, draw, row))
+        noise = torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32))
+        texts = self.captions.draw(row, rng)
+        seed = draw_seed(rng)
         try:
             pixels = self.read_pixels(row)
+            if self.vary is not None:
+                pixels = self.vary(pixels, seed)
         except BadImageError as error:
             return SkippedSample(self.names(row), str(error))
-        return Sample(
-            pixels=pixels,
-            noise=torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32)),
-            texts=self.captions.draw(row, rng),
-            concept=self.concepts[row],
-        )
+        return Sample(pixels, noise, texts, self.concepts[row], seed)
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed of what is random in a sample beyond its noise and texts."""
+    return int(rng.integers(2**63))
 
 
 class StoredPixels:
@@ -96,11 +123,22 @@ class DecodedPixels:
         self.split, self.column, self.size = split, column, size
 
     def __call__(self, row: int) -> torch.Tensor:
-        return to_pixels(decode_image(self.split[row][self.column]), self.size)
+        return to_pixels(decode_image(self.split[row][self.column], self.size), self.size)
 
     def name(self, row: int) -> str:
         """What to call a row in a message."""
         return image_name(self.split[row][self.column], row)
+
+
+class DecodedImages(DecodedPixels):
+    """The same, not yet cut, for who cuts out parts: they need an image of so many pixels."""
+
+    def __init__(self, split, column: str, size: int, least_area: int):
+        super().__init__(split, column, size)
+        self.least_area = least_area
+
+    def __call__(self, row: int) -> Image.Image:  # type: ignore[override]
+        return decode_image(self.split[row][self.column], self.size, self.least_area)
 
 
 def number_concepts(keys: Sequence[Hashable]) -> list[int]:
@@ -113,7 +151,8 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of concepts, each with the same number of its images.
 
     An epoch sees every concept once, in an order of its own; of a concept with more images than
-    asked for, some are drawn, and one with fewer repeats them. Image k of every concept comes
+    asked for, some are drawn, and one with fewer repeats them, each time augmented anew (Hoffer et
+    al., 2020, section 3). Image k of every concept comes
     before image k + 1 of any, so a batch is `images_per_concept` views of the same concepts. The
     last, incomplete batch is left out.
 
@@ -159,7 +198,16 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
                 self.draw_rows(concept, rng)
                 for concept in order[start : start + self.concepts_per_batch]
             ]
-            yield [(row, self.epoch) for view in zip(*views, strict=True) for row in view]
+            yield self.number_draws([row for view in zip(*views, strict=True) for row in view])
+
+    def number_draws(self, rows: list[int]) -> list[tuple[int, int]]:
+        """Indices of rows: one that comes again in a batch is another draw of it."""
+        seen: Counter[int] = Counter()
+        indices = []
+        for row in rows:
+            indices.append((row, self.epoch + seen[row] * MOST_EPOCHS))
+            seen[row] += 1
+        return indices
 
     def draw_rows(self, concept: int, rng: np.random.Generator) -> list[int]:
         """So many rows of a concept as a batch takes, in random order."""
@@ -196,8 +244,8 @@ class Collator:
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (T, L), the concept of
             each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
-            first of its concept `is_first_view` (B,), and `skipped`, the samples without a
-            readable image.
+            first of its concept `is_first_view` (B,), `mix_seed`, a number that these very samples
+            have, for who mixes them, and `skipped`, the samples without a readable image.
         """
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
         kept = [sample for sample in samples if isinstance(sample, Sample)]
@@ -209,17 +257,31 @@ class Collator:
         texts = [text for sample in first_of.values() for text in sample.texts]
         text_ids = [concept for concept, sample in first_of.items() for _ in sample.texts]
         tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        images = augment(
-            torch.stack([sample.pixels for sample in kept]),
-            torch.stack([sample.noise for sample in kept]),
-            self.options,
-        )
         return {
-            "pixel_values": normalize(images, self.image_mean, self.image_std),
+            "pixel_values": self.make_pixel_values(kept),
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
             "image_ids": torch.tensor([sample.concept for sample in kept]),
             "text_ids": torch.tensor(text_ids),
             "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
+            "mix_seed": mix_seed([sample.seed for sample in kept]),
             "skipped": skipped,
         }
+
+    def make_pixel_values(self, samples: list[Sample]) -> torch.Tensor:
+        """Augmented and normalised pixels, float32 (B, 3, S, S).
+
+        A few images at a time: what stays in the processor's cache costs half as much.
+        """
+        shape = samples[0].pixels.shape
+        values = torch.empty(len(samples), *shape)
+        count = max(1, CHUNK_SIZE // shape.numel())
+        for start in range(0, len(samples), count):
+            part = samples[start : start + count]
+            images = augment(
+                torch.stack([sample.pixels for sample in part]),
+                torch.stack([sample.noise for sample in part]),
+                self.options,
+            )
+            values[start : start + count] = normalize(images, self.image_mean, self.image_std)
+        return values

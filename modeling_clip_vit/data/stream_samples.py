@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batches import Sample, SkippedSample
+from .batches import Sample, SkippedSample, draw_seed
 from .captions import CaptionOptions, choose_columns, vary_caption
-from .images import BadImageError, decode_image, to_pixels
+from .images import BadImageError, decode_image
+from .policies import SampleAugment
 from .tars import Row
-from .transforms import NOISE_SIZE
+from .transforms import NOISE_SIZE, AugmentOptions
 
 
 def stable_number(text: str) -> int:
@@ -32,6 +33,7 @@ class DrawnSample:
     noise: torch.Tensor
     texts: list[str]
     concept: int
+    seed: int
 
     @property
     def length(self) -> int:
@@ -63,6 +65,7 @@ class SampleMaker:
             rows with equal captions are.
         image_size: side S of the pixels.
         seed: of everything random.
+        augment: how images are varied one at a time; None for not at all.
     """
 
     def __init__(
@@ -72,11 +75,12 @@ class SampleMaker:
         concept_column: str | None,
         image_size: int,
         seed: int,
+        augment: AugmentOptions | None = None,
     ):
         self.image_column = image_column
         self.captions = captions
         self.concept_column = concept_column
-        self.image_size = image_size
+        self.vary = SampleAugment(augment or AugmentOptions(), image_size)
         self.seed = seed
 
     def columns(self) -> list[str]:
@@ -105,7 +109,8 @@ class SampleMaker:
         if image is None:
             have = ", ".join(row.columns) or "nothing"
             return SkippedSample(row.name, f"there is no {self.image_column!r}: it has {have}")
-        return DrawnSample(row.name, image, noise, texts, self.concept(row.columns, drawn))
+        concept = self.concept(row.columns, drawn)
+        return DrawnSample(row.name, image, noise, texts, concept, draw_seed(rng))
 
     def draw_caption(self, columns: dict, column: str, rng: np.random.Generator) -> str:
         """The caption of a column, one of several drawn.
@@ -134,7 +139,8 @@ class SampleMaker:
     def decode(self, drawn: DrawnSample) -> Sample | SkippedSample:
         """Decode the image."""
         try:
-            pixels = to_pixels(decode_image(drawn.image), self.image_size)
+            image = decode_image(drawn.image, self.vary.size, self.vary.least_area)
+            pixels = self.vary(image, drawn.seed)
         except BadImageError as error:
             return SkippedSample(drawn.name, str(error))
-        return Sample(pixels, drawn.noise, drawn.texts, drawn.concept)
+        return Sample(pixels, drawn.noise, drawn.texts, drawn.concept, drawn.seed)

@@ -1,19 +1,27 @@
 """Augment a batch of images as one tensor, each image by its own random numbers.
 
 The augmentation is a pure function of pixels and uniform noise: whoever draws the noise for a
-sample decides what happens to it, on any device, in any batch, in any worker.
+sample decides what happens to it, on any device, in any batch, in any worker. What is done to one
+image at a time, before it comes into a batch, is in `policies.py`.
 
 Shape legend: `B` batch, `S` side in pixels.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from .sources import DataError
+
 #: Uniform numbers that one image needs.
 NOISE_SIZE = 14
+
+Policy = Literal["none", "randaugment", "autoaugment", "trivialaugment"]
+SHARES = ("shift", "shear", "brightness", "contrast", "saturation", "erase_probability")
+AMOUNTS = ("rotation", "zoom", "hue")
 
 
 @dataclass
@@ -31,6 +39,14 @@ class AugmentOptions:
         hue: largest rotation of the hue in degrees, either way.
         erase_probability: how often a rectangle is erased.
         flip: whether to mirror half of the images; wrong where left and right mean something.
+        crop_scale: smallest and largest share of an image's area that is cut out at a random place
+            (Szegedy et al., 2015, section 6), such as `[0.5, 1]`; empty for the centre.
+        crop_ratio: smallest and largest width of that part, relative to its height.
+        policy: further changes to each image: `randaugment` (Cubuk et al., 2020), `autoaugment`
+            (Cubuk et al., 2019, as learned on ImageNet), `trivialaugment` (Müller and Hutter, 2021)
+            or `none`. They change colours too.
+        policy_num_ops: how many changes, with randaugment.
+        policy_magnitude: how strong they are, from 0 to 30, with randaugment.
     """
 
     rotation: float = 0.0
@@ -43,6 +59,43 @@ class AugmentOptions:
     hue: float = 0.0
     erase_probability: float = 0.0
     flip: bool = False
+    crop_scale: list[float] = field(default_factory=list)
+    crop_ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    policy: Policy = "none"
+    policy_num_ops: int = 2
+    policy_magnitude: int = 9
+
+    def __post_init__(self):
+        for name in SHARES:
+            refuse_unless(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
+        for name in AMOUNTS:
+            refuse_unless(getattr(self, name) >= 0, self, name, "at least 0")
+        scale, ratio = self.crop_scale, self.crop_ratio
+        is_scale = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
+        refuse_unless(
+            not scale or is_scale,
+            self,
+            "crop_scale",
+            "empty, or a smallest and a largest share of the area, above 0 and at most 1",
+        )
+        is_ratio = len(ratio) == 2 and 0 < ratio[0] <= ratio[1]
+        refuse_unless(is_ratio, self, "crop_ratio", "a smallest and a largest number above 0")
+        allowed = get_args(Policy)
+        refuse_unless(self.policy in allowed, self, "policy", f"one of {', '.join(allowed)}")
+        refuse_unless(self.policy_num_ops >= 1, self, "policy_num_ops", "at least 1")
+        is_magnitude = 0 <= self.policy_magnitude <= 30
+        refuse_unless(is_magnitude, self, "policy_magnitude", "from 0 to 30")
+
+
+def refuse_unless(holds: bool, options: object, name: str, allowed: str):
+    """Refuse the value of a field, and say what is allowed.
+
+    Raises:
+        DataError: it does not hold.
+    """
+    if not holds:
+        value = getattr(options, name)
+        raise DataError(f"{name}={value} is not allowed: it must be {allowed}")
 
 
 def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:

@@ -59,15 +59,29 @@ def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]])
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
 
-def draw_found(axis: Axes, found: Found, font: str):
-    """Draw one picture with its title and frame."""
+def save_picture_grid(path: Path, pictures: Sequence[Found], columns: int = 6):
+    """Save pictures row by row, each with its title above it."""
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.6 * columns, 2.1 * rows), dpi=130)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    font = use_font()
+    for picture, axis in zip(pictures, axes, strict=False):
+        draw_found(axis, picture, font, lines=4)
+    for axis in axes[len(pictures) :]:
+        axis.axis("off")
+    figure.tight_layout(pad=0.4, h_pad=0.8)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
+
+
+def draw_found(axis: Axes, found: Found, font: str, lines: int = 2):
+    """Draw one picture with its frame, and its title in at most so many lines."""
     axis.imshow(np.asarray(found.image))
     axis.set_xticks([])
     axis.set_yticks([])
     right = found.is_right is True
     mark = "✓ " if right else ""
     color = RIGHT if right else WRONG
-    title = wrap(mark + found.title, 17, most=2)
+    title = wrap(mark + found.title, 17, most=lines)
     axis.set_title(title, fontsize=7, color=color if right else "black", family=font, pad=3)
     for spine in axis.spines.values():
         spine.set(color=color, linewidth=3 if right else 0.8)

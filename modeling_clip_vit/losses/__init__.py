@@ -7,6 +7,7 @@ from .hard_negative_loss import HardNegativeLoss
 from .matryoshka_loss import MatryoshkaLoss
 from .multi_positive_loss import MultiPositiveLoss
 from .siglip_loss import SigLipLoss
+from .targets import MixedIds
 
 __all__ = [
     "ClipLoss",
@@ -14,6 +15,7 @@ __all__ = [
     "DistillationLoss",
     "HardNegativeLoss",
     "MatryoshkaLoss",
+    "MixedIds",
     "MultiPositiveLoss",
     "SigLipLoss",
 ]

@@ -64,9 +64,9 @@ class ContrastiveLoss(nn.Module, ABC):
             logit_scale: the factor on the cosine similarities, already exponentiated.
             logit_bias: added to the logits; a constant does not change a softmax.
             targets: what belongs together: ids `(image_ids (B_image,), text_ids (B_text,))`, equal
-                ones over all processes; or a matrix of weights (B_image, B_text) for this
-                process's images and texts, which no other's belong to; or None: image i belongs
-                to text i.
+                ones over all processes, or `MixedIds` of images that show two; or a matrix of
+                weights (B_image, B_text) for this process's images and texts, which no other's
+                belong to; or None: image i belongs to text i.
 
         Raises:
             ValueError: shapes do not go together.

@@ -38,10 +38,12 @@ class HardNegativeLoss(ContrastiveLoss):
         """This process's share: its images, and its texts.
 
         Raises:
-            ValueError: targets are a matrix, or the numbers of images and texts differ.
+            ValueError: targets are a matrix or of mixed images, or the numbers of images and texts
+                differ.
         """
         images, texts = contrast.images, contrast.texts
-        if isinstance(targets, torch.Tensor) or len(images) != len(texts):
+        are_ids = targets is None or all(isinstance(ids, torch.Tensor) for ids in targets)
+        if isinstance(targets, torch.Tensor) or not are_ids or len(images) != len(texts):
             raise ValueError(
                 "HardNegativeLoss pairs image i with text i: it takes ids as targets, or none, and "
                 f"as many images as texts, but got {len(images)} and {len(texts)}"

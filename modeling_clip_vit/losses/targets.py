@@ -1,10 +1,13 @@
-"""What belongs together, in the three forms that the losses take.
+"""What belongs together, in the forms that the losses take.
 
 Of the pairs that belong together, a loss needs only sums: for each image, the weighted sum of the
 texts that it belongs to. So no form needs the matrix of all pairs.
 
-Shape legend: `P` embedding, `I` distinct ids; `B` this process's, `N` all processes'.
+Shape legend: `P` embedding, `I` distinct ids, `K` = 2 ids a row; `B` this process's, `N` all
+processes'.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -13,8 +16,42 @@ import torch
 from ..normalization import sum_over_processes
 from .gather import gather_with_gradient, own_rows
 
+
+@dataclass
+class MixedIds:
+    """Ids of images that are each mixed of two, as Mixup and CutMix make them.
+
+    An image shows its first id with its weight, and its second with the rest. Two things belong
+    together by the sum, over ids, of the weights that they both have of it: an image and a text by
+    the weight of the text's id, two mixed images by the chance that one drawn from each show the
+    same.
+
+    Args:
+        first, second: (B,).
+        weight: of the first, from 0 to 1, (B,).
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    weight: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B,), as of plain ids."""
+        return self.first.shape
+
+    def __getitem__(self, rows: torch.Tensor) -> MixedIds:
+        """Those of some of the images."""
+        return MixedIds(self.first[rows], self.second[rows], self.weight[rows])
+
+    def heaviest(self) -> torch.Tensor:
+        """Of each image, the id with the larger weight, (B,)."""
+        return torch.where(self.weight < 0.5, self.second, self.first)
+
+
+Ids = torch.Tensor | MixedIds
 #: Ids of this process's images and texts, or a matrix of weights between them.
-Targets = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
+Targets = tuple[Ids, Ids] | torch.Tensor
 
 
 def check_targets(targets: Targets | None, image_embeds: torch.Tensor, text_embeds: torch.Tensor):
@@ -71,7 +108,10 @@ def find_positives(targets: Targets | None, contrast) -> Positives:
         return paired(contrast)
     if isinstance(targets, torch.Tensor):
         return by_matrix(targets, contrast)
-    return by_ids(*targets, contrast)
+    image_ids, text_ids = targets
+    if isinstance(image_ids, torch.Tensor) and isinstance(text_ids, torch.Tensor):
+        return by_ids(image_ids, text_ids, contrast)
+    return by_mixed_ids(image_ids, text_ids, contrast)
 
 
 def paired(contrast) -> Positives:
@@ -130,6 +170,60 @@ def by_ids(image_ids: torch.Tensor, text_ids: torch.Tensor, contrast) -> Positiv
         num_images,
         num_texts,
     )
+
+
+def by_mixed_ids(image_ids: Ids, text_ids: Ids, contrast) -> Positives:
+    """Images and texts belong together by what they have in common of their ids, everywhere."""
+    texts, sizes = contrast.all_texts, (contrast.image_sizes, contrast.text_sizes)
+    image_ids_NK, image_weights_NK = gather_ids(image_ids, texts, sizes[0])
+    text_ids_NK, text_weights_NK = gather_ids(text_ids, texts, sizes[1])
+    _, numbers = torch.cat((image_ids_NK, text_ids_NK)).unique(return_inverse=True)
+    images_NK, texts_NK = numbers.split((len(image_ids_NK), len(text_ids_NK)))
+    size = numbers.numel()
+    images_per_id, texts_per_id = (
+        texts.new_zeros(size).index_add(0, ids_NK.flatten(), weights_NK.flatten())
+        for ids_NK, weights_NK in ((images_NK, image_weights_NK), (texts_NK, text_weights_NK))
+    )
+    # What a row has in common with all rows of the other side, over its ids.
+    image_weight = (image_weights_NK * texts_per_id[images_NK]).sum(dim=1)
+    text_weight = (text_weights_NK * images_per_id[texts_NK]).sum(dim=1)
+    num_images = (image_weight > 0).sum().clamp(min=1).to(texts.dtype)
+    num_texts = (text_weight > 0).sum().clamp(min=1).to(texts.dtype)
+    own_ids_BK, own_weights_BK = (
+        own_rows(values, sizes[0]) for values in (images_NK, image_weights_NK)
+    )
+
+    def sum_common(values_NP: torch.Tensor) -> torch.Tensor:
+        """For each of this process's images, the sum of texts by what is in common, (B, P)."""
+        sums_IP = texts.new_zeros(size, texts.shape[1])
+        for ids, weights in zip(texts_NK.t(), text_weights_NK.t(), strict=True):
+            sums_IP = sums_IP.index_add(0, ids, weights[:, None] * values_NP)
+        return (own_weights_BK[:, :, None] * sums_IP[own_ids_BK]).sum(dim=1)
+
+    total = sum_common(texts)
+    own_weight = own_rows(image_weight, sizes[0])
+    by_images = total * (invert(own_weight) / num_images)[:, None]
+    by_texts = sum_common(texts * (invert(text_weight) / num_texts)[:, None])
+    return Positives(
+        own_weight,
+        own_rows(text_weight, sizes[1]),
+        total,
+        by_images + by_texts,
+        num_images,
+        num_texts,
+    )
+
+
+def gather_ids(ids: Ids, like: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids of all processes and their weights, (N, K) each; a plain id has all of the weight."""
+    if isinstance(ids, MixedIds):
+        weight = ids.weight.to(like)
+        ids_BK = torch.stack((ids.first, ids.second), dim=1).to(like.device)
+        weights_BK = torch.stack((weight, 1 - weight), dim=1)
+    else:
+        ids_BK = torch.stack((ids, ids), dim=1).to(like.device)
+        weights_BK = like.new_tensor([1.0, 0.0]).expand(len(ids), 2)
+    return gather_with_gradient(ids_BK, sizes), gather_with_gradient(weights_BK, sizes)
 
 
 def invert(weights: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
+from ..data.mixing import MixOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
 
@@ -252,6 +253,7 @@ class TrainArguments:
     stream: StreamOptions = field(default_factory=StreamOptions)
     captions: CaptionOptions = field(default_factory=CaptionOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    mix: MixOptions = field(default_factory=MixOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -283,6 +285,8 @@ class TrainArguments:
                 "allowed with gradient_cache_batch_size: raise per_device_train_batch_size "
                 "instead, so that all of it is contrasted"
             )
+        if self.mix.is_on:
+            self.check_mix()
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
@@ -292,6 +296,24 @@ class TrainArguments:
             )
         if run.push_to_hub and not run.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")
+
+    def check_mix(self):
+        """Refuse to mix images where nothing can say what they show.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        if self.mix.mix_partners == "any" and self.loss.loss in ("clip", "hard_negative"):
+            raise ValueError(
+                f"loss={self.loss.loss!r} is not allowed with mixup_probability or "
+                "cutmix_probability, as a mixed image belongs to two texts: use multi_positive "
+                "or siglip"
+            )
+        if self.mix.mix_partners == "concept" and self.data.images_per_concept == 1:
+            raise ValueError(
+                "mix_partners='concept' is not allowed with images_per_concept=1: there is no "
+                "other image of a concept to mix with"
+            )
 
     def check_stream(self):
         """Refuse what a stream cannot do.

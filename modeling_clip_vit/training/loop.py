@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
+from ..data.mixing import mix_batch
 from ..modeling_clip_vit import ClipVitModel
 from ..towers import is_foreign
 from .arguments import TrainArguments
@@ -205,6 +206,7 @@ class ContrastiveTraining:
             disable=not self.accelerator.is_main_process,
         ) as bar:
             for batch in self.batches():
+                batch = mix_batch(batch, self.args.mix, self.progress.step / self.max_steps)
                 values = self.train_step(batch)
                 progress.images += len(batch["image_ids"]) * self.accelerator.num_processes
                 if not self.accelerator.sync_gradients:

@@ -11,9 +11,11 @@ from ..losses import (
     DistillationLoss,
     HardNegativeLoss,
     MatryoshkaLoss,
+    MixedIds,
     MultiPositiveLoss,
     SigLipLoss,
 )
+from ..losses.targets import Ids
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
 from .arguments import LossOptions
@@ -95,6 +97,9 @@ def load_teacher(
 class ContrastiveObjective:
     """Image-text contrast, and contrast between the images of a concept.
 
+    A mixed image (`mixed_ids` and `mix_weight` in the batch) belongs to the texts of both of its
+    concepts by their weights, and to another view by the chance that both show the same.
+
     Args:
         options: of the loss.
         teacher: with `teacher_name_or_path`, the model it names.
@@ -122,7 +127,9 @@ class ContrastiveObjective:
             image_embeds, text_embeds: of all of it, (B_image, P) and (B_text, P).
             scale, bias: of the logits.
         """
-        image_ids = batch["image_ids"]
+        image_ids: Ids = batch["image_ids"]
+        if "mixed_ids" in batch:
+            image_ids = MixedIds(batch["image_ids"], batch["mixed_ids"], batch["mix_weight"])
         targets = (image_ids, batch["text_ids"]) if self.takes_targets else None
         more = {} if self.teacher is None else {"teacher": self.ask_teacher(batch)}
         loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **more)
@@ -136,7 +143,10 @@ class ContrastiveObjective:
             loss = loss + self.view_loss_weight * view_loss
         with torch.no_grad():
             parts["accuracy"] = accuracy(
-                image_embeds[:ACCURACY_IMAGES], text_embeds, image_ids, batch["text_ids"]
+                image_embeds[:ACCURACY_IMAGES],
+                text_embeds,
+                image_ids.heaviest() if isinstance(image_ids, MixedIds) else image_ids,
+                batch["text_ids"],
             )
         return loss, parts
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -25,6 +26,7 @@ from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
 from ..data.batches import (
     Collator,
     ConceptBatchSampler,
+    DecodedImages,
     DecodedPixels,
     ImageTextSamples,
     StoredPixels,
@@ -32,6 +34,7 @@ from ..data.batches import (
 )
 from ..data.captions import CaptionMaker
 from ..data.images import BadSamples, decode_all
+from ..data.policies import SampleAugment
 from ..data.sources import check_columns, get_split, open_dataset
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamCaptions, StreamLoader
@@ -39,6 +42,7 @@ from ..data.tokenizer import train_tokenizer
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
+from ..towers import change_fields
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
 
@@ -119,7 +123,9 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
-    config = change_fields(config, options.model_fields, options.vision_fields, options.text_fields)
+    change_fields(config, options.model_fields)
+    change_fields(config.vision_config, options.vision_fields)
+    change_fields(config.text_config, options.text_fields)
     # Updates are small: in half precision, most would round to nothing.
     model = load_whole(
         AutoModel,
@@ -151,12 +157,11 @@ def build_model(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
-    config = change_fields(
-        config,
-        options.model_fields,
-        {} if options.vision_model_name_or_path else options.vision_fields,
-        {} if options.text_model_name_or_path else options.text_fields,
-    )
+    change_fields(config, options.model_fields)
+    if not options.vision_model_name_or_path:
+        change_fields(config.vision_config, options.vision_fields)
+    if not options.text_model_name_or_path:
+        change_fields(config.text_config, options.text_fields)
     if options.text_model_name_or_path:
         tokenizer = load_tokenizer(options.text_model_name_or_path)
     else:
@@ -176,30 +181,6 @@ def build_model(
         processor.image_processor.image_mean = pretrained.image_mean
         processor.image_processor.image_std = pretrained.image_std
     return model, processor
-
-
-def change_fields(
-    config: ClipVitConfig, model_fields: dict, vision_fields: dict, text_fields: dict
-) -> ClipVitConfig:
-    """A configuration with other values of some of its own and its towers' fields.
-
-    Raises:
-        ValueError: there is no such field, or the value is not allowed.
-    """
-    changes = {"": model_fields, "vision_config": vision_fields, "text_config": text_fields}
-    if not any(changes.values()):
-        return config
-    values = config.to_dict()
-    for part, fields in changes.items():
-        place = values[part] if part else values
-        for name in fields:
-            if name not in place:
-                raise ValueError(
-                    f"{name!r} is no field of {part or 'the configuration'}: see "
-                    "docs/architecture.md"
-                )
-        place |= fields
-    return ClipVitConfig(**values)
 
 
 def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions):
@@ -252,8 +233,11 @@ def prepare_data(
         check_columns(split, [options.concept_column], options.dataset)
         keys = list(split[options.concept_column])
     concepts = number_concepts(keys)
+    vary = SampleAugment(args.augment, image_size)
     decoded = DecodedPixels(split, options.image_column, image_size)
-    read_pixels: Callable[[int], torch.Tensor] = decoded
+    if args.augment.crop_scale:
+        decoded = DecodedImages(split, options.image_column, image_size, vary.least_area)
+    read_pixels: Callable[[int], Any] = decoded
     rows = list(range(len(split)))
     bad = BadSamples(options.max_bad_sample_ratio)
     if options.cache_images:
@@ -270,7 +254,7 @@ def prepare_data(
         args.run.seed,
     )
     loader = DataLoader(
-        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed),
+        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed, vary),
         batch_sampler=sampler,
         collate_fn=build_collator(args, processor),
         num_workers=options.dataloader_num_workers,
@@ -294,6 +278,7 @@ def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: i
             options.concept_column,
             image_size,
             args.run.seed,
+            args.augment,
         ),
         build_collator(args, processor),
         args.optimizer.per_device_train_batch_size,

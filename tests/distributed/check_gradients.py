@@ -25,6 +25,7 @@ from modeling_clip_vit.losses import (
     DistillationLoss,
     HardNegativeLoss,
     MatryoshkaLoss,
+    MixedIds,
     MultiPositiveLoss,
     SigLipLoss,
 )
@@ -35,12 +36,14 @@ IMAGES = {1: [8], 2: [5, 3], 4: [3, 1, 2, 2]}
 TEXTS = {1: [7], 2: [3, 4], 4: [2, 1, 3, 1]}
 IMAGE_IDS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 9])
 TEXT_IDS = torch.tensor([0, 1, 2, 3, 4, 2, 8])
+MIX_WEIGHT = torch.tensor([0.3, 1, 0.8, 0.5, 0.1, 1, 0.6, 0.9]).double()
 #: Name -> loss for a size of tile, and what its targets are.
 LOSSES = {
     "clip": (lambda tile: ClipLoss(tile_size=tile), "pairs"),
     "multi_positive": (lambda tile: MultiPositiveLoss(0.1, tile), "ids"),
     "soft": (lambda tile: MultiPositiveLoss(0, tile), "matrix"),
-    "siglip": (lambda tile: SigLipLoss(tile), "ids"),
+    "mixed": (lambda tile: MultiPositiveLoss(0.1, tile), "mixed ids"),
+    "siglip": (lambda tile: SigLipLoss(tile), "mixed ids"),
     "hard_negative": (lambda tile: HardNegativeLoss(0.3, tile), "ids of pairs"),
     "matryoshka": (lambda tile: MatryoshkaLoss(ClipLoss(tile_size=tile), [4, 8]), "pairs"),
     "distillation": (lambda tile: DistillationLoss(ClipLoss(tile_size=tile), 0.4, tile), "pairs"),
@@ -63,6 +66,10 @@ def make_case(kind: str, rank: int, count: int):
     targets = None
     if kind == "ids":
         targets = (part_of(IMAGE_IDS, image_sizes, rank), part_of(TEXT_IDS, text_sizes, rank))
+    elif kind == "mixed ids":
+        mixed = (IMAGE_IDS, IMAGE_IDS.roll(3), MIX_WEIGHT)
+        mixed = MixedIds(*(part_of(values, image_sizes, rank) for values in mixed))
+        targets = (mixed, part_of(TEXT_IDS, text_sizes, rank))
     elif kind == "ids of pairs":
         targets = (part_of(IMAGE_IDS, image_sizes, rank),) * 2
     elif kind == "matrix":  # weights within each process's part, for the whole and for the parts

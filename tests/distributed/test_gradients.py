@@ -25,8 +25,8 @@ def count_equal(output: str) -> int:
     return sum(line.startswith("equal:") for line in output.splitlines())
 
 
-#: 7 losses, tiled or not, cached or not, under DDP and FSDP2; and batch norm.
-COMBINATIONS = 7 * 2 * 2 * 2 + 1
+#: 8 losses, tiled or not, cached or not, under DDP and FSDP2; and batch norm.
+COMBINATIONS = 8 * 2 * 2 * 2 + 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from modeling_clip_vit.losses import (
     DistillationLoss,
     HardNegativeLoss,
     MatryoshkaLoss,
+    MixedIds,
     MultiPositiveLoss,
     SigLipLoss,
 )
@@ -81,15 +82,25 @@ IDS = torch.tensor([0, 1, 2, 0, 9]), torch.tensor([0, 1, 2, 2, 1, 7, 0])
 MATRIX = torch.tensor(
     [[0.7, 0.3, 0, 0, 0, 0, 0], [0, 0, 1, 0.5, 0, 0, 0], [0] * 7, [1] * 7, [0] * 7]
 )
+#: Five images, of which three are mixed; the second concept of the fourth has no text.
+MIXED = MixedIds(
+    IDS[0], torch.tensor([1, 0, 0, 5, 2]), torch.tensor([0.7, 1, 0.25, 0.5, 0.4]).double()
+)
+MIXED_VIEWS = MixedIds(
+    torch.tensor([2, 1, 0, 9]), torch.tensor([2, 0, 9, 1]), torch.tensor([0.3, 0.9, 0.6, 1])
+)
 #: Name -> loss for a size of tile, targets for 5 images and 7 texts (or None: 5 pairs).
 CASES = {
     "clip": (lambda tile: ClipLoss(tile_size=tile), None),
     "smooth": (lambda tile: MultiPositiveLoss(0.2, tile), None),
     "ids": (lambda tile: MultiPositiveLoss(0.1, tile), IDS),
     "matrix": (lambda tile: MultiPositiveLoss(0.1, tile), MATRIX),
+    "mixed ids": (lambda tile: MultiPositiveLoss(0.1, tile), (MIXED, IDS[1])),
+    "mixed views": (lambda tile: MultiPositiveLoss(0, tile), (MIXED, MIXED_VIEWS)),
     "siglip": (lambda tile: SigLipLoss(tile), None),
     "siglip, ids": (lambda tile: SigLipLoss(tile), IDS),
     "siglip, matrix": (lambda tile: SigLipLoss(tile), MATRIX),
+    "siglip, mixed ids": (lambda tile: SigLipLoss(tile), (MIXED, IDS[1])),
     "hard": (lambda tile: HardNegativeLoss(0.3, tile), None),
     "hard, ids": (lambda tile: HardNegativeLoss(0.3, tile), (IDS[0], IDS[0])),
     "matryoshka": (lambda tile: MatryoshkaLoss(ClipLoss(tile_size=tile), [3, 8], [1, 2]), None),
@@ -101,7 +112,7 @@ def case(name: str, tile_size: int | None):
     make, targets = CASES[name]
     loss, num_texts = make(tile_size), 5
     if targets is not None:
-        num_texts = targets.shape[1] if isinstance(targets, torch.Tensor) else len(targets[1])
+        num_texts = targets.shape[1] if isinstance(targets, torch.Tensor) else targets[1].shape[0]
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
     inputs = embeds(5, 0), embeds(num_texts, 1), SCALE.clone().requires_grad_(), bias
     return lambda *values: loss(*values, targets=targets), inputs
@@ -127,6 +138,53 @@ def test_tiles_of_any_size_give_what_the_whole_matrix_gives(name):
         gradients = [value.grad for value in again if value.grad is not None]
         for mine, other in zip(gradients, expected, strict=True):
             assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+def dense_weights(images: MixedIds, others: MixedIds) -> torch.Tensor:
+    """By loops: how much each image has in common with each other row."""
+    shares = [
+        [{a: 0.0, b: 0.0} | {b: 1 - w} | {a: w + (1 - w) * (a == b)} for a, b, w in rows]
+        for rows in (
+            zip(ids.first.tolist(), ids.second.tolist(), ids.weight.tolist(), strict=True)
+            for ids in (images, others)
+        )
+    ]
+    return torch.tensor(
+        [[sum(p * q.get(i, 0) for i, p in one.items()) for q in shares[1]] for one in shares[0]],
+        dtype=torch.float64,
+    )
+
+
+def plain(ids: torch.Tensor) -> MixedIds:
+    return MixedIds(ids, ids, torch.ones(len(ids)))
+
+
+@pytest.mark.parametrize("others", [IDS[1], MIXED_VIEWS])
+def test_mixed_ids_are_soft_targets(others):
+    weights = dense_weights(MIXED, plain(others) if isinstance(others, torch.Tensor) else others)
+    images, texts = embeds(5, 0), embeds(weights.shape[1], 1)
+    logits = SCALE * images @ texts.t()
+
+    def one_way(logits, weights):
+        kept = weights.sum(dim=1) > 0
+        aims = weights[kept] / weights[kept].sum(dim=1, keepdim=True)
+        return -(aims * logits[kept].log_softmax(dim=1)).sum(dim=1).mean()
+
+    expected = (one_way(logits, weights) + one_way(logits.t(), weights.t())) / 2
+    targets = (MIXED, others)
+    assert_close(MultiPositiveLoss()(images, texts, SCALE, targets=targets), expected)
+    bias = torch.tensor(-2.0, dtype=torch.float64)
+    logits = logits + bias
+    pairs = torch.nn.functional.binary_cross_entropy_with_logits(logits, weights, reduction="sum")
+    assert_close(SigLipLoss()(images, texts, SCALE, bias, targets=targets), pairs / 5)
+
+
+def test_ids_mixed_with_nothing_are_plain_ids():
+    images, texts = embeds(5, 0), embeds(7, 1)
+    mixed = MixedIds(IDS[0], IDS[0].roll(1), torch.ones(5))
+    for loss in (MultiPositiveLoss(0.1), SigLipLoss()):
+        expected = loss(images, texts, SCALE, targets=IDS)
+        assert_close(loss(images, texts, SCALE, targets=(mixed, IDS[1])), expected)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -240,6 +298,8 @@ def test_what_does_not_go_together_is_refused():
         ClipLoss()(images, embeds(6, 1), SCALE, targets=(torch.arange(6), torch.arange(6)))
     with pytest.raises(ValueError, match="it takes ids as targets"):
         HardNegativeLoss()(images, texts, SCALE)
+    with pytest.raises(ValueError, match="it takes ids as targets"):
+        HardNegativeLoss()(embeds(5, 0), embeds(5, 1), SCALE, targets=(MIXED, IDS[0]))
     with pytest.raises(ValueError, match=r"label_smoothing=1\.5"):
         MultiPositiveLoss(label_smoothing=1.5)
 

@@ -1,0 +1,269 @@
+"""Crops and policies of one image: their own random numbers, whoever prepares the batch."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_picture, write_recipe
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+from transformers import CLIPImageProcessor
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.batches import ConceptBatchSampler
+from modeling_clip_vit.data.images import decode_image, resize_part, to_pixels, to_tensor
+from modeling_clip_vit.data.policies import SampleAugment, seeded
+from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.transforms import AugmentOptions
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.preparation import prepare
+
+#: Name -> how one image is varied.
+WAYS = {
+    "crop": {"crop_scale": [0.3, 0.9]},
+    "randaugment": {"policy": "randaugment", "policy_num_ops": 3, "policy_magnitude": 15},
+    "autoaugment": {"policy": "autoaugment"},
+    "trivialaugment": {"policy": "trivialaugment"},
+    "all": {"crop_scale": [0.5, 1], "policy": "randaugment", "rotation": 20, "hue": 20},
+}
+
+
+def photo(width: int = 96, height: int = 64, seed: int = 0) -> PillowImage.Image:
+    """Soft shapes, as photographs have them."""
+    values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return PillowImage.fromarray(values).resize((width, height), PillowImage.Resampling.BICUBIC)
+
+
+def random_states() -> tuple:
+    """What every generator of the process would draw next."""
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_is_varied_by_its_seed_alone_and_nothing_else_is_drawn(way):
+    vary = SampleAugment(AugmentOptions(**WAYS[way]), 32)
+    before = random_states()
+    first = [vary(photo(), seed) for seed in range(12)]
+    torch.rand(3)
+    after_one_draw = random_states()
+    again = [vary(photo(), seed) for seed in reversed(range(12))][::-1]
+    assert random_states() == after_one_draw != before
+    for one, other in zip(first, again, strict=True):
+        assert one.dtype == torch.uint8
+        assert one.shape == (3, 32, 32)
+        assert torch.equal(one, other)
+    assert len({tuple(pixels.flatten().tolist()) for pixels in first}) >= 8
+
+
+def test_seeded_puts_the_random_numbers_back_after_an_error():
+    state = torch.get_rng_state()
+    with pytest.raises(IndexError), seeded(5):
+        torch.rand(1)[1]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def batches_of(arguments: list[str]) -> list[dict]:
+    data = prepare(parse_arguments(arguments)).data
+    data.sampler.set_epoch(2)
+    return list(data.loader)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A data set of JPEGs larger than the model's images."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = []
+    for number in range(12):
+        buffer = io.BytesIO()
+        photo(90, 70, number).save(buffer, "JPEG", quality=95)
+        image = {"bytes": buffer.getvalue(), "path": None}
+        rows.append({"image": image, "caption": f"photo {number}"})
+    features = Features({"image": Image(), "caption": Value("string")})
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train-0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+@pytest.mark.parametrize("way", WAYS)
+def test_batches_are_the_same_with_any_number_of_workers(
+    way, cache, tmp_path, photos, model_config_folder
+):
+    fields = {
+        "concept_column": None,
+        "caption_columns": ["caption"],
+        "tags_columns": {},
+        "eval_split": None,
+        "per_device_train_batch_size": 8,
+        "cache_images": cache == "true",
+        **WAYS[way],
+    }
+    recipe = write_recipe(tmp_path, photos, model_config_folder, **fields)
+    arguments = ["--config", str(recipe), "--dataloader_num_workers"]
+    alone = batches_of([*arguments, "0"])
+    torch.rand(7)  # the workers inherit another state
+    helped = batches_of([*arguments, "2"])
+    assert len(alone) == len(helped) == 3
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one["pixel_values"], other["pixel_values"])
+        assert one["mix_seed"] == other["mix_seed"]
+        # Two draws of one row, each augmented in its own way.
+        assert torch.equal(one["image_ids"][:4], one["image_ids"][4:])
+        for first, second in zip(*one["pixel_values"].split(4), strict=True):
+            assert not torch.equal(first, second)
+
+
+def test_a_row_that_comes_again_in_a_batch_is_another_draw():
+    sampler = ConceptBatchSampler({0: 0, 1: 0, 2: 1}, 6, 3, seed=0)
+    sampler.set_epoch(4)
+    (batch,) = list(sampler)
+    assert len(set(batch)) == 6
+    assert {row for row, _ in batch} == {0, 1, 2}
+    assert [draw for _, draw in batch[:2]] == [4, 4]
+    epochs = {draw for row, draw in batch if row == 2}
+    assert len(epochs) == 3
+    sampler.set_epoch(5)
+    assert epochs.isdisjoint({draw for batch in sampler for _, draw in batch})
+
+
+def test_a_crop_is_a_part_of_the_picture_of_the_asked_size():
+    """A picture whose colours are its coordinates tells where a crop was taken."""
+    rows, columns = np.mgrid[0:120, 0:200]
+    picture = PillowImage.fromarray(
+        np.stack((rows * 2, columns, np.zeros_like(rows)), axis=2).astype(np.uint8)
+    )
+    vary = SampleAugment(AugmentOptions(crop_scale=[0.2, 0.6], crop_ratio=[0.5, 2]), 48)
+    areas, ratios = [], []
+    for seed in range(200):
+        pixels = vary(picture, seed).float()
+        # The middle of the first and last pixel are half a pixel of the crop inside its edge.
+        height = (pixels[0, -1, 24] - pixels[0, 0, 24]) / 2 * 48 / 47
+        width = (pixels[1, 24, -1] - pixels[1, 24, 0]) * 48 / 47
+        areas.append(float(height * width) / (120 * 200))
+        ratios.append(float(width / height))
+    assert 0.18 < min(areas) < 0.24
+    assert 0.54 < max(areas) < 0.63
+    assert 0.47 < min(ratios) < 0.6
+    assert 1.6 < max(ratios) < 2.1
+
+
+def test_an_image_is_decoded_large_enough_for_its_smallest_crop():
+    encoded = io.BytesIO()
+    photo(640, 480).save(encoded, "JPEG")
+    sizes = {}
+    for scale in (0.02, 0.2, 1):
+        vary = SampleAugment(AugmentOptions(crop_scale=[scale, 1]), 64)
+        image = decode_image(encoded.getvalue(), vary.size, vary.least_area)
+        sizes[scale] = image.size
+        smallest = scale * image.width * image.height * 3 / 4
+        assert smallest >= 64**2 or image.size == (640, 480)
+    assert sizes == {0.02: (640, 480), 0.2: (320, 240), 1: (160, 120)}
+
+
+def test_what_a_policy_moves_in_is_white():
+    black = PillowImage.new("RGB", (32, 32))
+    options = AugmentOptions(policy="randaugment", policy_num_ops=1, policy_magnitude=30)
+    vary = SampleAugment(options, 32)
+    values = torch.stack([vary(black, seed) for seed in range(60)]).unique()
+    assert 255 in values
+    assert 0 in values
+
+
+def test_a_policy_is_stronger_at_a_larger_magnitude():
+    picture = to_pixels(photo(), 32)
+
+    def change(magnitude: int) -> float:
+        options = AugmentOptions(policy="randaugment", policy_magnitude=magnitude)
+        vary = SampleAugment(options, 32)
+        varied = torch.stack([vary(picture, seed) for seed in range(60)])
+        return float((varied.float() - picture).abs().mean())
+
+    assert change(1) < change(9) < change(25)
+
+
+def test_pixels_are_those_of_the_image_processor():
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_normalize=False
+    )
+    for width, height in ((200, 200), (256, 128), (150, 300), (60, 30)):
+        picture = photo(width, height)
+        expected = processor(picture, return_tensors="pt")["pixel_values"][0] * 255
+        difference = (to_pixels(picture, 64).float() - expected).abs()
+        assert difference[:, 6:-6, 6:-6].max() < 1, (width, height)  # edges see less
+        assert difference.mean() < 0.3, (width, height)
+
+
+def test_a_smaller_jpeg_looks_the_same():
+    encoded = io.BytesIO()
+    photo(640, 480).save(encoded, "JPEG", quality=95)
+    whole, small = decode_image(encoded.getvalue()), decode_image(encoded.getvalue(), 100)
+    assert (whole.size, small.size) == ((640, 480), (160, 120))
+    difference = to_pixels(whole, 100).float() - to_pixels(small, 100).float()
+    assert difference.abs().mean() < 1.5
+    png = io.BytesIO()
+    draw_picture("red", 0).save(png, "PNG")
+    assert decode_image(png.getvalue(), 4).size == (32, 32)
+
+
+def test_a_part_of_the_right_size_is_cut_and_not_resized():
+    pixels = to_tensor(photo(50, 40))
+    assert torch.equal(resize_part(pixels, (3, 7, 16, 16), 16), pixels[:, 3:19, 7:23])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"crop_scale": [0.9, 0.5]}, r"crop_scale=\[0.9, 0.5\] .* smallest and a largest share"),
+        ({"crop_scale": [0.0, 1.0]}, "crop_scale"),
+        ({"crop_scale": [0.5]}, "crop_scale"),
+        ({"crop_scale": [0.5, 1.2]}, "at most 1"),
+        ({"crop_ratio": [2, 1]}, r"crop_ratio=\[2, 1\] .* smallest and a largest"),
+        ({"policy": "randomaugment"}, "policy=randomaugment .* randaugment, autoaugment"),
+        ({"policy_num_ops": 0}, "policy_num_ops=0 .* at least 1"),
+        ({"policy_magnitude": 31}, "policy_magnitude=31 .* from 0 to 30"),
+        ({"erase_probability": 1.5}, "erase_probability=1.5 .* from 0 to 1"),
+        ({"rotation": -3}, "rotation=-3 .* at least 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(fields, message):
+    with pytest.raises(DataError, match=message):
+        AugmentOptions(**fields)
+
+
+def test_the_command_refuses_them_in_a_sentence(capsys):
+    assert main(["train", "--crop_scale", "[1, 0.5]"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: crop_scale=[1.0, 0.5] is not allowed")
+    assert message.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["train", "--policy", "randomaugment"])
+    message = capsys.readouterr().err
+    assert "randaugment" in message
+    assert message.count("\n") == 1
+
+
+def test_a_preview_shows_what_is_trained_on(tmp_path, color_dataset, model_config_folder, capsys):
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder, policy="autoaugment")
+    pictures = []
+    for name, more in (("plain", []), ("mixed", ["--cutmix_probability", "1"])):
+        path = tmp_path / f"{name}.png"
+        arguments = ["preview", "--config", str(recipe), "--save", str(path), "--count", "8"]
+        assert main([*arguments, *more]) == 0
+        assert f"saved {path}" in capsys.readouterr().out
+        pictures.append(np.asarray(PillowImage.open(path).convert("RGB")))
+    assert pictures[0].shape[1] > 600
+    assert len(np.unique(pictures[0].reshape(-1, 3), axis=0)) > 100
+    assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
+    assert main(["preview", "--config", str(recipe), "--save", "a.png", "--count", "0"]) == 1
+    assert "count=0 is not allowed" in capsys.readouterr().err
+
+
+def test_a_tower_from_scratch_takes_fields_of_the_recipe(linear_config, tmp_path, color_dataset):
+    recipe = write_recipe(tmp_path, color_dataset, linear_config)
+    arguments = ["--config", str(recipe), "--vision_fields", '{"patch_dropout": 0.5}']
+    model = prepare(parse_arguments(arguments)).model
+    assert model.vision_model.config.patch_dropout == 0.5
+    arguments[-1] = '{"patch_drop": 0.5}'
+    with pytest.raises(ValueError, match=r"patch_drop=0.5 is not allowed: .* has no such field"):
+        prepare(parse_arguments(arguments))
