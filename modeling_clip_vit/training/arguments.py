@@ -182,7 +182,8 @@ class RunOptions:
         save_steps: updates between two checkpoints to resume from; 0 for none.
         save_total_limit: how many of them to keep.
         checkpoint_dir: where to keep them: a folder or a URL that fsspec knows, such as
-            `s3://bucket/run`; null for `checkpoints` in output_dir.
+            `s3://bucket/run`; null for `checkpoints` in output_dir. A folder is kept from a second
+            run; of a URL, the caller gives each run its own.
         resume_from_checkpoint: a checkpoint folder to go on from, or `latest` for the newest
             complete one of checkpoint_dir.
         report_to: trackers as Accelerate names them (tensorboard, wandb, ...), or none.

@@ -29,7 +29,7 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
 
     try:
         training = ContrastiveTraining(args)
-        with training.claim_folder():
+        with training.claim_folders():
             result = training.run()
             if training.accelerator.is_main_process:
                 write_outputs(args, result)

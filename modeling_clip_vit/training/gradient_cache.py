@@ -127,6 +127,10 @@ def gradient_exchange(model: Any, is_on: bool) -> Iterator[None]:
         model.set_requires_gradient_sync(False)
         yield
         model.set_requires_gradient_sync(True)
+    elif hasattr(model, "set_gradient_accumulation_boundary"):  # DeepSpeed
+        model.set_gradient_accumulation_boundary(False)
+        yield
+        model.set_gradient_accumulation_boundary(True)
     elif hasattr(model, "no_sync"):  # DistributedDataParallel
         with model.no_sync():
             yield

@@ -4,13 +4,15 @@ import fcntl
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
 from .arguments import TrainArguments
 from .precision import choose_precision
+from .zero import build_zero_plugin, is_zero_launched
 
 
 class LaunchError(ValueError):
@@ -25,22 +27,24 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
     """
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     check_environment(device_type)
+    precision = choose_precision(args.run, device_type)
+    is_zero = is_zero_launched()
+    meeting: dict[str, Any] = {"timeout": timedelta(hours=2)}
+    if is_zero and device_type == "cpu":
+        meeting["backend"] = "gloo"
     trackers = [] if args.run.report_to in ("none", "") else args.run.report_to.split(",")
     accelerator = Accelerator(
         # Without this, processes launched where no GPU is would each train alone.
-        cpu=device_type == "cpu",
-        mixed_precision=choose_precision(args.run, device_type),
+        # (With it, DeepSpeed would be left out in silence.)
+        cpu=device_type == "cpu" and not is_zero,
+        mixed_precision="no" if is_zero else precision,
+        deepspeed_plugin=build_zero_plugin(args, precision) if is_zero else None,
         gradient_accumulation_steps=args.optimizer.gradient_accumulation_steps,
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
         # The others wait while the main process evaluates or uploads.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+        kwargs_handlers=[InitProcessGroupKwargs(**meeting)],
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise LaunchError(
-            "DeepSpeed updates the weights within its backward pass, where no update can be "
-            "skipped and no batch cut: launch with configuration/accelerate/fsdp2.yaml"
-        )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise LaunchError(
@@ -75,13 +79,14 @@ class FolderLock:
     """Keeps a second run from writing to the folder of one that is still running.
 
     Args:
-        folder: the run's output folder; made if it is not there.
+        folder: where the run writes; made if it is not there.
+        field: the argument that names it, for the message.
 
     Raises:
         LaunchError: another run writes to it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, field: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / ".lock"
         self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT)
@@ -91,7 +96,7 @@ class FolderLock:
         except OSError as error:
             os.close(self.descriptor)
             raise LaunchError(
-                f"another run writes to {folder}: wait for it, or give another output_dir"
+                f"another run writes to {folder}: wait for it, or give another {field}"
             ) from error
 
     def __enter__(self) -> "FolderLock":

@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,10 @@ from .launch import FolderLock, start_accelerator
 from .learning import find_blocks
 from .objective import ContrastiveObjective, check_loss, load_teacher
 from .optimizer import build_optimizer, build_schedule
+from .precision import choose_precision
 from .preparation import Preparation, prepare
 from .reader import build_reader
+from .zero import ZeroUpdates, check_zero_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class ContrastiveTraining:
         model = self.prepare_model(self.preparation.model)
         optimizer = build_optimizer(model, args.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.optimizer = ZeroUpdates(self.accelerator)
         self.reader = build_reader(self.accelerator, self.preparation.data, args.data)
         self.objective = ContrastiveObjective(args.loss, self.prepare_teacher())
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
@@ -155,14 +159,21 @@ class ContrastiveTraining:
             steps = math.ceil(steps)  # Accelerate ends a pass with an update
         return max(1, round(steps * options.num_train_epochs))
 
-    def claim_folder(self) -> AbstractContextManager:
-        """Keep other runs out of the output folder for as long as this lasts.
+    @contextmanager
+    def claim_folders(self) -> Iterator[None]:
+        """Keep other runs out of the folders that this one writes to, for as long as this lasts.
 
         Raises:
-            LaunchError: another run writes to it.
+            LaunchError: another run writes to one of them.
         """
-        is_main = self.accelerator.is_main_process
-        return FolderLock(self.output_dir) if is_main else nullcontext()
+        folders = {self.output_dir.resolve(): "output_dir"}
+        if self.checkpoints.is_local:
+            folders.setdefault(self.checkpoints.folder.resolve(), "checkpoint_dir")
+        with ExitStack() as locks:
+            if self.accelerator.is_main_process:
+                for folder, field_name in folders.items():
+                    locks.enter_context(FolderLock(folder, field_name))
+            yield
 
     def unwrapped(self) -> ClipVitModel:
         """The model without what Accelerate wrapped around it."""
@@ -189,9 +200,8 @@ class ContrastiveTraining:
         metrics = self.evaluate(self.preparation.model, everything=True)
         self.log_metrics(metrics)
         self.accelerator.end_training()
-        return TrainingResult(
-            self.preparation, metrics, self.progress, self.accelerator.mixed_precision
-        )
+        precision = choose_precision(self.args.run, self.accelerator.device.type)
+        return TrainingResult(self.preparation, metrics, self.progress, precision)
 
     def fit(self):
         """Train to the last step, logging, evaluating and saving on the way."""
@@ -215,7 +225,7 @@ class ContrastiveTraining:
                 progress.seconds = time.perf_counter() - started
                 bar.update()
                 is_last = progress.step == self.max_steps
-                if progress.step % options.logging_steps == 0 or is_last:
+                if self.is_logged(progress.step):
                     self.log(values, bar)
                 if options.eval_steps and progress.step % options.eval_steps == 0 and not is_last:
                     self.evaluate_on_the_way()
@@ -223,6 +233,10 @@ class ContrastiveTraining:
                     raise Interrupted(self.stop_signal, self.save())
                 if options.save_steps and progress.step % options.save_steps == 0 and not is_last:
                     self.save()
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the values of an update are logged."""
+        return step % self.args.run.logging_steps == 0 or step == self.max_steps
 
     def train_step(self, batch: dict) -> dict[str, Any]:
         """One batch forward and backward, and one update when enough have accumulated."""
@@ -245,21 +259,22 @@ class ContrastiveTraining:
         """
         names = ("pixel_values", "input_ids", "attention_mask")
         inputs = {name: batch[name] for name in names}
+        is_logged = self.accelerator.sync_gradients and self.is_logged(self.progress.step + 1)
+        objective = partial(self.objective, batch, with_accuracy=is_logged)
         part_size = self.args.optimizer.gradient_cache_batch_size
         if part_size:
             loss, values = cached_backward(
                 self.model,
                 self.unwrapped().similarity,
                 cut(inputs, part_size),
-                partial(self.objective, batch),
+                objective,
                 self.accelerator.backward,
                 return_logits=self.needs_logits,
             )
             return {"loss": loss, **values}
         outputs = self.model(**inputs, return_logits=self.needs_logits)
         model = self.unwrapped()
-        loss, values = self.objective(
-            batch,
+        loss, values = objective(
             outputs.image_embeds,
             outputs.text_embeds,
             model.get_logit_scale(),
@@ -428,6 +443,8 @@ class ContrastiveTraining:
 
     def load(self, path: Path, state: dict):
         """Take over the state that a whole checkpoint holds."""
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            check_zero_checkpoint(path, state["processes"], self.accelerator.num_processes)
         average, reader = load_checkpoint(self.accelerator, path)
         if (average is None) != (self.average is None):
             raise CheckpointError(

@@ -119,6 +119,7 @@ class ContrastiveObjective:
         text_embeds: torch.Tensor,
         scale: torch.Tensor,
         bias: torch.Tensor | None,
+        with_accuracy: bool = True,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and its parts to log.
 
@@ -126,6 +127,7 @@ class ContrastiveObjective:
             batch: this process's.
             image_embeds, text_embeds: of all of it, (B_image, P) and (B_text, P).
             scale, bias: of the logits.
+            with_accuracy: whether the share of images that find their text is one of the parts.
         """
         image_ids: Ids = batch["image_ids"]
         if "mixed_ids" in batch:
@@ -141,13 +143,9 @@ class ContrastiveObjective:
             view_loss = self.view_loss(first, other, scale, targets=ids)
             parts["loss/view"] = view_loss.detach()
             loss = loss + self.view_loss_weight * view_loss
-        with torch.no_grad():
-            parts["accuracy"] = accuracy(
-                image_embeds[:ACCURACY_IMAGES],
-                text_embeds,
-                image_ids.heaviest() if isinstance(image_ids, MixedIds) else image_ids,
-                batch["text_ids"],
-            )
+        if with_accuracy:
+            shown = image_ids.heaviest() if isinstance(image_ids, MixedIds) else image_ids
+            parts["accuracy"] = accuracy(image_embeds, text_embeds, shown, batch["text_ids"])
         return loss, parts
 
     @torch.no_grad()
@@ -159,12 +157,16 @@ class ContrastiveObjective:
         return outputs.image_embeds, outputs.text_embeds, self.teacher.get_logit_scale()
 
 
+@torch.no_grad()
 def accuracy(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     image_ids: torch.Tensor,
     text_ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Share of the images whose closest text, of this process's, is one of theirs; a scalar."""
-    closest = (image_embeds @ text_embeds.t()).argmax(dim=1)
-    return (text_ids[closest] == image_ids[: len(image_embeds)]).float().mean()
+    """Share of the images whose closest text, of this process's, is one of theirs; a scalar.
+
+    Of a larger batch, the first `ACCURACY_IMAGES` are asked.
+    """
+    closest = (image_embeds[:ACCURACY_IMAGES] @ text_embeds.t()).argmax(dim=1)
+    return (text_ids[closest] == image_ids[:ACCURACY_IMAGES]).float().mean()

@@ -110,12 +110,18 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, color_dataset, linear_con
     recipe = write_recipe(tmp_path, color_dataset, linear_config, max_steps=100_000)
     first = start(recipe)
     wait_for(tmp_path / "out" / "checkpoints" / "step-*20", first)
-    second = start(recipe)
-    _, errors = second.communicate(timeout=120)
+    checkpoints = ["--checkpoint_dir", str(tmp_path / "out" / "checkpoints")]
+    shared = ["--output_dir", str(tmp_path / "other"), *checkpoints]
+    told = []
+    for arguments in ([], shared):
+        other = start(recipe, *arguments)
+        _, errors = other.communicate(timeout=120)
+        assert other.returncode == 1
+        told.append(errors.splitlines()[-1])
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert second.returncode == 1
-    assert "error: another run writes to" in errors.splitlines()[-1]
+    assert all(message.startswith("error: another run writes to") for message in told), told
+    assert [message.rsplit(" ", 1)[1] for message in told] == ["output_dir", "checkpoint_dir"]
     # Whoever was killed holds nothing.
     assert train(recipe, "--max_steps", "2")["step"] == 2
 

@@ -1,0 +1,139 @@
+"""DeepSpeed's ZeRO, stages 1 and 2 (Rajbhandari et al., 2020, section 5).
+
+Processes share out the optimiser's states, and in stage 2 the gradients. Accelerate has DeepSpeed
+update the weights within the backward pass; here the update waits until the gradient was looked at.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
+
+from .arguments import TrainArguments
+from .checkpoints import CheckpointError
+from .gradient_cache import gradient_exchange
+
+
+def is_zero_launched() -> bool:
+    """Whether Accelerate's launcher was told to train with DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def build_zero_plugin(args: TrainArguments, precision: str) -> DeepSpeedPlugin:
+    """What DeepSpeed is told: its stage by the launcher, everything else by the arguments.
+
+    Weights stay in float32, as in the other ways to train; `precision` is that of the products.
+
+    Args:
+        precision: `bf16` or `no`, as `choose_precision` gives it.
+
+    Raises:
+        ValueError: it is not installed, or it is asked for what it cannot do here.
+    """
+    if args.optimizer.optim != "adamw":
+        raise ValueError(
+            f"optim={args.optimizer.optim!r} is not allowed with DeepSpeed, which hands the "
+            "optimiser flat pieces instead of matrices: use adamw"
+        )
+    if precision == "fp16":
+        raise ValueError("fp16=true is not allowed with DeepSpeed: use bf16=true, or neither")
+    plugin = DeepSpeedPlugin()
+    config = plugin.deepspeed_config
+    stage = config["zero_optimization"]["stage"]
+    if stage not in (1, 2):
+        raise ValueError(
+            f"zero_stage={stage} is not allowed with DeepSpeed: it must be 1 or 2; to share the "
+            "weights out too, launch with configuration/accelerate/fsdp2.yaml"
+        )
+    for name in ("offload_optimizer", "offload_param"):
+        place = config["zero_optimization"].get(name, {}).get("device", "none")
+        if place != "none":
+            raise ValueError(
+                f"{name}_device={place} is not allowed with DeepSpeed: it must be none"
+            )
+    if not is_deepspeed_available():
+        raise ValueError("DeepSpeed is not installed: pip install 'clip-vit[deepspeed]'")
+    config |= {
+        "train_micro_batch_size_per_gpu": args.optimizer.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.optimizer.gradient_accumulation_steps,
+        "gradient_clipping": args.optimizer.max_grad_norm,
+        "torch_autocast": {
+            "enabled": precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],  # whose gradients would be added up in bfloat16
+        },
+    }
+    return plugin
+
+
+def check_zero_checkpoint(path: Path, saved: int, now: int):
+    """Refuse a checkpoint whose parts these processes cannot take over.
+
+    Args:
+        saved, now: number of processes that saved it, and of this run.
+
+    Raises:
+        CheckpointError: it was saved by another number of them, or without DeepSpeed.
+    """
+    if not any(path.glob("*/*_optim_states.pt")):
+        raise CheckpointError(f"cannot resume from {path}: it was saved without DeepSpeed")
+    if saved != now:
+        raise CheckpointError(
+            f"cannot resume from {path}: DeepSpeed saved the parts of {saved} processes in it, "
+            f"which {now} cannot share: launch with --num_processes {saved}"
+        )
+
+
+def load_safely(path: str, map_location: Any = None) -> Any:
+    """A file of a DeepSpeed checkpoint, without running what it may hold beside values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class ZeroUpdates:
+    """Takes Accelerate's place between the loop and DeepSpeed, and updates when it is told to.
+
+    It is both what `Accelerator.backward` calls and the loop's optimiser.
+
+    Args:
+        accelerator: that has prepared the model.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.engine: Any = accelerator.deepspeed_engine_wrapped.engine
+        self.engine.set_gradient_accumulation_boundary(True)
+        self.engine.checkpoint_engine.load = load_safely
+        accelerator.deepspeed_engine_wrapped = self
+
+    def backward(self, loss: torch.Tensor, sync_gradients: bool = True, **kwargs):
+        """Add up gradients, over processes where `sync_gradients` says so; no update."""
+        with gradient_exchange(self.engine, sync_gradients):
+            self.engine.backward(loss, **kwargs)
+
+    def get_global_grad_norm(self) -> float:
+        """Length of the gradient, of all processes; not a number where a part of it is none."""
+        norm = float(self.engine.optimizer.scaled_global_norm())
+        return norm if norm >= 0 else torch.nan  # DeepSpeed says -1
+
+    def step(self):
+        """Scale the gradient down to the longest allowed, and update the weights."""
+        # The weights may have changed since the last update: the scale is kept in bounds.
+        self.engine.optimizer.refresh_fp32_params()
+        self.engine.step()
+
+    def zero_grad(self):
+        """Let go of the gradients, once an update was made of them or refused."""
+        if not self.accelerator.sync_gradients:
+            return
+        optimizer = self.engine.optimizer
+        optimizer.zero_grad()
+        for group in optimizer.averaged_gradients:
+            optimizer.averaged_gradients[group] = None
