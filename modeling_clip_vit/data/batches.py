@@ -44,7 +44,8 @@ class ImageTextSamples(Dataset):
     Args:
         read_pixels: row to uint8 pixels (3, S, S), or a `BadImageError`.
         captions: makes the texts of a row.
-        concepts: concept number of each row: rows of one concept belong together.
+        concepts: concept number of each row: rows of one concept belong together; None where
+            equal captions do.
         names: row to what to call it in a message.
         seed: of everything random.
     """
@@ -53,7 +54,7 @@ class ImageTextSamples(Dataset):
         self,
         read_pixels: Callable[[int], torch.Tensor],
         captions: CaptionMaker,
-        concepts: Sequence[int],
+        concepts: Sequence[int] | None,
         names: Callable[[int], str],
         seed: int,
     ):
@@ -70,12 +71,11 @@ class ImageTextSamples(Dataset):
             pixels = self.read_pixels(row)
         except BadImageError as error:
             return SkippedSample(self.names(row), str(error))
-        return Sample(
-            pixels=pixels,
-            noise=torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32)),
-            texts=self.captions.draw(row, rng),
-            concept=self.concepts[row],
-        )
+        noise = torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32))
+        texts, concept = self.captions.draw_with_concept(row, rng)
+        if self.concepts is not None:
+            concept = self.concepts[row]
+        return Sample(pixels, noise, texts, concept)
 
 
 class StoredPixels:

@@ -155,7 +155,7 @@ def test_captions_carry_tags_as_often_as_asked(captions):
 def test_empty_captions_and_missing_columns_are_named():
     rows = Dataset.from_dict({"caption": ["one", "  "], "image": [None, None]})
     with pytest.raises(DataError, match="row 1 of 'x' has an empty 'caption'"):
-        CaptionMaker(rows, CaptionOptions(), "x")
+        CaptionMaker(rows, CaptionOptions(["caption"]), "x")
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
         check_columns(rows, ["text"], "x")
     with pytest.raises(DataError, match="not class labels"):
@@ -165,7 +165,7 @@ def test_empty_captions_and_missing_columns_are_named():
 
 
 def make_samples(captions, read_pixels):
-    concepts = number_concepts(captions.captions["caption_en"])
+    concepts = number_concepts(captions.plain_texts()["caption_en"])
     return ImageTextSamples(read_pixels, captions, concepts, lambda row: f"row {row}", seed=5)
 
 
@@ -222,7 +222,7 @@ def test_a_chinese_word_has_the_same_tokens_wherever_it_stands():
 def test_captions_go_into_phrases_as_often_as_asked():
     rows = Dataset.from_dict({"caption": ["cat {x}"], "image": [None]})
     options = CaptionOptions(
-        templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
+        ["caption"], templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
     )
     captions = CaptionMaker(rows, options, "x")
     rng = np.random.default_rng(0)
