@@ -1,5 +1,6 @@
 """Open an image-text data set with `datasets`, and check that it holds what is asked of it."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def open_dataset(path: str, image_column: str | None = None) -> DatasetDict:
     except Exception as error:
         hint = "" if here else f"; there is no folder of that name in {Path.cwd()}"
         reason = first_line(error.__cause__ or error)  # type: ignore[arg-type]
+        # As `datasets` says it of a split without rows.
+        if empty := re.search('Instruction "(.*)" corresponds to no data', reason):
+            raise DataError(f"split {empty[1]!r} of {path!r} is empty") from error
         raise DataError(f"cannot open the data set {path!r}: {reason}{hint}") from error
     return DatasetDict({name: keep_encoded(split) for name, split in splits.items()})
 
