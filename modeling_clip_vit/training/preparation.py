@@ -38,6 +38,7 @@ from ..data.sources import check_columns, get_split, open_dataset
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamCaptions, StreamLoader, peek_kinds
 from ..data.tokenizer import train_tokenizer
+from ..evaluation.classifier import ClassEvaluator
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
@@ -75,10 +76,10 @@ class TrainingData:
 class Preparation:
     """All that a run needs before its first step."""
 
-    model: ClipVitModel
-    processor: CLIPProcessor
+    model: Any  # ClipVitModel, or ClipVitForImageClassification
+    processor: Any  # CLIPProcessor, or CLIPImageProcessor
     data: TrainingData
-    evaluator: Evaluator | None
+    evaluator: Evaluator | ClassEvaluator | None
     frozen: list[nn.Module]
 
 
@@ -133,9 +134,10 @@ def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]],
     if not data.image_column:
         data.image_column = choose_image_column(kinds, path)
     if not captions.sources():
-        columns, labels = choose_texts(kinds, data.image_column, path)
-        args.captions = replace(captions, caption_columns=columns, label_column=labels)
-        args.__post_init__()  # what goes together with classes
+        columns, label_column = choose_texts(kinds, data.image_column, path)
+        captions.caption_columns, captions.label_column = columns, label_column
+        captions.check_weights()
+        args.__post_init__()  # what does not go together with classes
 
 
 def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
@@ -226,10 +228,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
     """Transformers' CLIP processor for square images of this size, over any tokenizer."""
-    image_processor = CLIPImageProcessor(
+    return CLIPProcessor(image_processor=build_image_processor(image_size), tokenizer=tokenizer)
+
+
+def build_image_processor(image_size: int) -> CLIPImageProcessor:
+    """CLIP's image processor for square images of this size."""
+    return CLIPImageProcessor(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     )
-    return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
 
 
 @dataclass
@@ -290,14 +296,19 @@ def prepare_data(
 
 
 def find_concepts(args: TrainArguments, split: Dataset, captions: CaptionMaker) -> list[int] | None:
-    """The concept of each row: of its concept column, or its class; None where captions say it."""
+    """The concept of each row: of its concept column, or its class, or its captions.
+
+    None where the caption that is drawn says it.
+    """
     column = args.data.concept_column
     if column:
         check_columns(split, [column], args.data.dataset)
         return number_concepts(list(split[column]))
     if args.loss.loss in PAIR_LOSSES:
         return list(range(len(split)))
-    return None if captions.labels is None else captions.labels.rows
+    if captions.labels is None and args.data.images_per_concept == 1:
+        return None
+    return number_concepts(captions.keys())
 
 
 def build_loader(

@@ -257,7 +257,7 @@ def test_what_is_not_there_or_not_known_is_refused_in_a_sentence(tmp_path):
 def test_an_empty_split_is_refused(tmp_path):
     table(tmp_path, "train.csv")
     (tmp_path / "validation.csv").write_text("image_path,caption\n")
-    with pytest.raises(DataError, match="split 'validation' of '.*' is empty"):
+    with pytest.raises(DataError, match=r"split 'validation' of .* is empty"):
         open_dataset(str(tmp_path))
     splits = DatasetDict(train=pairs(), validation=pairs().select([]))
     with pytest.raises(DataError, match="split 'validation' of 'x' is empty"):
