@@ -124,7 +124,7 @@ def write_shards(folder: Path, shards: int = 4, samples: int = 256):
 def stream_batches(folder: Path, batch_size: int) -> StreamLoader:
     """Our batches of a folder."""
     options = StreamOptions([str(folder)], samples_per_epoch=1_000_000)
-    captions = CaptionOptions()
+    captions = CaptionOptions(["caption"])
     tokenizer = train_tokenizer(StreamCaptions(options, "train", captions).corpus(), 1000, 77)
     collate = Collator(tokenizer, AugmentOptions(), [0.5] * 3, [0.5] * 3)
     maker = SampleMaker("image", captions, None, 224, seed=0)

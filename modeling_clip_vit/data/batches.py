@@ -62,8 +62,9 @@ class ImageTextSamples(Dataset):
     Args:
         read_pixels: row to uint8 pixels (3, S, S), or an image that `vary` makes them of, or a
             `BadImageError`.
-        captions: makes the texts of a row.
-        concepts: concept number of each row: rows of one concept belong together.
+        captions: makes the texts of a row; None for no texts.
+        concepts: concept number of each row: rows of one concept belong together; None where
+            equal captions do.
         names: row to what to call it in a message.
         seed: of everything random.
         vary: what happens to one image before it comes into a batch; None for nothing.
@@ -72,8 +73,8 @@ class ImageTextSamples(Dataset):
     def __init__(
         self,
         read_pixels: Callable[[int], Any],
-        captions: CaptionMaker,
-        concepts: Sequence[int],
+        captions: CaptionMaker | None,
+        concepts: Sequence[int] | None,
         names: Callable[[int], str],
         seed: int,
         vary: SampleAugment | None = None,
@@ -89,7 +90,7 @@ class ImageTextSamples(Dataset):
         row, draw = index
         rng = np.random.default_rng((self.seed, draw, row))
         noise = torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32))
-        texts = self.captions.draw(row, rng)
+        texts, concept = self.captions.draw_with_concept(row, rng) if self.captions else ([], 0)
         seed = draw_seed(rng)
         try:
             pixels = self.read_pixels(row)
@@ -97,7 +98,9 @@ class ImageTextSamples(Dataset):
                 pixels = self.vary(pixels, seed)
         except BadImageError as error:
             return SkippedSample(self.names(row), str(error))
-        return Sample(pixels, noise, texts, self.concepts[row], seed)
+        if self.concepts is not None:
+            concept = self.concepts[row]
+        return Sample(pixels, noise, texts, concept, seed)
 
 
 def draw_seed(rng: np.random.Generator) -> int:
@@ -221,14 +224,14 @@ class Collator:
     The texts of one concept in a batch are drawn once, from its first image.
 
     Args:
-        tokenizer: of the texts.
+        tokenizer: of the texts; None where concepts are classes and there are no texts.
         options: of the augmentation.
         image_mean, image_std: of the normalisation, one number a channel.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         options: AugmentOptions,
         image_mean: list[float],
         image_std: list[float],
@@ -245,7 +248,8 @@ class Collator:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (T, L), the concept of
             each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
             first of its concept `is_first_view` (B,), `mix_seed`, a number that these very samples
-            have, for who mixes them, and `skipped`, the samples without a readable image.
+            have, for who mixes them, and `skipped`, the samples without a readable image. Without a
+            tokenizer, the class of each image `labels` (B,) in place of texts.
         """
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
         kept = [sample for sample in samples if isinstance(sample, Sample)]
@@ -254,18 +258,27 @@ class Collator:
         first_of: dict[int, Sample] = {}
         for sample in kept:
             first_of.setdefault(sample.concept, sample)
+        batch = {
+            "pixel_values": self.make_pixel_values(kept),
+            **self.collate_texts(first_of),
+            "image_ids": torch.tensor([sample.concept for sample in kept]),
+            "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
+            "mix_seed": mix_seed([sample.seed for sample in kept]),
+            "skipped": skipped,
+        }
+        return batch if self.tokenizer is not None else {**batch, "labels": batch["image_ids"]}
+
+    def collate_texts(self, first_of: dict[int, Sample]) -> dict[str, torch.Tensor]:
+        """The texts of each concept, from its first image."""
+        if self.tokenizer is None:
+            return {}
         texts = [text for sample in first_of.values() for text in sample.texts]
         text_ids = [concept for concept, sample in first_of.items() for _ in sample.texts]
         tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         return {
-            "pixel_values": self.make_pixel_values(kept),
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
-            "image_ids": torch.tensor([sample.concept for sample in kept]),
             "text_ids": torch.tensor(text_ids),
-            "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
-            "mix_seed": mix_seed([sample.seed for sample in kept]),
-            "skipped": skipped,
         }
 
     def make_pixel_values(self, samples: list[Sample]) -> torch.Tensor:

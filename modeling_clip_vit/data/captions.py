@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from .labels import Labels, read_labels
 from .sources import DataError, check_columns
-from .templates import check_template
+from .templates import check_template, clean_class_name, load_templates
 
 
 @dataclass
@@ -15,28 +19,39 @@ class CaptionOptions:
     """How texts are made from a row.
 
     Args:
-        caption_columns: columns that each hold a caption, such as one for each language.
+        caption_columns: columns that each hold a caption, such as one for each language, or a
+            list of captions, of which one is drawn; empty for a guess, which is
+            none where there is label_column.
         caption_sampling: `one` draws one of the columns for each concept and step, `each` makes a
             text from every one.
+        caption_weights: with `one`, how often a column is drawn, relative to the others, which
+            have 1.
         tags_columns: for a caption column, the column of further words that belong to it.
         tag_probability: how often tags are added to a caption.
         max_tags: at most so many tags are added.
         templates: for a caption column, phrases with `{}` where the caption goes, such as
             `a photo of {}`: they teach which words of a query say little.
         template_probability: how often a caption is put into one of its column's phrases.
+        label_column: column of classes, whose names are put into phrases; null for none.
+        label_templates: sets of phrases for them (`plain`, `en`, `zh`, `open_clip_imagenet`) or
+            text files with a phrase a line. A set counts as a caption column of its name.
+        label_names: for a set, the names of the classes in their order, such as those of another
+            language; else the names that the column has.
     """
 
-    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
+    caption_columns: list[str] = field(default_factory=list)
     caption_sampling: str = "one"
+    caption_weights: dict[str, float] = field(default_factory=dict)
     tags_columns: dict[str, str] = field(default_factory=dict)
     tag_probability: float = 0.0
     max_tags: int = 4
     templates: dict[str, list[str]] = field(default_factory=dict)
     template_probability: float = 0.0
+    label_column: str | None = None
+    label_templates: list[str] = field(default_factory=lambda: ["en"])
+    label_names: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.caption_columns:
-            raise DataError("caption_columns is empty: name at least one column of captions")
         if self.caption_sampling not in ("one", "each"):
             raise DataError(
                 f"caption_sampling={self.caption_sampling!r} is not allowed: one or each"
@@ -47,18 +62,79 @@ class CaptionOptions:
         for column, phrases in self.templates.items():
             for phrase in phrases:
                 check_template(phrase, f"of {column!r}")
+        #: Set -> its phrases.
+        self.label_phrases = {set_name(name): load_templates(name) for name in self.label_templates}
+        sets = self.label_phrases
+        if not sets or len(sets) < len(self.label_templates):
+            raise DataError(
+                f"label_templates={self.label_templates} is not allowed: sets of different names"
+            )
+        for name in self.label_names:
+            if name not in sets:
+                raise DataError(
+                    f"label_names has {name!r}, which is none of label_templates: {', '.join(sets)}"
+                )
+        self.check_weights()
+
+    def check_weights(self):
+        """Refuse weights that mean nothing.
+
+        Raises:
+            DataError: one is not above 0, or is of what is not drawn.
+        """
+        weights = self.caption_weights
+        if weights and self.caption_sampling != "one":
+            raise DataError("caption_weights is not allowed with caption_sampling='each'")
+        if weights and min(weights.values()) <= 0:
+            raise DataError(f"caption_weights={weights} is not allowed: numbers above 0")
+        unknown = [name for name in weights if name not in self.sources()]
+        if unknown and (self.caption_columns or self.label_column):
+            raise DataError(
+                f"caption_weights has {unknown[0]!r}, which is not among "
+                f"{', '.join(self.sources())}"
+            )
+
+    def sources(self) -> list[str]:
+        """What texts come from: caption columns, and the sets of phrases around class names."""
+        return self.caption_columns + (list(self.label_phrases) if self.label_column else [])
 
     def words_around(self) -> list[str]:
         """The words of all phrases, without the captions that go into them."""
-        return [text.replace("{}", "") for phrases in self.templates.values() for text in phrases]
+        sets = [*self.templates.values()]
+        sets += self.label_phrases.values() if self.label_column else []
+        return [phrase.replace("{}", "") for phrases in sets for phrase in phrases]
+
+
+def set_name(templates: str) -> str:
+    """What a set of phrases is called: of a file, its name without the ending."""
+    return Path(templates).stem if "." in templates or "/" in templates else templates
 
 
 def choose_columns(options: CaptionOptions, rng: np.random.Generator) -> list[str]:
-    """The caption columns that a sample's texts come from: one drawn, or each."""
-    columns = options.caption_columns
-    if options.caption_sampling == "one":
-        return [columns[rng.integers(len(columns))]]
-    return columns
+    """Where a sample's texts come from: one of the sources drawn, or each."""
+    sources = options.sources()
+    if options.caption_sampling == "each":
+        return sources
+    if not options.caption_weights:
+        return [sources[rng.integers(len(sources))]]
+    weights = np.array([options.caption_weights.get(name, 1.0) for name in sources])
+    return [sources[rng.choice(len(sources), p=weights / weights.sum())]]
+
+
+def stable_number(text: str) -> int:
+    """A number below 2^63 that a text has in every process and run."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def find_texts(value: Any) -> list[str]:
+    """What is not empty of a text or a list of texts."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+
+
+def draw_one(texts: Sequence[str], rng: np.random.Generator) -> str:
+    """One of several texts; the only one costs no random number."""
+    return texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
 
 
 def vary_caption(
@@ -85,39 +161,118 @@ class CaptionMaker:
         split: the rows.
         options: which columns, and how they are mixed.
         path: name of the data set in messages.
+        names: the classes of the label column, where another split said so.
 
     Raises:
-        DataError: a column is missing, or a caption is empty.
+        DataError: a column is missing, a caption is empty, or a row has no class.
     """
 
-    def __init__(self, split: Dataset, options: CaptionOptions, path: str):
+    def __init__(
+        self, split: Dataset, options: CaptionOptions, path: str, names: list[str] | None = None
+    ):
         check_columns(split, [*options.caption_columns, *options.tags_columns.values()], path)
+        options.check_weights()
         self.options = options
-        self.captions = {name: list(split[name]) for name in options.caption_columns}
+        self.captions = {name: read_captions(split, name, path) for name in options.caption_columns}
         self.tags = {name: list(split[column]) for name, column in options.tags_columns.items()}
-        for name, captions in self.captions.items():
-            for row, caption in enumerate(captions):
-                if not isinstance(caption, str) or not caption.strip():
-                    raise DataError(
-                        f"row {row} of {path!r} has an empty {name!r}: fill it or drop the row"
-                    )
+        self.labels: Labels | None = None
+        #: Set of phrases -> the name of each class in a text.
+        self.class_names: dict[str, list[str]] = {}
+        if options.label_column:
+            self.labels = read_labels(split, options.label_column, path, names)
+            self.class_names = name_classes(options, self.labels.names)
 
     def draw(self, row: int, rng: np.random.Generator) -> list[str]:
-        """Texts for a row: one, or one from each column, as the options say."""
-        columns = choose_columns(self.options, rng)
-        return [self.draw_from(name, row, rng) for name in columns]
+        """Texts for a row: one, or one from each source, as the options say."""
+        return self.draw_with_concept(row, rng)[0]
 
-    def draw_from(self, column: str, row: int, rng: np.random.Generator) -> str:
-        """A text from one caption column, now and then in a phrase or with some of its tags."""
-        tags = self.tags[column][row] if column in self.tags else []
-        return vary_caption(self.captions[column][row], column, tags, self.options, rng)
+    def draw_with_concept(self, row: int, rng: np.random.Generator) -> tuple[list[str], int]:
+        """Texts for a row, and a number that says which captions they were made of."""
+        drawn = [self.draw_from(name, row, rng) for name in choose_columns(self.options, rng)]
+        return [text for text, _ in drawn], stable_number("\n".join(said for _, said in drawn))
+
+    def draw_from(self, source: str, row: int, rng: np.random.Generator) -> tuple[str, str]:
+        """A text from one source, now and then in a phrase or with some of its tags, and the
+        caption or class name in it.
+        """
+        if source in self.class_names:
+            name = self.class_name(source, row)
+            phrase = draw_one(self.options.label_phrases[source], rng)
+            return phrase.replace("{}", name), name
+        tags = self.tags[source][row] if source in self.tags else []
+        caption = draw_one(self.captions[source][row], rng)
+        return vary_caption(caption, source, tags, self.options, rng), caption
+
+    def class_name(self, source: str, row: int) -> str:
+        """The name of a row's class, as a set of phrases has it."""
+        assert self.labels is not None
+        return self.class_names[source][self.labels.rows[row]]
+
+    def keys(self) -> list[Any]:
+        """What each row shows: its class, or without classes its captions, all of them."""
+        if self.labels is not None:
+            return list(self.labels.rows)
+        rows = zip(*self.captions.values(), strict=True)
+        return [tuple(map(tuple, captions)) for captions in rows]
+
+    def plain_texts(self) -> dict[str, list[str]]:
+        """Source -> one text of each row, the same every time: its first caption, or the first
+        phrase around its class.
+        """
+        texts = {name: [captions[0] for captions in rows] for name, rows in self.captions.items()}
+        for source in self.class_names:
+            phrase = self.options.label_phrases[source][0]
+            rows = range(len(self.labels.rows if self.labels else ()))
+            texts[source] = [phrase.replace("{}", self.class_name(source, row)) for row in rows]
+        return texts
 
     def corpus(self) -> list[str]:
         """Every distinct caption, tag and phrase, in order: what a tokenizer learns from."""
         texts = dict.fromkeys(self.options.words_around())
-        for captions in self.captions.values():
-            texts.update(dict.fromkeys(captions))
+        for rows in self.captions.values():
+            for captions in rows:
+                texts.update(dict.fromkeys(captions))
+        for names in self.class_names.values():
+            texts.update(dict.fromkeys(names))
         for rows in self.tags.values():
             for tags in rows:
                 texts.update(dict.fromkeys(tags))
         return list(texts)
+
+
+def read_captions(split: Dataset, column: str, path: str) -> list[list[str]]:
+    """The captions of each row, at least one.
+
+    Raises:
+        DataError: a row has none.
+    """
+    captions = [
+        [value] if isinstance(value, str) and value.strip() else find_texts(value)
+        for value in split[column]
+    ]
+    if not any(captions):
+        raise DataError(f"every {column!r} of {path!r} is empty: name another of caption_columns")
+    for row, texts in enumerate(captions):
+        if not texts:
+            raise DataError(
+                f"row {row} of {path!r} has an empty {column!r}: fill it or drop the row"
+            )
+    return captions
+
+
+def name_classes(options: CaptionOptions, names: list[str]) -> dict[str, list[str]]:
+    """For each set of phrases, the names of the classes as a text has them.
+
+    Raises:
+        DataError: `label_names` has not one for each class.
+    """
+    result = {}
+    for source in options.label_phrases:
+        given = options.label_names.get(source)
+        if given is not None and len(given) != len(names):
+            raise DataError(
+                f"label_names has {len(given)} names for {source!r}, but {options.label_column!r} "
+                f"has {len(names)} classes"
+            )
+        result[source] = given or [clean_class_name(name) for name in names]
+    return result

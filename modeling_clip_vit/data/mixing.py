@@ -160,7 +160,6 @@ def mix_class_targets(
     mixed_labels: torch.Tensor,
     weight: torch.Tensor,
     num_classes: int,
-    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Soft class labels of mixed images, (B, C), each row of sum 1.
 
@@ -168,10 +167,7 @@ def mix_class_targets(
         labels, mixed_labels: classes of the images and of those mixed in, (B,).
         weight: of the first, (B,).
         num_classes: C.
-        label_smoothing: share that is spread evenly over all classes (Szegedy et al., 2016, section
-            7).
     """
     targets = weight.new_zeros(len(labels), num_classes)
     targets.scatter_add_(1, labels[:, None], weight[:, None])
-    targets.scatter_add_(1, mixed_labels[:, None], 1 - weight[:, None])
-    return targets * (1 - label_smoothing) + label_smoothing / num_classes
+    return targets.scatter_add_(1, mixed_labels[:, None], 1 - weight[:, None])

@@ -8,19 +8,10 @@ from typing import Any, Protocol
 from datasets import Dataset, IterableDataset, load_dataset_builder, load_from_disk
 
 from .batches import SkippedSample
+from .files import READERS, TAR_SUFFIXES, reader_options, suffix_of
 from .sources import DataError, cache_for, first_line
 from .tars import Row, read_tar
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-#: What `datasets` calls the readers of files, for patterns.
-READERS = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    **dict.fromkeys(TAR_SUFFIXES, "webdataset"),
-}
 #: Rows that are taken out of an Arrow table at once.
 ROWS_AT_ONCE = 64
 
@@ -97,8 +88,8 @@ def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:
 
     Args:
         path: a folder that `datasets.load_dataset` or `datasets.load_from_disk` reads, WebDataset
-            tars included; a pattern of files (`data/*.tar`), which are then all of the split; or
-            the id of a data set on the Hub.
+            tars included; a file or a pattern of files (`data/*.tar`), which are then all of the
+            split; or the id of a data set on the Hub.
         split: its name.
         columns: those that are needed, or all. A tar shows its columns only when it is read.
 
@@ -106,7 +97,7 @@ def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:
         DataError: there is nothing there, it has no such split or column, or cannot be read.
     """
     folder = Path(path).expanduser()
-    is_pattern = glob.has_magic(path)
+    is_pattern = glob.has_magic(path) or folder.is_file()
     looks_local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
     if looks_local and not is_pattern and not folder.is_dir():
         raise DataError(
@@ -140,12 +131,14 @@ def find_builder(path: str, folder: Path, is_pattern: bool, split: str) -> Any:
         DataError: no file fits the pattern, or it has no such split.
     """
     if is_pattern:
-        reader = next((name for end, name in READERS.items() if path.endswith(end)), None)
-        if reader is None:
+        suffix = suffix_of(path)
+        if suffix not in READERS:
             raise DataError(f"{path!r} must end in one of {', '.join(READERS)}")
         if "://" not in path and not glob.glob(str(folder), recursive=True):
             raise DataError(f"no file fits the pattern {path!r} (looked in {Path.cwd()})")
-        return load_dataset_builder(reader, data_files={split: str(folder)})
+        return load_dataset_builder(
+            READERS[suffix], data_files={split: str(folder)}, **reader_options(suffix)
+        )
     local = str(folder) if folder.is_dir() else path
     builder = load_dataset_builder(local)
     if folder.is_dir():

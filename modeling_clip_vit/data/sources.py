@@ -1,5 +1,6 @@
 """Open an image-text data set with `datasets`, and check that it holds what is asked of it."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,8 +11,6 @@ from datasets import (
     DatasetDict,
     Image,
     load_dataset,
-    load_dataset_builder,
-    load_from_disk,
 )
 from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
@@ -27,40 +26,34 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(":.") if lines else type(error).__name__
 
 
-def open_dataset(path: str) -> DatasetDict:
+def open_dataset(path: str, image_column: str | None = None) -> DatasetDict:
     """Open every split of a data set, its images not yet decoded.
 
     Args:
-        path: a folder that `datasets.load_dataset` or `datasets.load_from_disk` reads, or the id
-            of a data set on the Hub.
+        path: a folder of images, of parquet, of CSV, TSV or JSON lines, of WebDataset tars, or one
+            that `Dataset.save_to_disk` wrote; one such file, or a pattern of them (`data/*.csv`),
+            which are then all `train`; or the id of a data set on the Hub.
+        image_column: the column of images. Where it holds texts, they are paths relative to the
+            files, or base64. None for a guess.
 
     Raises:
         DataError: there is no such data set, or it cannot be read.
     """
-    looks_local = Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
-    folder = Path(path).expanduser()
-    if looks_local and not folder.is_dir():
-        raise DataError(f"no folder {path!r} (looked in {Path.cwd()}): give a folder or a Hub id")
+    from .files import is_local, open_local  # which builds on this file
+
+    here = is_local(path)
     try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            opened = load_from_disk(str(folder))
-            splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
-        else:
-            splits = load_folder(folder) if folder.is_dir() else load_dataset(path)
+        splits = open_local(path, image_column) if here else load_dataset(path)
+    except DataError:
+        raise
     except Exception as error:
-        hint = "" if folder.is_dir() else f"; there is no folder of that name in {Path.cwd()}"
-        raise DataError(f"cannot open the data set {path!r}: {first_line(error)}{hint}") from error
+        hint = "" if here else f"; there is no folder of that name in {Path.cwd()}"
+        reason = first_line(error.__cause__ or error)  # type: ignore[arg-type]
+        # As `datasets` says it of a split without rows.
+        if empty := re.search('Instruction "(.*)" corresponds to no data', reason):
+            raise DataError(f"split {empty[1]!r} of {path!r} is empty") from error
+        raise DataError(f"cannot open the data set {path!r}: {reason}{hint}") from error
     return DatasetDict({name: keep_encoded(split) for name, split in splits.items()})
-
-
-def load_folder(folder: Path) -> DatasetDict:
-    """Load a local folder as it is now.
-
-    `datasets` caches a folder that has a data set card by its name and the card alone: it would
-    give what the files held before they changed, or what another folder of that name holds.
-    """
-    builder = load_dataset_builder(str(folder))
-    return load_dataset(str(folder), cache_dir=cache_for(builder))
 
 
 def cache_for(builder: DatasetBuilder) -> Path:
@@ -78,14 +71,14 @@ def keep_encoded(split: Dataset) -> Dataset:
     return split
 
 
-def get_split(splits: DatasetDict, name: str, path: str) -> Dataset:
-    """One split by name.
+def get_split(splits: DatasetDict, name: str, path: str, hint: str = "") -> Dataset:
+    """One split by name; the hint ends the message where it is not there.
 
     Raises:
         DataError: there is no such split, or it is empty.
     """
     if name not in splits:
-        raise DataError(f"{path!r} has no split {name!r}: it has {', '.join(sorted(splits))}")
+        raise DataError(f"{path!r} has no split {name!r}: it has {', '.join(sorted(splits))}{hint}")
     if len(splits[name]) == 0:
         raise DataError(f"split {name!r} of {path!r} is empty")
     return splits[name]

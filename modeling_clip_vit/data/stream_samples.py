@@ -5,23 +5,24 @@ Shape legend: `S` side in pixels.
 
 import json
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
 
 from .batches import Sample, SkippedSample, draw_seed
-from .captions import CaptionOptions, choose_columns, vary_caption
+from .captions import (
+    CaptionOptions,
+    choose_columns,
+    draw_one,
+    find_texts,
+    stable_number,
+    vary_caption,
+)
 from .images import BadImageError, decode_image
 from .policies import SampleAugment
 from .tars import Row
 from .transforms import NOISE_SIZE, AugmentOptions
-
-
-def stable_number(text: str) -> int:
-    """A number below 2^63 that a text has in every process and run."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 @dataclass
@@ -39,12 +40,6 @@ class DrawnSample:
     def length(self) -> int:
         """Bytes of its longest text: what a tokenizer makes of them grows with it."""
         return max(len(text.encode()) for text in self.texts)
-
-
-def find_texts(value: Any) -> list[str]:
-    """What is not empty of a text or a list of texts."""
-    values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
 
 
 class MissingTextError(ValueError):
@@ -123,7 +118,7 @@ class SampleMaker:
             have = ", ".join(columns) or "nothing"
             where = "is empty" if column in columns else f"is missing: it has {have}"
             raise MissingTextError(f"its {column!r} {where}")
-        return captions[rng.integers(len(captions))] if len(captions) > 1 else captions[0]
+        return draw_one(captions, rng)
 
     def tags(self, columns: dict, column: str) -> list[str]:
         """The tags of a caption column."""

@@ -11,12 +11,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .batches import Sample, SkippedSample
-from .captions import CaptionOptions
+from .captions import CaptionOptions, find_texts
+from .columns import kind_of_value
 from .shards import Shards, open_shards
 from .shuffle import ShuffledRows
 from .sources import DataError
 from .stream_rows import Consumer, MixedRows, StoppingStrategy
-from .stream_samples import DrawnSample, SampleMaker, find_texts
+from .stream_samples import DrawnSample, SampleMaker
 from .tars import Row
 
 #: So many unusable samples for one batch are no accident.
@@ -397,6 +398,20 @@ class StreamLoader:
 def leave(sent: WorkerBatch) -> WorkerBatch:
     """Collation was done by the worker."""
     return sent
+
+
+def peek_kinds(path: str, split: str, most: int = 100) -> dict[str, str]:
+    """What each column of a source holds, by its first readable row; empty where there is none.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    shards = open_shards(path, split)
+    for shard in range(len(shards)):
+        for _, row in shards.read(shard, 0, lambda number: number < most):
+            if isinstance(row, Row):
+                return {name: kind_of_value(value) for name, value in row.columns.items()}
+    return {}
 
 
 class StreamCaptions:

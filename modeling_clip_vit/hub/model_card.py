@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from os import cpu_count
@@ -32,6 +32,7 @@ class CardFacts:
         num_vision_parameters, num_text_parameters: of the towers with their projections.
         example_text: a caption to show how the model is used.
         image_size: side in pixels.
+        classes: names of the classes of a classifier, which has no texts; empty for a CLIP.
     """
 
     name: str
@@ -49,6 +50,7 @@ class CardFacts:
     num_text_parameters: int
     example_text: str
     image_size: int
+    classes: list[str] = field(default_factory=list)
 
 
 def build_model_card(facts: CardFacts) -> ModelCard:
@@ -201,19 +203,31 @@ def describe_metrics(facts: CardFacts) -> str:
 
 def describe_data(facts: CardFacts, dataset: dict) -> str:
     """Which data, how much of it, under which licences."""
-    licences = dataset.get("license") or []
-    licences = [licences] if isinstance(licences, str) else licences
-    name = dataset.get("pretty_name", facts.dataset)
-    columns = ", ".join(f"`{column}`" for column in facts.recipe["caption_columns"])
+    texts = [f"`{column}`" for column in facts.recipe["caption_columns"]]
+    captions = f"captions from {', '.join(texts)}" if texts else ""
+    if facts.recipe.get("label_column"):
+        sets = ", ".join(f"`{name}`" for name in facts.recipe["label_templates"])
+        names = f"phrases ({sets}) around the classes of `{facts.recipe['label_column']}`"
+        captions = f"{captions} and {names}" if captions else names
+    what = f"{facts.num_rows} images of {facts.num_concepts} concepts, with {captions}"
     sources = facts.recipe.get("stream_sources")
     if sources:
         listed = ", ".join(f"`{source}`" for source in sources)
-        text = f"A stream of {listed}, with captions from {columns}."
-    else:
-        text = (
-            f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {facts.num_rows} "
-            f"images of {facts.num_concepts} concepts, with captions from {columns}."
-        )
+        return add_licences(f"A stream of {listed}, with {captions}.", facts, dataset)
+    return describe_origin(facts, dataset, what)
+
+
+def describe_origin(facts: CardFacts, dataset: dict, what: str) -> str:
+    """The data set, what of it was trained on, and its licences."""
+    name = dataset.get("pretty_name", facts.dataset)
+    text = f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {what}."
+    return add_licences(text, facts, dataset)
+
+
+def add_licences(text: str, facts: CardFacts, dataset: dict) -> str:
+    """The same, with the licences, and with what could not be read."""
+    licences = dataset.get("license") or []
+    licences = [licences] if isinstance(licences, str) else licences
     if licences:
         text += f" Licences: {', '.join(licences)}; the data set's card gives the attributions."
     if facts.skipped:

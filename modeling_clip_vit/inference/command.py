@@ -39,6 +39,6 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--save", type=str, help="save a picture of the best here")
     parser.add_argument("--top_k", type=int, default=5, help="how many to show")
-    parser.add_argument("--image_column", type=str, default="image", help="of a data set")
+    parser.add_argument("--image_column", type=str | None, default=None, help="of a data set")
     parser.add_argument("--split", type=str, help="only this split of a data set")
     return parser

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
+from ..data.columns import choose_image_column, column_kinds
 from ..data.images import BadImageError, decode_image
 from ..data.sources import DataError, check_columns, open_dataset
 from ..modeling_clip_vit import ClipVitModel
@@ -32,7 +33,7 @@ class Gallery:
     unreadable: list[str]
 
 
-def open_gallery(path: str, image_column: str = "image", split: str | None = None) -> Gallery:
+def open_gallery(path: str, image_column: str | None = None, split: str | None = None) -> Gallery:
     """Pictures of a folder of image files, with its sub-folders, or of a data set.
 
     Raises:
@@ -55,16 +56,17 @@ def open_gallery(path: str, image_column: str = "image", split: str | None = Non
     return gallery
 
 
-def dataset_images(path: str, image_column: str, split: str | None):
+def dataset_images(path: str, image_column: str | None, split: str | None):
     """Encoded images and names from every split of a data set, or from one."""
-    splits = open_dataset(path)
+    splits = open_dataset(path, image_column)
     if split is not None and split not in splits:
         raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
     for split_name in [split] if split else list(splits):
         rows = splits[split_name]
-        check_columns(rows, [image_column], path)
+        column = image_column or choose_image_column(column_kinds(rows.features), path)
+        check_columns(rows, [column], path)
         captions = next((c for c in rows.column_names if c.startswith(("caption", "text"))), None)
-        for row, source in enumerate(rows[image_column]):
+        for row, source in enumerate(rows[column]):
             title = rows[row][captions] if captions else f"row {row}"
             yield source, f"{title} ({split_name})"
 

@@ -20,13 +20,17 @@ class DataOptions:
     """Which data set, and which part of it is for what.
 
     Args:
-        dataset: a folder that `datasets` can open, or the id of a data set on the Hub.
+        dataset: a folder of images (with `metadata.csv`, or a folder for each class), of
+            parquet, of CSV, TSV or JSON lines, of WebDataset tars, or of `save_to_disk`; a file of
+            these, or a pattern of files; or the id of a data set on the Hub (docs/data.md).
         train_split: the split to train on.
         eval_split: the split to measure retrieval on; null for none.
-        image_column: column of images.
+        image_column: column of images, or of paths to them; null for a guess.
         concept_column: rows with an equal value belong together: their images and texts are
-            positives of each other; null where each row stands for itself.
-        images_per_concept: images of one concept in a batch.
+            positives of each other; null where those of an equal class are (label_column), or
+            without classes those of equal captions.
+        images_per_concept: images of one concept in a batch. With 1, an epoch is a pass over the
+            rows; with more, or with a loss that knows pairs alone, over the concepts.
         cache_images: decode all images once into memory, rather than whenever a row is read.
         dataloader_num_workers: processes that prepare batches; 0 prepares them in the main one.
         max_bad_sample_ratio: stop when a larger share of images cannot be decoded.
@@ -39,7 +43,7 @@ class DataOptions:
     dataset: str = "data/emoji"
     train_split: str = "train"
     eval_split: str | None = "validation"
-    image_column: str = "image"
+    image_column: str | None = None
     concept_column: str | None = None
     images_per_concept: int = 1
     cache_images: bool = True
@@ -55,8 +59,10 @@ class ModelOptions:
     """Which model.
 
     Args:
-        model_config: folder with the config.json of an architecture, trained from scratch.
-        model_name_or_path: a checkpoint to go on from instead, with its tokenizer.
+        model_config: folder with the config.json of an architecture, trained from scratch; for
+            classification, that of an image tower, or of a CLIP whose image tower is taken.
+        model_name_or_path: a checkpoint to go on from instead, with its tokenizer; for
+            classification, a classifier, or a CLIP whose image tower gets a new class head.
         vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
         text_model_name_or_path: a pretrained text encoder in place of the configuration's, with
             its tokenizer.
@@ -91,13 +97,14 @@ class ModelOptions:
 
 @dataclass
 class LossOptions:
-    """What is minimised.
+    """What is minimised; with classification, cross entropy, and only label_smoothing has a say.
 
     Args:
         loss: `clip` (softmax, image i belongs to text i), `multi_positive` (softmax, equal
             concepts belong together), `siglip` (pairwise sigmoid) or `hard_negative` (softmax,
             image i belongs to text i, and negatives that look right count more).
-        label_smoothing: share of each target that is spread over all; with the first two losses.
+        label_smoothing: share of each target that is spread over all; with the first two losses,
+            and with classification.
         hard_negative_beta: how much more the harder negatives count; with `hard_negative`.
         matryoshka_dims: widths at which the loss is taken, so that the first so many numbers of an
             embedding search well alone; empty for the whole width only.
@@ -173,6 +180,8 @@ class RunOptions:
     """Where the run writes, how often, and on what.
 
     Args:
+        task: `contrastive` trains a CLIP on images and texts; `classification` a ViT with a class
+            head on images and the classes of label_column (null for a guess).
         output_dir: folder of the trained model and all that belongs to it.
         seed: of weights, order and augmentation.
         bf16: compute in bfloat16 where it is safe; `auto` does where the processor is built for it.
@@ -192,6 +201,7 @@ class RunOptions:
         hub_dry_run: with push_to_hub, only list the files that would go up.
     """
 
+    task: Literal["contrastive", "classification"] = "contrastive"
     output_dir: str = "outputs/run"
     seed: int = 0
     bf16: bool | Literal["auto"] = "auto"
@@ -244,6 +254,14 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_total_limit": AT_LEAST_1,
     "logging_steps": AT_LEAST_1,
 }
+#: What has a say in image-text contrast only.
+CONTRASTIVE_ONLY = (
+    *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
+    *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
+    *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
+    *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
+    *("text_model_name_or_path", "text_fields", "frozen_text_layers"),
+)
 
 
 @dataclass
@@ -288,6 +306,13 @@ class TrainArguments:
             )
         if self.mix.is_on:
             self.check_mix()
+        if self.loss.loss in ("clip", "hard_negative") and self.captions.label_column:
+            raise ValueError(
+                f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
+                "class share their texts: use multi_positive"
+            )
+        if run.task == "classification":
+            self.check_classification()
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
@@ -316,6 +341,28 @@ class TrainArguments:
                 "other image of a concept to mix with"
             )
 
+    def check_classification(self):
+        """Refuse what only image-text contrast knows.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        sections = [LossOptions(), CaptionOptions(), DataOptions(), OptimizerOptions()]
+        sections += [ModelOptions(), StreamOptions()]
+        defaults = {name: value for section in sections for name, value in vars(section).items()}
+        values = self.to_flat_dict()
+        for name in CONTRASTIVE_ONLY:
+            if values[name] != defaults[name]:
+                raise ValueError(
+                    f"{name}={values[name]} is not allowed with task='classification', which has "
+                    f"no texts and no pairs: leave it at {defaults[name]}"
+                )
+        if self.model.frozen_towers not in ([], ["vision"]):
+            raise ValueError(
+                f"frozen_towers={self.model.frozen_towers} is not allowed with "
+                "task='classification': [vision] trains the class head alone"
+            )
+
     def check_stream(self):
         """Refuse what a stream cannot do.
 
@@ -328,6 +375,11 @@ class TrainArguments:
             )
         if self.data.images_per_concept > 1:
             raise ValueError("images_per_concept > 1 is not allowed with stream_sources")
+        if self.captions.label_column:
+            raise ValueError(
+                f"label_column={self.captions.label_column!r} is not allowed with stream_sources, "
+                "whose rows come with captions: give the source as dataset instead"
+            )
         if self.loss.loss in ("clip", "hard_negative"):
             raise ValueError(
                 f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "

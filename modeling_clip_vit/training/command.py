@@ -24,11 +24,13 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     """
     args = parse_arguments(arguments, default_config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from .classification import ClassificationTraining
     from .loop import ContrastiveTraining, Interrupted
     from .report import write_outputs
 
+    kinds = {"contrastive": ContrastiveTraining, "classification": ClassificationTraining}
     try:
-        training = ContrastiveTraining(args)
+        training = kinds[args.run.task](args)
         with training.claim_folders():
             result = training.run()
             if training.accelerator.is_main_process:

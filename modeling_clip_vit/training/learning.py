@@ -47,7 +47,9 @@ def freeze(model: nn.Module, options: ModelOptions) -> list[nn.Module]:
     frozen: list[nn.Module] = []
     counts = {"vision": options.frozen_vision_layers, "text": options.frozen_text_layers}
     for name, count in counts.items():
-        tower = getattr(model, f"{name}_model")
+        tower = getattr(model, f"{name}_model", None)
+        if tower is None:  # a classifier has no texts
+            continue
         if name in options.frozen_towers:
             tower.requires_grad_(False)
             frozen.append(tower)
@@ -81,8 +83,9 @@ def learning_rate_scales(model: nn.Module, decay: float) -> dict[int, float]:
     scales: dict[int, float] = {}
     if decay == 1:
         return scales
-    for name in ("vision", "text"):
-        depth = depths(getattr(model, f"{name}_model"))
+    towers = (getattr(model, f"{name}_model", None) for name in ("vision", "text"))
+    for tower in filter(None, towers):
+        depth = depths(tower)
         top = max(depth.values())
         scales |= {key: decay ** (top - value) for key, value in depth.items()}
     return scales

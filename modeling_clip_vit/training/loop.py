@@ -6,7 +6,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from ..data.mixing import mix_batch
 from ..modeling_clip_vit import ClipVitModel
@@ -93,7 +94,7 @@ class ContrastiveTraining:
         self.output_dir = Path(args.run.output_dir)
         self.accelerator = start_accelerator(args)
         set_seed(args.run.seed)
-        self.preparation = prepare(args)
+        self.preparation = self.prepare()
         self.processor = self.preparation.processor
         self.needs_logits = False
         model = self.prepare_model(self.preparation.model)
@@ -102,7 +103,7 @@ class ContrastiveTraining:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(self.accelerator)
         self.reader = build_reader(self.accelerator, self.preparation.data, args.data)
-        self.objective = ContrastiveObjective(args.loss, self.prepare_teacher())
+        self.objective = self.build_objective()
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
@@ -117,9 +118,16 @@ class ContrastiveTraining:
         if args.run.resume_from_checkpoint:
             self.resume(args.run.resume_from_checkpoint)
 
+    def prepare(self) -> Preparation:
+        """Open the data, and build or load the model."""
+        return prepare(self.args)
+
+    def build_objective(self) -> Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """What is minimised."""
+        return ContrastiveObjective(self.args.loss, self.prepare_teacher())
+
     def prepare_model(self, model: ClipVitModel) -> ClipVitModel:
         """Set up what trains a model of this size here: recomputing, compiling, cutting."""
-        options = self.args.model
         check_loss(self.args.loss, model)
         if self.args.loss.loss != "siglip" and model.get_logit_bias() is not None:
             # A softmax does not see it, and distributed training waits for every gradient.
@@ -133,13 +141,17 @@ class ContrastiveTraining:
             )
         if self.args.optimizer.gradient_cache_batch_size:
             refuse_batch_norm(model)
-        if options.gradient_checkpointing:
+        self.prepare_blocks(model, [model.vision_model, model.text_model])
+        return model
+
+    def prepare_blocks(self, model: PreTrainedModel, towers: list[torch.nn.Module]):
+        """Recompute or compile the blocks of towers, where the arguments ask for it."""
+        if self.args.model.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        if options.torch_compile:
-            for tower in (model.vision_model, model.text_model):
+        if self.args.model.torch_compile:
+            for tower in towers:
                 for block in find_blocks(tower):
                     block.compile()
-        return model
 
     def prepare_teacher(self) -> ClipVitModel | None:
         """The teacher that the arguments name, on this process's device."""
@@ -301,12 +313,20 @@ class ContrastiveTraining:
         return is_accepted
 
     def after_update(self):
-        """Keep the scale in bounds, and average the weights, where there was an update."""
+        """Keep weights in bounds, and average them, where there was an update."""
         if self.accelerator.optimizer_step_was_skipped:
             return
-        self.unwrapped().similarity.clamp_scale()
+        self.bound_weights()
         if self.average:
             self.average.update()
+
+    def bound_weights(self):
+        """Keep the scale in its bounds."""
+        self.unwrapped().similarity.clamp_scale()
+
+    def describe_weights(self) -> dict[str, float]:
+        """What is logged of the weights."""
+        return {"logit_scale": float(plain(self.unwrapped().get_logit_scale().detach()))}
 
     def batches(self) -> Iterator[dict]:
         """Batches of one pass after the other, until the last step: one for every process."""
@@ -357,7 +377,7 @@ class ContrastiveTraining:
         state = self.accelerator.get_state_dict(self.model)
         if not self.accelerator.is_main_process:  # only the main one measures and saves
             return self.unwrapped()
-        model = ClipVitModel(self.unwrapped().config)
+        model = type(self.preparation.model)(self.unwrapped().config)
         model.load_state_dict(state)
         return model.to(self.accelerator.device)
 
@@ -367,7 +387,7 @@ class ContrastiveTraining:
             self.log_metrics(self.evaluate(self.whole_model(), everything=False))
         self.set_training_mode()
 
-    def evaluate(self, model: ClipVitModel, everything: bool) -> dict[str, float]:
+    def evaluate(self, model: Any, everything: bool) -> dict[str, float]:
         """Metrics of a model, on the main process; empty where nothing is measured."""
         if self.preparation.evaluator is None or not self.accelerator.is_main_process:
             return {}
@@ -384,7 +404,7 @@ class ContrastiveTraining:
         numbers["data_wait"] = min(1.0, self.reader.take_waiting() / seconds)
         numbers["memory_megabytes"] = peak_memory(self.accelerator.device)
         numbers["learning_rate"] = float(self.scheduler.get_last_lr()[-1])
-        numbers["logit_scale"] = float(plain(self.unwrapped().get_logit_scale().detach()))
+        numbers |= self.describe_weights()
         numbers["skipped_updates"] = self.guard.skipped
         bar.set_postfix_str(
             f"loss {numbers['loss']:.3f}, lr {numbers['learning_rate']:.1e}, "

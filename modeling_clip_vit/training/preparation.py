@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, Value
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -33,12 +33,14 @@ from ..data.batches import (
     number_concepts,
 )
 from ..data.captions import CaptionMaker
+from ..data.columns import choose_image_column, choose_texts, column_kinds
 from ..data.images import BadSamples, decode_all
 from ..data.policies import SampleAugment
 from ..data.sources import check_columns, get_split, open_dataset
 from ..data.stream_samples import SampleMaker
-from ..data.streams import StreamCaptions, StreamLoader
+from ..data.streams import StreamCaptions, StreamLoader, peek_kinds
 from ..data.tokenizer import train_tokenizer
+from ..evaluation.classifier import ClassEvaluator
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
@@ -48,6 +50,8 @@ from .learning import freeze
 
 logger = logging.getLogger(__name__)
 
+#: Losses for which text i belongs to image i, and no other text may.
+PAIR_LOSSES = ("clip", "hard_negative")
 #: Texts are never cut to more tokens than this.
 LONGEST_TEXT = 100_000
 
@@ -75,15 +79,17 @@ class TrainingData:
 class Preparation:
     """All that a run needs before its first step."""
 
-    model: ClipVitModel
-    processor: CLIPProcessor
+    model: Any  # ClipVitModel, or ClipVitForImageClassification
+    processor: Any  # CLIPProcessor, or CLIPImageProcessor
     data: TrainingData
-    evaluator: Evaluator | None
+    evaluator: Evaluator | ClassEvaluator | None
     frozen: list[nn.Module]
 
 
 def prepare(args: TrainArguments) -> Preparation:
     """Open the data, train or load the tokenizer, build or load the model.
+
+    Columns that the arguments leave open are filled in there.
 
     Raises:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
@@ -92,12 +98,15 @@ def prepare(args: TrainArguments) -> Preparation:
     is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
     if not is_stream or args.data.eval_split is not None:
-        splits = open_dataset(args.data.dataset)
+        splits = open_dataset(args.data.dataset, args.data.image_column)
     captions: CaptionMaker | StreamCaptions
     if is_stream:
+        source = args.stream.stream_sources[0]
+        fill_columns(args, lambda: peek_kinds(source, args.data.train_split), source)
         captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
     else:
         train_split = get_split(splits, args.data.train_split, args.data.dataset)
+        fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
         captions = CaptionMaker(train_split, args.captions, args.data.dataset)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
@@ -108,8 +117,30 @@ def prepare(args: TrainArguments) -> Preparation:
         data = prepare_stream(args, processor, image_size)
     else:
         data = prepare_data(args, train_split, captions, processor, image_size)
-    evaluator = prepare_evaluator(args, splits, image_size)
+    labels = (
+        captions.labels.names if isinstance(captions, CaptionMaker) and captions.labels else None
+    )
+    evaluator = prepare_evaluator(args, splits, image_size, labels)
     return Preparation(model, processor, data, evaluator, freeze(model, args.model))
+
+
+def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
+    """Fill in the columns of images and of captions where the arguments name none.
+
+    Raises:
+        DataError: they cannot be told.
+    """
+    data, captions = args.data, args.captions
+    if data.image_column and captions.sources():
+        return
+    kinds = find_kinds()
+    if not data.image_column:
+        data.image_column = choose_image_column(kinds, path)
+    if not captions.sources():
+        columns, label_column = choose_texts(kinds, data.image_column, path)
+        captions.caption_columns, captions.label_column = columns, label_column
+        captions.check_weights()
+        args.__post_init__()  # what does not go together with classes
 
 
 def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
@@ -212,58 +243,119 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
     """Transformers' CLIP processor for square images of this size, over any tokenizer."""
-    image_processor = CLIPImageProcessor(
+    return CLIPProcessor(image_processor=build_image_processor(image_size), tokenizer=tokenizer)
+
+
+def build_image_processor(image_size: int) -> CLIPImageProcessor:
+    """CLIP's image processor for square images of this size."""
+    return CLIPImageProcessor(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     )
-    return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
+
+
+@dataclass
+class ReadyImages:
+    """The images of a split.
+
+    Args:
+        read: row to uint8 pixels (3, S, S), or an image that `vary` makes them of, or a
+            `BadImageError`.
+        vary: what happens to one image before it comes into a batch.
+        rows: those that are not known to be bad.
+        name: row to what to call it in a message.
+        bad: what could not be decoded.
+    """
+
+    read: Callable[[int], Any]
+    vary: SampleAugment
+    rows: list[int]
+    name: Callable[[int], str]
+    bad: BadSamples
+
+
+def prepare_images(args: TrainArguments, split: Dataset, image_size: int) -> ReadyImages:
+    """Open the images of a split, or decode them all at once.
+
+    Raises:
+        DataError: there is no such column, or too many cannot be decoded.
+    """
+    options = args.data
+    column = str(options.image_column)
+    check_columns(split, [column], options.dataset)
+    vary = SampleAugment(args.augment, image_size)
+    decoded = DecodedPixels(split, column, image_size)
+    if args.augment.crop_scale:
+        decoded = DecodedImages(split, column, image_size, vary.least_area)
+    if not options.cache_images:
+        bad = BadSamples(options.max_bad_sample_ratio)
+        return ReadyImages(decoded, vary, list(range(len(split))), decoded.name, bad)
+    pixels, rows, bad = decode_all(
+        split, column, image_size, options.dataset, options.max_bad_sample_ratio
+    )
+    for example in bad.examples:
+        logger.warning("skipped %s", example)
+    return ReadyImages(StoredPixels(pixels, rows), vary, rows, decoded.name, bad)
 
 
 def prepare_data(
     args: TrainArguments,
-    split,
+    split: Dataset,
     captions: CaptionMaker,
     processor: CLIPProcessor,
     image_size: int,
 ) -> TrainingData:
     """Decode or open the images, and set up sampler, collator and loader."""
-    options = args.data
-    check_columns(split, [options.image_column], options.dataset)
-    keys: list = list(range(len(split)))
-    if options.concept_column:
-        check_columns(split, [options.concept_column], options.dataset)
-        keys = list(split[options.concept_column])
-    concepts = number_concepts(keys)
-    vary = SampleAugment(args.augment, image_size)
-    decoded = DecodedPixels(split, options.image_column, image_size)
-    if args.augment.crop_scale:
-        decoded = DecodedImages(split, options.image_column, image_size, vary.least_area)
-    read_pixels: Callable[[int], Any] = decoded
-    rows = list(range(len(split)))
-    bad = BadSamples(options.max_bad_sample_ratio)
-    if options.cache_images:
-        pixels, rows, bad = decode_all(
-            split, options.image_column, image_size, options.dataset, options.max_bad_sample_ratio
-        )
-        read_pixels = StoredPixels(pixels, rows)
-        for example in bad.examples:
-            logger.warning("skipped %s", example)
+    concepts = find_concepts(args, split, captions)
+    keys = captions.keys() if concepts is None else concepts
+    images = prepare_images(args, split, image_size)
+    samples = ImageTextSamples(
+        images.read, captions, concepts, images.name, args.run.seed, images.vary
+    )
+    needs_pairs = args.loss.loss in PAIR_LOSSES
+    by_rows = concepts is None or (args.data.images_per_concept == 1 and not needs_pairs)
+    groups = {row: row if by_rows else keys[row] for row in images.rows}
+    loader, sampler = build_loader(args, samples, groups, build_collator(args, processor))
+    return TrainingData(loader, sampler, images.bad, len(split), len(set(keys)))
+
+
+def find_concepts(args: TrainArguments, split: Dataset, captions: CaptionMaker) -> list[int] | None:
+    """The concept of each row: of its concept column, or its class, or its captions.
+
+    None where the caption that is drawn says it.
+    """
+    column = args.data.concept_column
+    if column:
+        check_columns(split, [column], args.data.dataset)
+        return number_concepts(list(split[column]))
+    if args.loss.loss in PAIR_LOSSES:
+        return list(range(len(split)))
+    if captions.labels is None and args.data.images_per_concept == 1:
+        return None
+    return number_concepts(captions.keys())
+
+
+def build_loader(
+    args: TrainArguments, samples: Any, groups: dict[int, int], collate: Callable
+) -> tuple[DataLoader, ConceptBatchSampler]:
+    """The batches of a split whose rows are grouped to concepts, and what chooses them."""
     sampler = ConceptBatchSampler(
-        {row: concepts[row] for row in rows},
+        groups,
         args.optimizer.per_device_train_batch_size,
-        options.images_per_concept,
+        args.data.images_per_concept,
         args.run.seed,
     )
+    workers = args.data.dataloader_num_workers
     loader = DataLoader(
-        ImageTextSamples(read_pixels, captions, concepts, decoded.name, args.run.seed, vary),
+        samples,
         batch_sampler=sampler,
-        collate_fn=build_collator(args, processor),
-        num_workers=options.dataloader_num_workers,
-        persistent_workers=options.dataloader_num_workers > 0,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         # Its own, or each new pass would draw from the generator that dropout draws from, and a
         # run that was resumed in the middle of a pass would go another way.
         generator=torch.Generator().manual_seed(args.run.seed),
     )
-    return TrainingData(loader, sampler, bad, len(split), len(set(keys)))
+    return loader, sampler
 
 
 def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: int) -> TrainingData:
@@ -273,7 +365,7 @@ def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: i
         args.stream,
         options.train_split,
         SampleMaker(
-            options.image_column,
+            str(options.image_column),
             args.captions,
             options.concept_column,
             image_size,
@@ -302,30 +394,58 @@ def build_collator(args: TrainArguments, processor: CLIPProcessor) -> Collator:
 
 
 def prepare_evaluator(
-    args: TrainArguments, splits: DatasetDict, image_size: int
+    args: TrainArguments, splits: DatasetDict, image_size: int, classes: list[str] | None
 ) -> Evaluator | None:
     """Decode what is evaluated on; None where the arguments name no split for it."""
-    data = args.data
+    data, captions = args.data, args.captions
     if data.eval_split is None:
         return None
+    sources = captions.sources()
+    concept_column = data.concept_column or captions.label_column
+    if concept_column is None and len(sources) == 1:
+        concept_column = sources[0]
 
-    def read(split, label_columns: list[str]) -> EvaluationSet:
+    def read(split: Dataset, label_columns: list[str]) -> EvaluationSet:
         return read_evaluation_set(
-            split,
+            add_texts(split, args, classes),
             data.dataset,
             image_size,
-            data.image_column,
-            args.captions.caption_columns,
-            data.concept_column,
+            str(data.image_column),
+            sources,
+            concept_column,
             label_columns,
             data.max_bad_sample_ratio,
         )
 
-    evaluation = read(get_split(splits, data.eval_split, data.dataset), data.zero_shot_columns)
+    evaluation = read(get_eval_split(args, splits), data.zero_shot_columns)
     if data.new_concepts_split is None:
         return Evaluator(evaluation)
     new_split = get_split(splits, data.new_concepts_split, data.dataset)
     return Evaluator(evaluation, read(filter_rows(new_split, data.new_concepts_filter), []))
+
+
+def get_eval_split(args: TrainArguments, splits: DatasetDict) -> Dataset:
+    """The split to measure on.
+
+    Raises:
+        DataError: it is not there, or empty.
+    """
+    hint = "; name one with eval_split, or null to measure nothing"
+    return get_split(splits, str(args.data.eval_split), args.data.dataset, hint)
+
+
+def add_texts(split: Dataset, args: TrainArguments, classes: list[str] | None) -> Dataset:
+    """A split with one text in a column for each source of captions, where it has none so far."""
+    options = replace(args.captions, tags_columns={})
+    for name, texts in (
+        CaptionMaker(split, options, args.data.dataset, classes).plain_texts().items()
+    ):
+        if name in split.column_names:
+            if split.features[name] == Value("string"):
+                continue
+            split = split.remove_columns(name)
+        split = split.add_column(name, texts)
+    return split
 
 
 def filter_rows(split, wanted: dict[str, str]):

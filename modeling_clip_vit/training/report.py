@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from ..data.sources import first_line
-from ..evaluation.evaluator import EvaluationSet
+from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..hub.classifier_card import build_classifier_card
 from ..hub.model_card import CardFacts, build_model_card, code_version
 from ..hub.push import files_to_push, push
 from ..hub.sentence_transformers import write_sentence_transformers_files
@@ -50,7 +51,6 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
     model, processor = result.preparation.model.eval(), result.preparation.processor
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_sentence_transformers_files(folder)
     metrics = {
         "metrics": result.metrics,
         "steps": result.progress.step,
@@ -64,22 +64,34 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
     lines = [json.dumps(line) for line in result.progress.history]
     (folder / "training_log.jsonl").write_text("\n".join(lines) + "\n")
     save_curves(folder / "training_curves.png", result.progress.history)
-    example = "a picture"
-    if result.preparation.evaluator is not None:
-        evaluation = result.preparation.evaluator.evaluation
-        rows = example_searches(model, processor, evaluation)
-        save_retrieval_grid(folder / "retrieval.png", rows)
-        example = rows[0][0]
-    card = build_model_card(card_facts(args, result, example))
+    if args.run.task == "classification":
+        card = build_classifier_card(card_facts(args, result, ""))
+    else:
+        write_sentence_transformers_files(folder)
+        card = build_model_card(card_facts(args, result, draw_searches(folder, result)))
     card.save(folder / "README.md")
+
+
+def draw_searches(folder: Path, result: TrainingResult) -> str:
+    """Draw what the model finds; returns one of the texts that it was asked."""
+    evaluator = result.preparation.evaluator
+    if not isinstance(evaluator, Evaluator):
+        return "a picture"
+    model, processor = result.preparation.model, result.preparation.processor
+    rows = example_searches(model, processor, evaluator.evaluation)
+    save_retrieval_grid(folder / "retrieval.png", rows)
+    return rows[0][0]
 
 
 def card_facts(args: TrainArguments, result: TrainingResult, example: str) -> CardFacts:
     """What the model card is written from."""
     model, data = result.preparation.model, result.preparation.data
+    is_classifier = args.run.task == "classification"
+    vision = model.config if is_classifier else model.config.vision_config
 
-    def count(*modules: torch.nn.Module) -> int:
-        return sum(p.numel() for module in modules for p in module.parameters())
+    def count(*names: str) -> int:
+        modules = (getattr(model, name, None) for name in names)
+        return sum(p.numel() for module in modules if module for p in module.parameters())
 
     return CardFacts(
         name=Path(args.run.output_dir).resolve().name,
@@ -93,10 +105,11 @@ def card_facts(args: TrainArguments, result: TrainingResult, example: str) -> Ca
         seconds=result.progress.seconds,
         precision=result.precision,
         images_per_second=result.progress.images / result.progress.seconds,
-        num_vision_parameters=count(model.vision_model, model.visual_projection),
-        num_text_parameters=count(model.text_model, model.text_projection),
+        num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
+        num_text_parameters=count("text_model", "text_projection"),
         example_text=example,
-        image_size=model.config.vision_config.image_size,
+        image_size=vision.image_size,
+        classes=list(model.config.id2label.values()) if is_classifier else [],
     )
 
 
@@ -131,7 +144,7 @@ def example_searches(
 
 
 def print_summary(folder: Path, metrics: dict[str, float]):
-    """Print where the model is and how well it retrieves."""
+    """Print where the model is and how well it retrieves or classifies."""
     for name, value in metrics.items():
         if name.endswith(("R@1", "R@10", "accuracy")):
             print(f"{name:55} {100 * value:5.1f} %")

@@ -93,6 +93,6 @@ def make_loader(sources, *, collate=list, batch_size=4, captions=None, concept=N
         for name in ("seed", "num_workers", "rank", "world_size")
         if name in options
     }
-    maker = SampleMaker("image", captions or CaptionOptions(), concept, 16, seed=5)
+    maker = SampleMaker("image", captions or CaptionOptions(["caption"]), concept, 16, seed=5)
     stream = StreamOptions([str(source) for source in sources], **options)
     return StreamLoader(stream, "train", maker, collate, batch_size, **of_loader)

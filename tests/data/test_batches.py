@@ -1,11 +1,14 @@
 """Captions, augmentation, sampling and collation."""
 
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from conftest import REPOSITORY
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 
 from modeling_clip_vit.data.batches import (
     Collator,
@@ -19,6 +22,7 @@ from modeling_clip_vit.data.images import BadImageError
 from modeling_clip_vit.data.sources import DataError, check_columns, class_names, open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
+from modeling_clip_vit.training.command import parse_arguments
 
 STRONG = AugmentOptions(
     rotation=20,
@@ -155,7 +159,7 @@ def test_captions_carry_tags_as_often_as_asked(captions):
 def test_empty_captions_and_missing_columns_are_named():
     rows = Dataset.from_dict({"caption": ["one", "  "], "image": [None, None]})
     with pytest.raises(DataError, match="row 1 of 'x' has an empty 'caption'"):
-        CaptionMaker(rows, CaptionOptions(), "x")
+        CaptionMaker(rows, CaptionOptions(["caption"]), "x")
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
         check_columns(rows, ["text"], "x")
     with pytest.raises(DataError, match="not class labels"):
@@ -165,7 +169,7 @@ def test_empty_captions_and_missing_columns_are_named():
 
 
 def make_samples(captions, read_pixels):
-    concepts = number_concepts(captions.captions["caption_en"])
+    concepts = number_concepts(captions.plain_texts()["caption_en"])
     return ImageTextSamples(read_pixels, captions, concepts, lambda row: f"row {row}", seed=5)
 
 
@@ -222,7 +226,7 @@ def test_a_chinese_word_has_the_same_tokens_wherever_it_stands():
 def test_captions_go_into_phrases_as_often_as_asked():
     rows = Dataset.from_dict({"caption": ["cat {x}"], "image": [None]})
     options = CaptionOptions(
-        templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
+        ["caption"], templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
     )
     captions = CaptionMaker(rows, options, "x")
     rng = np.random.default_rng(0)
@@ -247,3 +251,120 @@ def test_a_folder_with_a_card_is_opened_as_it_is_now(tmp_path):
         assert open_dataset(str(folder))["train"]["caption"] == [folder.parent.name]
     Dataset.from_dict({"caption": ["changed"]}).to_parquet(folder / "data.parquet")
     assert open_dataset(str(folder))["train"]["caption"] == ["changed"]
+
+
+def rows_of_captions() -> Dataset:
+    return Dataset.from_dict(
+        {
+            "captions": [["a dog", "brown dog"], ["a cat"], ["a dog", " "]],
+            "name": ["rex", "tom", "fido"],
+            "label": [1, 0, 1],
+        },
+        features=Features(
+            captions=List(Value("string")),
+            name=Value("string"),
+            label=ClassLabel(names=["n1", "b"]),
+        ),
+    )
+
+
+def test_one_of_a_list_of_captions_is_drawn_anew_in_each_epoch():
+    maker = CaptionMaker(rows_of_captions(), CaptionOptions(["captions"]), "x")
+    samples = ImageTextSamples(lambda row: random_pixels(3)[row], maker, None, str, seed=5)
+    drawn = Counter(samples[0, epoch].texts[0] for epoch in range(200))
+    assert set(drawn) == {"a dog", "brown dog"}
+    assert 70 < drawn["a dog"] < 130
+    assert {samples[2, epoch].texts[0] for epoch in range(20)} == {"a dog"}
+    assert maker.plain_texts()["captions"] == ["a dog", "a cat", "a dog"]
+    assert set(maker.corpus()) == {"a dog", "brown dog", "a cat"}
+
+
+def test_equal_captions_in_a_batch_are_positives_of_each_other():
+    maker = CaptionMaker(rows_of_captions(), CaptionOptions(["captions"]), "x")
+    samples = ImageTextSamples(lambda row: random_pixels(3)[row], maker, None, str, seed=5)
+    collate = Collator(train_tokenizer(maker.corpus(), 300, 16), STRONG, [0.5] * 3, [0.5] * 3)
+    seen = set()
+    for epoch in range(20):
+        batch = collate([samples[row, epoch] for row in range(3)])
+        ids = batch["image_ids"].tolist()
+        is_same = samples[0, epoch].texts == samples[2, epoch].texts
+        assert (ids[0] == ids[2]) == is_same
+        assert ids[1] not in (ids[0], ids[2])
+        assert batch["text_ids"].tolist() == list(dict.fromkeys(ids))
+        seen.add(is_same)
+    assert seen == {True, False}
+
+
+def test_columns_are_drawn_by_their_weights():
+    options = CaptionOptions(["captions", "name"], caption_weights={"name": 3})
+    maker = CaptionMaker(rows_of_captions(), options, "x")
+    rng = np.random.default_rng(0)
+    drawn = Counter(maker.draw(1, rng)[0] for _ in range(1000))
+    assert set(drawn) == {"a cat", "tom"}
+    assert 700 < drawn["tom"] < 800
+
+
+def test_phrases_around_class_names_are_captions(tmp_path):
+    phrases = tmp_path / "mine.txt"
+    phrases.write_text("a {} here\n\nthe {}\n")
+    options = CaptionOptions(
+        label_column="label",
+        label_templates=[str(phrases), "zh"],
+        label_names={"zh": ["猫", "狗"]},
+        caption_sampling="each",
+    )
+    maker = CaptionMaker(rows_of_captions(), options, "x")
+    rng = np.random.default_rng(0)
+    drawn = [maker.draw(1, rng) for _ in range(100)]
+    # A name that is nothing but a number stays.
+    assert {texts[0] for texts in drawn} == {"a n1 here", "the n1"}
+    assert all("猫" in texts[1] for texts in drawn)
+    assert maker.keys() == [1, 0, 1]
+    assert maker.plain_texts()["mine"] == ["a b here", "a n1 here", "a b here"]
+    assert {"狗", "b", "一张的照片。", "the "} <= set(maker.corpus())
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"caption_weights": {"name": 0}}, "numbers above 0"),
+        ({"caption_weights": {"nam": 1}}, "caption_weights has 'nam', which is not among name"),
+        (
+            {"caption_weights": {"name": 1}, "caption_sampling": "each"},
+            "not allowed with caption_s",
+        ),
+        ({"label_templates": ["en", "en"]}, "sets of different names"),
+        ({"label_templates": ["fr"]}, "no set of templates 'fr': there are plain, en, zh"),
+        ({"label_names": {"zh": ["a"]}}, "label_names has 'zh', which is none of label_templates"),
+    ],
+)
+def test_caption_fields_that_mean_nothing_are_refused(fields, told):
+    with pytest.raises(DataError, match=told):
+        CaptionOptions(["name"], **fields)
+
+
+def test_captions_that_are_all_empty_and_phrases_without_a_place_are_refused(tmp_path):
+    rows = Dataset.from_dict({"caption": ["", " "], "label": ["a", "b"]})
+    with pytest.raises(DataError, match="every 'caption' of 'x' is empty"):
+        CaptionMaker(rows, CaptionOptions(["caption"]), "x")
+    (tmp_path / "bad.txt").write_text("a photo\n")
+    with pytest.raises(DataError, match=r"'a photo' \(line 1 of '.*bad.txt'\) .* exactly one"):
+        CaptionOptions(label_column="label", label_templates=[str(tmp_path / "bad.txt")])
+    with pytest.raises(DataError, match="1 names for 'en', but 'label' has 2 classes"):
+        CaptionMaker(rows, CaptionOptions(label_column="label", label_names={"en": ["one"]}), "x")
+
+
+def test_the_default_recipe_draws_the_batches_that_it_always_drew():
+    """The rows, and the texts of their concepts, of the first batches of two epochs."""
+    options = parse_arguments(["--config", str(REPOSITORY / "configuration/train/emoji.yaml")])
+    split = open_dataset(str(REPOSITORY / "data" / "emoji"))["train"]
+    captions = CaptionMaker(split, options.captions, "emoji")
+    concepts = number_concepts(list(split["hexcode"]))
+    sampler = ConceptBatchSampler(dict(enumerate(concepts)), 256, 2, seed=0)
+    samples = ImageTextSamples(lambda row: random_pixels(1)[0], captions, concepts, str, seed=0)
+    said = hashlib.sha256()
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        for index in next(iter(sampler)):
+            said.update(json.dumps([index[0], samples[index].texts]).encode())
+    assert said.hexdigest() == "bff1b706dcee4a59b1339ce89651e830b1bb0fd91564de3fa5ed6ada680f9c50"

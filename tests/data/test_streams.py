@@ -23,9 +23,8 @@ from stream_files import (
 )
 
 from modeling_clip_vit.data.batches import Collator, Sample, SkippedSample
-from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.captions import CaptionOptions, stable_number
 from modeling_clip_vit.data.sources import DataError
-from modeling_clip_vit.data.stream_samples import stable_number
 from modeling_clip_vit.data.streams import StreamCaptions, StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions

@@ -1,0 +1,148 @@
+"""Which column of a data set holds the images, which the captions, and which the classes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import ClassLabel, Features, Image, List, Value
+
+from .sources import DataError
+
+#: What columns of images are called, the surest name first.
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes")
+#: What columns of paths to images are called.
+PATH_NAMES = (
+    *("file_name", "filename", "image_path", "img_path", "image_file", "filepath", "file_path"),
+    *("path", "file", *IMAGE_NAMES),
+)
+#: What columns of captions are called; `caption_en` counts as `caption`.
+CAPTION_NAMES = (
+    *("caption", "captions", "text", "texts", "txt", "sentence", "sentences"),
+    *("description", "title", "alt_text", "alt", "prompt"),
+)
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "fine_label", "target", "cls")
+
+
+def column_kinds(features: Features) -> dict[str, str]:
+    """What each column holds: `image`, `bytes`, `text`, `texts`, `label` or `other`."""
+    return {name: kind_of_feature(feature) for name, feature in features.items()}
+
+
+def kind_of_feature(feature: Any) -> str:
+    """What a column of this type holds."""
+    if isinstance(feature, Image) or (isinstance(feature, Mapping) and "bytes" in feature):
+        return "image"
+    if isinstance(feature, ClassLabel):
+        return "label"
+    if isinstance(feature, List):
+        return "texts" if kind_of_feature(feature.feature) == "text" else "other"
+    if isinstance(feature, Value):
+        kinds = {"string": "text", "large_string": "text", "string_view": "text"}
+        return kinds.get(feature.dtype, "bytes" if "binary" in feature.dtype else "other")
+    return "other"
+
+
+def kind_of_value(value: Any) -> str:
+    """What the column of this value holds, where a stream does not say."""
+    if isinstance(value, dict) and "bytes" in value:
+        return "image"
+    if isinstance(value, list):
+        return "texts" if value and all(isinstance(text, str) for text in value) else "other"
+    if isinstance(value, bytes):
+        return "bytes"
+    return "text" if isinstance(value, str) else "other"
+
+
+def find_image_column(kinds: dict[str, str]) -> str | None:
+    """The column of images: the only one, or the one that is called so; None where unsure."""
+    for kind, names in (("image", IMAGE_NAMES), ("bytes", IMAGE_NAMES)):
+        columns = of_kind(kinds, kind)
+        if columns:
+            return columns[0] if len(columns) == 1 else first_named(columns, names)
+    return first_named(of_kind(kinds, "text"), PATH_NAMES)
+
+
+def find_caption_columns(kinds: dict[str, str], image_column: str | None) -> list[str]:
+    """The columns of captions: those that are called so, or the only one of texts."""
+    columns = [name for name in of_kind(kinds, "text", "texts") if name != image_column]
+    named = first_named(columns, CAPTION_NAMES)
+    if named is not None:
+        return [named]
+    for start in CAPTION_NAMES:
+        several = [name for name in columns if name.lower().startswith(f"{start}_")]
+        if several:
+            return several
+    return columns if len(columns) == 1 and not of_kind(kinds, "label") else []
+
+
+def find_label_column(kinds: dict[str, str]) -> str | None:
+    """The column of classes: the only one of class labels, or one that is called so."""
+    labels = of_kind(kinds, "label")
+    if labels:
+        return labels[0] if len(labels) == 1 else first_named(labels, LABEL_NAMES)
+    return first_named(of_kind(kinds, "text", "other"), LABEL_NAMES)
+
+
+def choose_image_column(kinds: dict[str, str], path: str) -> str:
+    """The column of images where none is named.
+
+    Raises:
+        DataError: it cannot be told.
+    """
+    found = find_image_column(kinds)
+    if found is None:
+        raise DataError(
+            f"cannot tell which column of {path!r} holds the images: set image_column to one of "
+            f"{listed(kinds)}"
+        )
+    return found
+
+
+def choose_label_column(kinds: dict[str, str], path: str) -> str:
+    """The column of classes where none is named.
+
+    Raises:
+        DataError: it cannot be told.
+    """
+    found = find_label_column(kinds)
+    if found is None:
+        raise DataError(
+            f"cannot tell which column of {path!r} holds the classes: set label_column to one of "
+            f"{listed(kinds)}"
+        )
+    return found
+
+
+def choose_texts(
+    kinds: dict[str, str], image_column: str, path: str
+) -> tuple[list[str], str | None]:
+    """Where texts come from where nothing is named: columns of captions, else of class labels.
+
+    Raises:
+        DataError: it cannot be told.
+    """
+    captions = find_caption_columns(kinds, image_column)
+    if captions:
+        return captions, None
+    labels = find_label_column(kinds)
+    if labels is None:
+        raise DataError(
+            f"cannot tell which column of {path!r} holds the captions: set caption_columns, or "
+            f"label_column for classes; it has {listed(kinds)}"
+        )
+    return [], labels
+
+
+def of_kind(kinds: dict[str, str], *wanted: str) -> list[str]:
+    """The columns that hold this."""
+    return [name for name, kind in kinds.items() if kind in wanted]
+
+
+def first_named(columns: Iterable[str], names: Iterable[str]) -> str | None:
+    """The column with the first of these names, in any case; None where none has one."""
+    by_name = {column.lower(): column for column in columns}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def listed(kinds: dict[str, str]) -> str:
+    """The columns, for a message."""
+    return ", ".join(kinds) or "no columns"

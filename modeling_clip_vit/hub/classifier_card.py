@@ -1,0 +1,92 @@
+"""The model card of a classifier: written from what a run did and measured."""
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .model_card import CardFacts, describe_origin, describe_recipe, read_dataset_card
+
+#: A card lists no more classes than this by name.
+MOST_NAMES = 100
+METRICS = {"top1_accuracy": "Top-1 accuracy", "top5_accuracy": "Top-5 accuracy"}
+
+
+def build_classifier_card(facts: CardFacts) -> ModelCard:
+    """The card of a model with a class head as the Hub shows it."""
+    dataset = read_dataset_card(facts.dataset)
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["vit", "image-classification", "clip_vit"],
+        model_name=facts.name,
+        eval_results=evaluation_results(facts),
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {facts.name}",
+        f"A Vision Transformer over images of {facts.image_size} × {facts.image_size} pixels "
+        f"({facts.num_vision_parameters / 1e6:.1f} million parameters) that tells "
+        f"{len(facts.classes)} classes apart: {list_classes(facts.classes)}.",
+        "## How to use it",
+        describe_use(facts),
+        "## What it was measured to do",
+        describe_metrics(facts),
+        "## What it was trained on",
+        describe_origin(facts, dataset, f"{facts.num_rows} images of {len(facts.classes)} classes"),
+        "## How it was trained",
+        describe_recipe(facts),
+        "## Licence",
+        "The weights and the code are under Apache-2.0. The pictures trained on are under the "
+        "licences of their data set.",
+    ]
+    return ModelCard("\n\n".join(sections) + "\n")
+
+
+def list_classes(names: list[str]) -> str:
+    """The classes, as many as a reader bears."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def describe_use(facts: CardFacts) -> str:
+    """A few lines that load the model with plain Transformers."""
+    return f"""Beside `transformers` it needs `torch`, `torchvision`, `timm` and `einops`; this
+repository's own files are the model's code, hence `trust_remote_code=True`.
+
+```python
+from PIL import Image
+from transformers import pipeline
+
+path = "{facts.recipe["output_dir"]}"  # this folder, or its name on the Hub
+classify = pipeline("image-classification", model=path, trust_remote_code=True)
+print(classify(Image.open("picture.png").convert("RGB")))
+```"""
+
+
+def evaluation_results(facts: CardFacts) -> list[EvalResult]:
+    """Accuracies as the Hub's metadata has them."""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=facts.dataset,
+            dataset_name=facts.dataset,
+            dataset_split=str(facts.recipe["eval_split"]),
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(facts.metrics[f"validation/{key}"], 4),
+        )
+        for key, name in METRICS.items()
+        if f"validation/{key}" in facts.metrics
+    ]
+
+
+def describe_metrics(facts: CardFacts) -> str:
+    """What share of the images of the evaluation split it classifies rightly."""
+    found = {name: facts.metrics.get(f"validation/{key}") for key, name in METRICS.items()}
+    lines = [f"| {name} | {100 * value:.1f} % |" for name, value in found.items() if value]
+    if not lines:
+        return "Nothing was measured: the recipe names no `eval_split`."
+    return (
+        f"On the split `{facts.recipe['eval_split']}`, which training did not see; always guessing "
+        f"the commonest class would give {100 * facts.metrics['validation/majority']:.1f} %.\n\n"
+        "| metric | value |\n| --- | --- |\n" + "\n".join(lines)
+    )

@@ -1,0 +1,149 @@
+"""From arguments to what a run trains a class head with: labelled images, processor, model."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, CLIPImageProcessor
+
+from ..configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
+from ..data.batches import Collator, ImageTextSamples
+from ..data.columns import choose_image_column, choose_label_column, column_kinds
+from ..data.images import decode_all
+from ..data.labels import Labels, read_labels
+from ..data.sources import check_columns, get_split, open_dataset
+from ..evaluation.classifier import ClassEvaluator
+from ..modeling_clip_vit import ClipVitForImageClassification
+from ..pretrained import load_with_report, refuse_misfits
+from .arguments import ModelOptions, TrainArguments
+from .learning import freeze
+from .preparation import (
+    Preparation,
+    TrainingData,
+    build_image_processor,
+    build_loader,
+    get_eval_split,
+    prepare_images,
+)
+
+
+def prepare_classification(args: TrainArguments) -> Preparation:
+    """Open the data, and build or load the model with a head for its classes.
+
+    Columns that the arguments leave open are filled in there.
+
+    Raises:
+        DataError, ValueError: something about the data or the model is not as asked for; nothing
+            has been written then.
+    """
+    data, path = args.data, args.data.dataset
+    splits = open_dataset(path, data.image_column)
+    split = get_split(splits, data.train_split, path)
+    kinds = column_kinds(split.features)
+    data.image_column = data.image_column or choose_image_column(kinds, path)
+    column = args.captions.label_column or choose_label_column(kinds, path)
+    args.captions.label_column = column
+    labels = read_labels(split, column, path)
+    if args.model.model_name_or_path:
+        model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
+    else:
+        model, processor = build_classifier(args.model, labels.names)
+    image_size = model.config.image_size
+    evaluator = None
+    if data.eval_split is not None:
+        eval_split = get_eval_split(args, splits)
+        eval_labels = read_labels(eval_split, column, path, labels.names)
+        evaluator = read_evaluator(args, eval_split, eval_labels, image_size)
+    images = prepare_images(args, split, image_size)
+    samples = ImageTextSamples(
+        images.read, None, labels.rows, images.name, args.run.seed, images.vary
+    )
+    collate = Collator(None, args.augment, processor.image_mean, processor.image_std)
+    loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
+    ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
+    return Preparation(model, processor, ready, evaluator, freeze(model, args.model))
+
+
+def read_evaluator(args: TrainArguments, split, labels: Labels, image_size: int) -> ClassEvaluator:
+    """Decode the images to measure on."""
+    path, column = args.data.dataset, str(args.data.image_column)
+    check_columns(split, [column], path)
+    pixels, rows, _ = decode_all(split, column, image_size, path, args.data.max_bad_sample_ratio)
+    return ClassEvaluator(pixels, torch.tensor(labels.rows)[rows])
+
+
+def build_classifier(
+    options: ModelOptions, names: list[str]
+) -> tuple[ClipVitForImageClassification, CLIPImageProcessor]:
+    """A new classifier for these classes, and its image processor.
+
+    Raises:
+        FileNotFoundError: there is no configuration in that folder.
+        ValueError: it is the configuration of another type of model, or not a valid one.
+    """
+    path = Path(options.model_config)
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
+    config = tower_config(str(path), options, names)
+    model = ClipVitForImageClassification(config)
+    if options.attn_implementation:
+        model.set_attn_implementation(options.attn_implementation)
+    return model, build_image_processor(config.image_size)
+
+
+def load_classifier(
+    path: str, options: ModelOptions, names: list[str]
+) -> tuple[ClipVitForImageClassification, CLIPImageProcessor]:
+    """The image tower of a checkpoint with a head for these classes, and its image processor.
+
+    The head is the checkpoint's where that is a classifier of the very same classes, else new.
+
+    Raises:
+        ValueError: the checkpoint holds another type of model, or other weights than it has.
+    """
+    saved = AutoConfig.from_pretrained(path)
+    config = tower_config(path, options, names)
+    model, found = load_with_report(
+        ClipVitForImageClassification,
+        path,
+        config=config,
+        # Updates are small: in half precision, most would round to nothing.
+        dtype=torch.float32,
+        attn_implementation=options.attn_implementation,
+    )
+    of_head = ("classifier.weight", "classifier.bias")
+    fits = {
+        "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
+        "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
+        "unexpected_keys": found["unexpected_keys"],
+    }
+    refuse_misfits(path, model, fits)
+    if list(saved.id2label.values()) != names:
+        nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
+        nn.init.zeros_(model.classifier.bias)
+    if saved.model_type == ClipVitConfig.model_type:
+        return model, AutoProcessor.from_pretrained(path).image_processor
+    return model, AutoImageProcessor.from_pretrained(path)
+
+
+def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitVisionConfig:
+    """The configuration of an image tower, alone or of a CLIP, with these classes.
+
+    Raises:
+        ValueError: it is of another type, or `vision_fields` has a field that it has not.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type == ClipVitConfig.model_type:
+        config = config.vision_config
+    if config.model_type != ClipVitVisionConfig.model_type:
+        raise ValueError(
+            f"{path} has an image tower of type {config.model_type!r}; a class head goes on "
+            f"{ClipVitVisionConfig.model_type!r} alone"
+        )
+    values = config.to_dict()
+    for name in options.vision_fields:
+        if name not in values:
+            raise ValueError(f"{name!r} is no field of an image tower: see docs/architecture.md")
+    values |= options.vision_fields
+    values |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    return ClipVitVisionConfig(**values)

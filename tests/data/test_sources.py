@@ -1,0 +1,373 @@
+"""Every kind of source as real files: what is found in it, and what is said of a bad one."""
+
+import base64
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import COLORS, draw_picture
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from stream_files import encode, tar_files, write_tar, write_tars
+
+from modeling_clip_vit.data.columns import (
+    choose_image_column,
+    choose_label_column,
+    choose_texts,
+    column_kinds,
+)
+from modeling_clip_vit.data.images import decode_all
+from modeling_clip_vit.data.labels import read_labels
+from modeling_clip_vit.data.sources import DataError, get_split, open_dataset
+from modeling_clip_vit.data.streams import peek_kinds
+
+NAMES = list(COLORS)[:4]
+
+
+def picture(color: str) -> bytes:
+    """The bytes of a PNG of a colour."""
+    return encode(draw_picture(color, 7))
+
+
+def caption(color: str) -> str:
+    return f"a {color} square"
+
+
+def write_pictures(folder: Path) -> list[str]:
+    """Four pictures in a folder; returns their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for color in NAMES:
+        (folder / f"{color}.png").write_bytes(picture(color))
+    return [f"{color}.png" for color in NAMES]
+
+
+def rows_of(names: list[str], column: str = "file_name") -> list[dict]:
+    """Rows of a table: where a picture lies and what it shows."""
+    return [
+        {column: name, "caption": caption(color)} for name, color in zip(names, NAMES, strict=True)
+    ]
+
+
+def write_table(path: Path, rows: list[dict]):
+    """Rows as CSV, TSV, JSON lines, JSON or parquet, by the end of the name."""
+    if path.suffix in (".csv", ".tsv"):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            table.writeheader()
+            table.writerows(rows)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def image_folder(folder: Path, kind: str) -> Path:
+    """Pictures with their captions as ImageFolder has them."""
+    write_table(folder / f"metadata.{kind}", rows_of(write_pictures(folder)))
+    return folder
+
+
+def table(folder: Path, name: str) -> Path:
+    """A table of paths beside a folder of pictures."""
+    names = write_pictures(folder / "pictures")
+    write_table(folder / name, rows_of([f"pictures/{name}" for name in names], "image_path"))
+    return folder
+
+
+def table_of_base64(folder: Path) -> Path:
+    rows = rows_of([base64.b64encode(picture(color)).decode() for color in NAMES], "image")
+    write_table(folder / "pairs.tsv", rows)
+    return folder / "pairs.tsv"
+
+
+def parquet_of_bytes(folder: Path) -> Path:
+    rows = [{"bytes": picture(color), "caption": caption(color)} for color in NAMES]
+    write_table(folder / "pairs.parquet", rows)
+    return folder / "pairs.parquet"
+
+
+def pairs() -> Dataset:
+    rows = [
+        {"image": {"bytes": picture(color), "path": None}, "caption": caption(color)}
+        for color in NAMES
+    ]
+    return Dataset.from_list(rows, features=Features(image=Image(), caption=Value("string")))
+
+
+def saved(folder: Path, *, in_splits: bool) -> Path:
+    rows = DatasetDict(train=pairs()) if in_splits else pairs()
+    rows.save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def arrow_file(folder: Path) -> Path:
+    return next(saved(folder, in_splits=False).glob("*.arrow"))
+
+
+def pair_tar(folder: Path) -> Path:
+    files = {}
+    for color in NAMES:
+        files |= {f"{color}.png": picture(color), f"{color}.txt": caption(color).encode()}
+    write_tar(folder / "pairs.tar", files)
+    return folder
+
+
+SOURCES = {
+    "images, metadata.csv": lambda folder: image_folder(folder, "csv"),
+    "images, metadata.jsonl": lambda folder: image_folder(folder, "jsonl"),
+    "images, metadata.parquet": lambda folder: image_folder(folder, "parquet"),
+    "csv folder": lambda folder: table(folder, "pairs.csv"),
+    "csv file": lambda folder: table(folder, "pairs.csv") / "pairs.csv",
+    "tsv file": lambda folder: table(folder, "pairs.tsv") / "pairs.tsv",
+    "jsonl file": lambda folder: table(folder, "pairs.jsonl") / "pairs.jsonl",
+    "json file": lambda folder: table(folder, "pairs.json") / "pairs.json",
+    "pattern": lambda folder: table(folder, "pairs.csv") / "*.csv",
+    "base64 in tsv": table_of_base64,
+    "bytes in parquet": parquet_of_bytes,
+    "save_to_disk": lambda folder: saved(folder, in_splits=False),
+    "save_to_disk, splits": lambda folder: saved(folder, in_splits=True),
+    "arrow file": arrow_file,
+    "tar folder": pair_tar,
+    "tar file": lambda folder: pair_tar(folder) / "pairs.tar",
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_pictures_and_captions_are_found_in_every_source(kind, tmp_path):
+    path = str(SOURCES[kind](tmp_path))
+    split = get_split(open_dataset(path), "train", path)
+    kinds = column_kinds(split.features)
+    column = choose_image_column(kinds, path)
+    assert choose_texts(kinds, column, path) == (["caption"], None)
+    pixels, rows, bad = decode_all(split, column, 32, path, 0)
+    assert rows == [0, 1, 2, 3]
+    assert bad.count == 0
+    found = dict(zip(split["caption"], pixels, strict=True))
+    for color in NAMES:
+        expected = torch.frombuffer(bytearray(draw_picture(color, 7).tobytes()), dtype=torch.uint8)
+        assert torch.equal(found[caption(color)], expected.view(32, 32, 3).permute(2, 0, 1)), color
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_folders_of_classes_are_labels(tmp_path, has_splits):
+    for split in ("train", "validation") if has_splits else ("",):
+        for name in ("cat", "sports_car"):
+            write_pictures(tmp_path / split / name)
+    splits = open_dataset(str(tmp_path))
+    assert set(splits) == ({"train", "validation"} if has_splits else {"train"})
+    kinds = column_kinds(splits["train"].features)
+    assert choose_texts(kinds, choose_image_column(kinds, "x"), "x") == ([], "label")
+    labels = read_labels(splits["train"], "label", "x")
+    assert labels.names == ["cat", "sports_car"]
+    assert sorted(labels.rows) == [0] * 4 + [1] * 4
+
+
+def test_the_name_of_a_table_says_its_split(tmp_path):
+    names = write_pictures(tmp_path)
+    for file in ("train.csv", "my-val.csv", "test_2.csv", "pretrained.csv"):
+        write_table(tmp_path / file, rows_of(names))
+    splits = open_dataset(str(tmp_path))
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 8,
+        "validation": 4,
+        "test": 4,
+    }
+
+
+def test_a_caption_that_reads_null_is_a_caption(tmp_path):
+    rows = rows_of(write_pictures(tmp_path))
+    rows[1]["caption"], rows[2]["caption"] = "null", "NA"
+    write_table(tmp_path / "pairs.csv", rows)
+    assert open_dataset(str(tmp_path / "pairs.csv"))["train"]["caption"][1:3] == ["null", "NA"]
+
+
+def test_a_table_that_changed_is_read_anew(tmp_path):
+    rows = rows_of(write_pictures(tmp_path))
+    write_table(tmp_path / "pairs.csv", rows)
+    assert len(open_dataset(str(tmp_path))["train"]) == 4
+    write_table(tmp_path / "pairs.csv", rows[:3])
+    assert len(open_dataset(str(tmp_path))["train"]) == 3
+
+
+def test_tars_have_the_same_samples_with_random_access_as_in_a_stream(tmp_path, caplog):
+    folder = write_tars(tmp_path / "tars", [5, 4])
+    files = tar_files(range(9, 11))
+    files["00011.json"] = b"{broken"
+    files["00011.png"] = picture("red")
+    write_tar(folder / "00002.tar", files)
+    with caplog.at_level(logging.WARNING):
+        split = open_dataset(str(folder))["train"]
+    assert "00002.tar, 00011: its json cannot be read" in caplog.text
+    assert len(split) == 11
+    assert split["caption"][:3] == ["sample 0", "sample 1 and more and more", split["caption"][2]]
+    assert split[10]["image"]["path"] == "00002.tar, 00010"
+    assert [split[place]["caption"].split()[1] for place in (10, 0, 7)] == ["10", "0", "7"]
+
+
+def test_a_missing_picture_of_a_table_is_counted_and_named(tmp_path):
+    folder = table(tmp_path, "pairs.csv")
+    (folder / "pictures" / "blue.png").unlink()
+    split = open_dataset(str(folder))["train"]
+    _, rows, bad = decode_all(split, "image_path", 32, "x", 0.5)
+    assert rows == [0, 1, 3]
+    assert bad.count == 1
+    assert bad.examples[0].startswith(f"row 2, {folder}/pictures/blue.png (FileNotFoundError")
+    with pytest.raises(
+        DataError, match=r"1 of 4 images of 'x' cannot be decoded, .* row 2, .*blue"
+    ):
+        decode_all(split, "image_path", 32, "x", 0.01)
+
+
+def test_a_folder_without_a_readable_picture_is_refused(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    split = open_dataset(str(tmp_path))["train"]
+    with pytest.raises(DataError, match=r"3 of 3 images of 'x' cannot be decoded.*0\.png"):
+        decode_all(split, "image", 32, "x", 0.01)
+    with pytest.raises(DataError, match=r"no image of 'x' can be decoded; the first: .*0\.png"):
+        decode_all(split, "image", 32, "x", 1)
+
+
+def test_what_is_not_there_or_not_known_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "notes.docx").write_bytes(b"text")
+    (tmp_path / "mixed").mkdir()
+    for name in ("a.csv", "b.jsonl"):
+        write_table(tmp_path / "mixed" / name, [{"caption": "one"}])
+    (tmp_path / "nothing").mkdir()
+    for path, told in {
+        "./nowhere": "no folder './nowhere'",
+        "nowhere/data.csv": "no folder 'nowhere/data.csv'",
+        f"{tmp_path}/*.csv": "no file fits the pattern",
+        f"{tmp_path}/notes.docx": "must end in one of .parquet, .arrow, .csv",
+        f"{tmp_path}/mixed": r"files of several kinds \(.csv, .jsonl\)",
+        f"{tmp_path}/nothing": "cannot open the data set",
+    }.items():
+        with pytest.raises(DataError, match=told) as caught:
+            open_dataset(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    table(tmp_path, "train.csv")
+    (tmp_path / "validation.csv").write_text("image_path,caption\n")
+    with pytest.raises(DataError, match=r"split 'validation' of .* is empty"):
+        open_dataset(str(tmp_path))
+    splits = DatasetDict(train=pairs(), validation=pairs().select([]))
+    with pytest.raises(DataError, match="split 'validation' of 'x' is empty"):
+        get_split(splits, "validation", "x")
+
+
+KINDS = {
+    "uoft-cs/cifar10": (
+        {"img": Image(), "label": ClassLabel(names=["airplane", "automobile"])},
+        ("img", [], "label"),
+    ),
+    "a list of captions": (
+        {"image": Image(), "captions": List(Value("string")), "id": Value("string")},
+        ("image", ["captions"], None),
+    ),
+    "two languages": (
+        {"image": Image(), "caption_en": Value("string"), "caption_zh": Value("string")},
+        ("image", ["caption_en", "caption_zh"], None),
+    ),
+    "the only image and the only text": (
+        {"scan": Image(), "said": Value("string"), "size": Value("int64")},
+        ("scan", ["said"], None),
+    ),
+    "several images": (
+        {"mask": Image(), "Image": Image(), "text": Value("large_string")},
+        ("Image", ["text"], None),
+    ),
+    "bytes": (
+        {"jpg": Value("binary"), "txt": Value("string"), "json": Value("string")},
+        ("jpg", ["txt"], None),
+    ),
+    "paths": (
+        {"file_name": Value("string"), "text": Value("string"), "label": Value("string")},
+        ("file_name", ["text"], None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_columns_are_guessed_by_type_and_name(name):
+    features, (image, captions, label) = KINDS[name]
+    kinds = column_kinds(Features(features))
+    assert choose_image_column(kinds, "x") == image
+    assert choose_texts(kinds, image, "x") == (captions, label)
+
+
+def test_what_cannot_be_guessed_is_asked_for_with_the_columns_that_there_are():
+    features = Features(left=Image(), right=Image(), one=Value("string"), two=Value("string"))
+    kinds = column_kinds(features)
+    with pytest.raises(DataError, match="set image_column to one of left, right, one, two"):
+        choose_image_column(kinds, "x")
+    with pytest.raises(DataError, match=r"set caption_columns, .* it has left, right, one, two"):
+        choose_texts(kinds, "left", "x")
+    with pytest.raises(DataError, match="set label_column to one of left, right, one, two"):
+        choose_label_column(kinds, "x")
+
+
+def test_a_stream_says_what_its_columns_hold(tmp_path):
+    kinds = peek_kinds(str(write_tars(tmp_path / "tars", [2])), "train")
+    assert choose_image_column(kinds, "x") == "image"
+    assert choose_texts(kinds, "image", "x") == (["caption"], None)
+    pairs().to_parquet(tmp_path / "pairs.parquet")
+    kinds = peek_kinds(str(tmp_path / "pairs.parquet"), "train")
+    assert kinds == {"image": "image", "caption": "text"}
+
+
+def labelled(values: list, feature) -> Dataset:
+    return Dataset.from_dict({"label": values}, features=Features(label=feature))
+
+
+def test_classes_are_class_labels_texts_or_numbers():
+    for values, feature, names in (
+        ([1, 0, 1], ClassLabel(names=["dog", "cat"]), ["dog", "cat"]),
+        (["dog", " cat", "dog"], Value("string"), ["cat", "dog"]),
+        ([10, 9, 10], Value("int64"), ["9", "10"]),
+    ):
+        labels = read_labels(labelled(values, feature), "label", "x")
+        assert labels.names == names
+        read = [labels.names[row] for row in labels.rows]
+        assert read[0] == read[2] != read[1]
+    # Another split may number its classes otherwise: names decide.
+    other = labelled([0, 1], ClassLabel(names=["cat", "dog"]))
+    assert read_labels(other, "label", "x", ["dog", "cat"]).rows == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "told"),
+    [
+        ([0, -1], ClassLabel(names=["a", "b"]), "row 1 of 'x' has the 'label' -1, .* 0 to 1"),
+        ([0, None], ClassLabel(names=["a", "b"]), "row 1 of 'x' has the 'label' None"),
+        (["a", None], Value("string"), "row 1 of 'x' has no 'label'"),
+        (["a", " "], Value("string"), "row 1 of 'x' has no 'label'"),
+        ([0.5, 1.0], Value("float32"), "column 'label' of 'x' holds float, not classes"),
+        ([None, None], ClassLabel(names=[]), "class labels of column 'label' of 'x' have no names"),
+        (["a", "c"], Value("string"), "row 1 of 'x' has the 'label' 'c', .* training: a, b"),
+    ],
+)
+def test_a_row_without_a_class_is_named(values, feature, told):
+    names = ["a", "b"] if "training" in told else None
+    with pytest.raises(DataError, match=told):
+        read_labels(labelled(values, feature), "label", "x", names)
+    with pytest.raises(DataError, match="no column 'class': it has label"):
+        read_labels(labelled(values, feature), "class", "x")
+
+
+def test_a_huge_table_of_base64_is_told_from_paths(tmp_path):
+    """A path of many characters is none."""
+    deep = "/".join(["folder_of_pictures"] * 5)
+    names = [f"{deep}/{name}" for name in write_pictures(tmp_path / deep)]
+    write_table(tmp_path / "pairs.csv", rows_of(names))
+    split = open_dataset(str(tmp_path / "pairs.csv"))["train"]
+    assert split[0]["file_name"]["path"] == str(tmp_path / names[0])
+    assert io.BytesIO(Path(split[0]["file_name"]["path"]).read_bytes()).read(4) == b"\x89PNG"
