@@ -7,9 +7,9 @@ With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and p
 pixels, in one process on one core, beside open_clip's own loader (`pip install open_clip_torch
 webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond the crop.
 
-With --samples, the same JPEGs and their captions are decoded, augmented, tokenised and collated on
-one core, without any reading, beside Transformers' `CLIPProcessor` called a sample at a time and
-open_clip's transform and tokenizer.
+With --samples, the same JPEGs and their captions become batches of 64 on one core, without any
+reading, beside Transformers' `CLIPProcessor` called a sample at a time and open_clip's transform
+and tokenizer.
 """
 
 import argparse
@@ -197,21 +197,24 @@ def sample_makers(images: list[bytes], captions: list[str]):
 
     def per_sample(make):
         def run():
-            for image, caption in zip(images, captions, strict=True):
+            samples = [
                 make(PillowImage.open(io.BytesIO(image)), caption)
+                for image, caption in zip(images, captions, strict=True)
+            ]
+            return torch.stack([pixels for pixels, _ in samples])
 
         return run
+
+    def process(image, caption):
+        inputs = processor(text=caption, images=image, return_tensors="pt", truncation=True)
+        return inputs["pixel_values"][0], inputs["input_ids"]
 
     processor = build_processor(tokenizer, 224)
     their_tokenizer = open_clip.get_tokenizer("ViT-B-32")
     transform = open_clip.image_transform(224, is_train=True)
     return {
         **{name: ours(fields) for name, fields in AUGMENTATIONS.items()},
-        "CLIPProcessor, a sample at a time": per_sample(
-            lambda image, caption: processor(
-                text=caption, images=image, return_tensors="pt", truncation=True
-            )
-        ),
+        "CLIPProcessor, a sample at a time": per_sample(process),
         "open_clip, crop of 0.9 to 1": per_sample(
             lambda image, caption: (transform(image), their_tokenizer(caption))
         ),

@@ -120,8 +120,9 @@ def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int
     pixels = pixels[:, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return pixels
-    resized = interpolate(pixels[None], (size, size), mode="bicubic", antialias=True)
-    return resized.squeeze(0)
+    # The fast kernel takes pixels whose channels lie together, as Pillow has them.
+    packed = pixels[None].contiguous(memory_format=torch.channels_last)
+    return interpolate(packed, (size, size), mode="bicubic", antialias=True).squeeze(0)
 
 
 @dataclass

@@ -83,10 +83,16 @@ def describe(batch: dict, processor: CLIPProcessor) -> list[str]:
     ids = batch["image_ids"].tolist()
     if "mixed_ids" not in batch:
         return [" / ".join(texts[identity]) for identity in ids]
+    short = {identity: shorten(captions[0]) for identity, captions in texts.items()}
     mixed = zip(ids, batch["mixed_ids"].tolist(), batch["mix_weight"].tolist(), strict=True)
     return [
         " / ".join(texts[first])
         if weight == 1 or first == second
-        else f"{weight:.2f} {texts[first][0]} + {1 - weight:.2f} {texts[second][0]}"
+        else f"{weight:.2f} {short[first]} + {1 - weight:.2f} {short[second]}"
         for first, second, weight in mixed
     ]
+
+
+def shorten(text: str, length: int = 22) -> str:
+    """The beginning of a text, so that another has room beside it."""
+    return text if len(text) <= length else text[: length - 1] + "…"

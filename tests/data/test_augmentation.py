@@ -13,9 +13,12 @@ from transformers import CLIPImageProcessor
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.batches import ConceptBatchSampler
+from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.images import decode_image, resize_part, to_pixels, to_tensor
 from modeling_clip_vit.data.policies import SampleAugment, seeded
 from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.stream_samples import SampleMaker
+from modeling_clip_vit.data.tars import Row
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.preparation import prepare
@@ -112,6 +115,19 @@ def test_batches_are_the_same_with_any_number_of_workers(
         assert torch.equal(one["image_ids"][:4], one["image_ids"][4:])
         for first, second in zip(*one["pixel_values"].split(4), strict=True):
             assert not torch.equal(first, second)
+
+
+def test_a_row_of_a_stream_is_varied_by_its_name_and_epoch_alone():
+    def make(name: str, epoch: int) -> torch.Tensor:
+        options = AugmentOptions(crop_scale=[0.3, 0.9], policy="trivialaugment")
+        maker = SampleMaker("image", CaptionOptions(), None, 32, seed=0, augment=options)
+        row = Row(name, {"image": photo(), "caption": "a photo"})
+        return maker.decode(maker.draw(row, epoch)).pixels
+
+    first = make("a", 0)
+    assert torch.equal(first, make("a", 0))
+    assert not torch.equal(first, make("a", 1))
+    assert not torch.equal(first, make("b", 0))
 
 
 def test_a_row_that_comes_again_in_a_batch_is_another_draw():

@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import write_recipe
+from conftest import train, write_recipe
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targets, mix_seed
 from modeling_clip_vit.data.sources import DataError
 from modeling_clip_vit.training.arguments import LossOptions
@@ -204,9 +206,7 @@ def test_what_cannot_be_mixed_is_refused(arguments, message):
 
 
 @pytest.mark.slow
-def test_a_mixed_run_learns_and_logs(tmp_path, color_dataset, linear_config):
-    from conftest import train
-
+def test_a_mixed_run_learns_and_resumes_exactly(tmp_path, color_dataset, linear_config):
     recipe = write_recipe(
         tmp_path,
         color_dataset,
@@ -218,7 +218,13 @@ def test_a_mixed_run_learns_and_logs(tmp_path, color_dataset, linear_config):
         crop_scale=[0.8, 1],
         policy="trivialaugment",
         eval_steps=0,
-        save_steps=0,
+        save_steps=40,
     )
-    last = train(recipe)
-    assert last["accuracy"] > 0.5
+    assert train(recipe)["accuracy"] > 0.5
+    (kept,) = (tmp_path / "out" / "checkpoints").glob("step-*")
+    again = tmp_path / "again"
+    more = ["--output_dir", str(again), "--resume_from_checkpoint", str(kept)]
+    assert main(["train", "--config", str(recipe), "--report_to", "none", *more]) == 0
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    resumed = load_file(again / "model.safetensors")
+    assert all(torch.equal(resumed[name], value) for name, value in weights.items())
