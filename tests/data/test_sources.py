@@ -15,6 +15,7 @@ from conftest import COLORS, draw_picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from stream_files import encode, tar_files, write_tar, write_tars
 
+from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.columns import (
     choose_image_column,
     choose_label_column,
@@ -25,6 +26,8 @@ from modeling_clip_vit.data.images import decode_all
 from modeling_clip_vit.data.labels import read_labels
 from modeling_clip_vit.data.sources import DataError, get_split, open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.preparation import prepare
 
 NAMES = list(COLORS)[:4]
 
@@ -371,3 +374,60 @@ def test_a_huge_table_of_base64_is_told_from_paths(tmp_path):
     split = open_dataset(str(tmp_path / "pairs.csv"))["train"]
     assert split[0]["file_name"]["path"] == str(tmp_path / names[0])
     assert io.BytesIO(Path(split[0]["file_name"]["path"]).read_bytes()).read(4) == b"\x89PNG"
+
+
+ONE_LINE = {
+    "images, metadata.csv": (["caption"], None),
+    "class folders": ([], "label"),
+    "base64 in tsv": (["caption"], None),
+    "stream of tars": (["caption"], None),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_LINE)
+def test_one_line_is_enough_to_train(kind, tmp_path, linear_config):
+    captions, label = ONE_LINE[kind]
+    if kind == "class folders":
+        for color in NAMES[:2]:
+            write_pictures(tmp_path / color)
+        field = ["--dataset", str(tmp_path)]
+    elif kind == "stream of tars":
+        field = ["--stream_sources", f"[{pair_tar(tmp_path)}]", "--max_steps", "1"]
+    else:
+        field = ["--dataset", str(SOURCES[kind](tmp_path))]
+    small = ["--per_device_train_batch_size", "4", "--model_config", str(linear_config)]
+    args = parse_arguments([*field, *small, "--eval_split", "null"])
+    preparation = prepare(args)
+    assert args.data.image_column == "image"
+    assert (args.captions.caption_columns, args.captions.label_column) == (captions, label)
+    preparation.data.sampler.set_epoch(0)
+    batch = next(iter(preparation.data.loader))
+    texts = preparation.processor.tokenizer.batch_decode(
+        batch["input_ids"], skip_special_tokens=True
+    )
+    if label is None:
+        assert sorted(text.strip() for text in texts) == sorted(map(caption, NAMES))
+        assert batch["image_ids"].tolist() == batch["text_ids"].tolist()
+    else:
+        assert len(texts) == len(set(batch["image_ids"].tolist())) <= 2
+        assert batch["pixel_values"].shape == (4, 3, 32, 32)
+
+
+def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path, linear_config, capsys):
+    path = image_folder(tmp_path, "csv")
+    for field, told in (
+        (["--image_column", "img"], "no column 'img': it has image, caption"),
+        (["--caption_columns", "[text]"], "no column 'text': it has image, caption"),
+        (["--label_column", "label"], "no column 'label': it has image, caption"),
+        (["--concept_column", "key"], "no column 'key': it has image, caption"),
+        ([], "the data set has 4: use a smaller per_device_train_batch_size"),
+        (["--eval_split", "dev"], "no split 'dev': it has train; name one with eval_split, or"),
+    ):
+        arguments = ["--dataset", str(path), "--model_config", str(linear_config), *field]
+        arguments += [] if "--eval_split" in field else ["--eval_split", "null"]
+        if field:
+            arguments += ["--per_device_train_batch_size", "4"]
+        assert main(["train", *arguments, "--output_dir", str(tmp_path / "out")]) == 1
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1
+        assert told in errors[0]
