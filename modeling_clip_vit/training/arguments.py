@@ -260,7 +260,7 @@ CONTRASTIVE_ONLY = (
     *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
     *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
     *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
-    *("text_model_name_or_path", "text_fields", "frozen_text_layers"),
+    *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
 )
 
 
