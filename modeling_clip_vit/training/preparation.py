@@ -303,9 +303,10 @@ def prepare_evaluator(
 
     evaluation = read(get_split(splits, data.eval_split, data.dataset), data.zero_shot_columns)
     if data.new_concepts_split is None:
-        return Evaluator(evaluation)
+        return Evaluator(evaluation, None, data.zero_shot_templates)
     new_split = get_split(splits, data.new_concepts_split, data.dataset)
-    return Evaluator(evaluation, read(filter_rows(new_split, data.new_concepts_filter), []))
+    new_concepts = read(filter_rows(new_split, data.new_concepts_filter), [])
+    return Evaluator(evaluation, new_concepts, data.zero_shot_templates)
 
 
 def filter_rows(split, wanted: dict[str, str]):
