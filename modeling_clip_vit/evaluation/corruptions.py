@@ -3,11 +3,12 @@
 Shape legend: `S` side in pixels.
 """
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812
+from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 #: The side that ImageNet-C gives lengths in pixels for.
@@ -47,14 +48,17 @@ def brightness(image: torch.Tensor, level: float, rng: np.random.Generator) -> t
 
 def jpeg_compression(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
     """JPEG of this quality."""
-    return transforms.jpeg(to_bytes(image), int(level)).float() / 255
+    buffer = io.BytesIO()
+    transforms.to_pil_image(to_bytes(image)).save(buffer, "JPEG", quality=int(level))
+    return transforms.pil_to_tensor(Image.open(buffer)).float() / 255
 
 
 def pixelate(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
     """Enlarged from `level` of the side."""
     side = max(1, int(image.shape[-1] * level))
-    small = F.interpolate(image[None], (side, side), mode="area")
-    return F.interpolate(small, image.shape[-2:], mode="nearest")[0]
+    whole = transforms.to_pil_image(to_bytes(image))
+    small = whole.resize((side, side), Image.Resampling.BOX)
+    return transforms.pil_to_tensor(small.resize(whole.size, Image.Resampling.BOX)).float() / 255
 
 
 Corruption = Callable[[torch.Tensor, float, np.random.Generator], torch.Tensor]

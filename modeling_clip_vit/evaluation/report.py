@@ -101,9 +101,14 @@ def save_picture(path: Path, report: EvaluationReport):
     robustness = tables.get("robustness", {})
     for what in dict.fromkeys(name.rsplit("/", 1)[0] for name in robustness):
         panels.append(partial(draw_robustness, what=what, rows=robustness))
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), dpi=110)
-    for axis, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 4.2 * lines), dpi=110)
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axis, draw in zip(axes, panels, strict=False):
         draw(axis)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
     figure.tight_layout()
     figure.savefig(path)
 
@@ -111,16 +116,20 @@ def save_picture(path: Path, report: EvaluationReport):
 def draw_bars(axis: Axes, tables: dict[str, dict[str, dict[str, float]]]):
     """Recall, mean average precision and accuracies, one bar each."""
     wanted = ("R@1", "R@5", "R@10", "mAP", "accuracy", "accuracy_top_5", "mean_per_class_recall")
-    font, names, values, colors = use_font(), [], [], []
-    for number, (task, rows) in enumerate(tables.items()):
-        for row_number, (name, row) in enumerate(rows.items()):
+    font = use_font()
+    names: list[str] = []
+    values: list[float] = []
+    colors: list[str] = []
+    for task, rows in tables.items():
+        for name, row in rows.items():
+            color = f"C{len(set(colors))}"
             words = name.replace("/", ", ").replace("_to_", " → ")
             for metric in wanted:
                 if metric in row:
                     title = f"{words} " if task == "retrieval" else f"{TITLES[task].lower()} "
                     names.append(title + metric.replace("_", " "))
                     values.append(100 * row[metric])
-                    colors.append(f"C{number + row_number}")
+                    colors.append(color)
     places = range(len(names))
     axis.barh(places, values, color=colors)
     for place, value in zip(places, values, strict=True):
@@ -134,20 +143,13 @@ def draw_bars(axis: Axes, tables: dict[str, dict[str, dict[str, float]]]):
 
 def draw_reliability(axis: Axes, name: str, diagram: Reliability):
     """Accuracy by confidence; the diagonal is what it should be (Guo et al., 2017, figure 1)."""
-    places = (diagram.confidence * 0).numpy() + [
-        (number + 0.5) / NUM_BINS for number in range(NUM_BINS)
-    ]
-    axis.bar(places, diagram.accuracy, width=1 / NUM_BINS, edgecolor="white", label="accuracy")
-    axis.bar(
-        places,
-        diagram.share,
-        width=0.35 / NUM_BINS,
-        color="black",
-        alpha=0.5,
-        label="share of images",
-    )
-    filled = diagram.share > 0
-    axis.plot(diagram.confidence[filled], diagram.confidence[filled], "r.", label="mean confidence")
+    width = 1 / NUM_BINS
+    places = [(number + 0.5) * width for number in range(NUM_BINS)]
+    accuracy, share = diagram.accuracy.tolist(), diagram.share.tolist()
+    axis.bar(places, accuracy, width=width, edgecolor="white", label="accuracy")
+    axis.bar(places, share, width=0.35 * width, color="0.3", label="share of images")
+    confidence = diagram.confidence[diagram.share > 0].tolist()
+    axis.plot(confidence, confidence, "r.", label="mean confidence")
     axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     axis.set_title(f"reliability, {name}: ECE {100 * diagram.error():.1f} %", fontsize=10)
