@@ -9,14 +9,21 @@ from huggingface_hub.errors import StrictDataclassError
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = {"train": train, "search": search, "evaluate": evaluate, "convert": convert}
+    commands = {
+        "train": train,
+        "search": search,
+        "evaluate": evaluate,
+        "convert": convert,
+        "merge": merge,
+    }
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
             f"usage: clip-vit {{{','.join(commands)}}} ...\n\n"
             "  train     train a model by a recipe\n"
             "  search    search pictures by text\n"
             "  evaluate  measure a model on a data set\n"
-            "  convert   a checkpoint to and from other implementations\n\n"
+            "  convert   a checkpoint to and from other implementations\n"
+            "  merge     two checkpoints into one between them\n\n"
             "clip-vit COMMAND --help says more."
         )
         return 0 if given else 2
@@ -54,6 +61,13 @@ def convert(arguments: list[str]) -> int:
     from .conversion.command import run_convert
 
     return report_errors(lambda: run_convert(arguments))
+
+
+def merge(arguments: list[str]) -> int:
+    """`clip-vit merge FIRST SECOND TARGET [--alpha SHARE]`"""
+    from .conversion.merge import run_merge
+
+    return report_errors(lambda: run_merge(arguments))
 
 
 def report_errors(command) -> int:
