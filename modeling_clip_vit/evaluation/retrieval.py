@@ -11,7 +11,7 @@ from ..data.sources import DataError
 
 RECALL_AT = (1, 5, 10)
 #: So many scores are in memory at a time, whatever the number of queries and items.
-SCORES_AT_ONCE = 2**23
+SCORES_AT_ONCE = 2**21
 
 
 def rows_at_once(num_columns: int) -> int:
@@ -28,16 +28,21 @@ def score_blocks(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Scores of some queries at a time against the whole gallery, and which items are right.
 
+    The scores are overwritten by those of the next queries.
+
     Raises:
         ValueError: a query has no right item.
     """
     block_size = block_size or rows_at_once(len(gallery_embeds))
+    # One piece of memory for all: pieces that come and go leave holes that results then keep open.
+    buffer_QG = query_embeds.new_empty(min(block_size, len(query_embeds)), len(gallery_embeds))
     for start in range(0, len(query_embeds), block_size):
+        queries = query_embeds[start : start + block_size]
         right_QG = query_ids[start : start + block_size, None] == gallery_ids[None, :]
         if not right_QG.any(dim=1).all():
             lost = start + int((~right_QG.any(dim=1)).nonzero()[0, 0])
             raise ValueError(f"query {lost} asks for id {int(query_ids[lost])}, not in the gallery")
-        yield query_embeds[start : start + block_size] @ gallery_embeds.t(), right_QG
+        yield torch.mm(queries, gallery_embeds.t(), out=buffer_QG[: len(queries)]), right_QG
 
 
 def rank_of_best_match(
@@ -62,13 +67,15 @@ def rank_of_best_match(
     Raises:
         ValueError: a query has no right item.
     """
-    ranks = []
+    ranks, start = torch.empty(len(query_embeds), dtype=torch.long), 0
     for scores_QG, right_QG in score_blocks(
         query_embeds, gallery_embeds, query_ids, gallery_ids, block_size
     ):
         best_Q = scores_QG.masked_fill(~right_QG, -torch.inf).amax(dim=1)
-        ranks.append(((scores_QG >= best_Q[:, None]) & ~right_QG).sum(dim=1))
-    return torch.cat(ranks)
+        come_before_QG = (scores_QG >= best_Q[:, None]) & ~right_QG
+        ranks[start : start + len(best_Q)] = come_before_QG.sum(dim=1)
+        start += len(best_Q)
+    return ranks
 
 
 def average_precision(
@@ -85,15 +92,17 @@ def average_precision(
     `rank_of_best_match`.
     """
     place_G = torch.arange(1, len(gallery_embeds) + 1)
-    values = []
+    values, start = torch.empty(len(query_embeds)), 0
     for scores_QG, right_QG in score_blocks(
         query_embeds, gallery_embeds, query_ids, gallery_ids, block_size
     ):
         order_QG = scores_QG.double().sub_(right_QG * 1e-12).argsort(dim=1, descending=True)
         right_QG = right_QG.gather(1, order_QG)
         precision_QG = right_QG.cumsum(dim=1) / place_G
-        values.append((precision_QG * right_QG).sum(dim=1) / right_QG.sum(dim=1))
-    return torch.cat(values)
+        mean_Q = (precision_QG * right_QG).sum(dim=1) / right_QG.sum(dim=1)
+        values[start : start + len(mean_Q)] = mean_Q
+        start += len(mean_Q)
+    return values
 
 
 def retrieval_metrics(ranks: torch.Tensor, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
