@@ -86,3 +86,7 @@ def one_sentence(error: Exception) -> str:
     """The message of an error, without the frame that strict configurations put around it."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     return " ".join(str(cause or error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
