@@ -1,4 +1,4 @@
-"""The command line: `clip-vit train`, `preview`, `search` and `convert`. All work is elsewhere."""
+"""The command line: `clip-vit train`, `search` and so on. All work is done elsewhere."""
 
 import sys
 from pathlib import Path
@@ -9,14 +9,24 @@ from huggingface_hub.errors import StrictDataclassError
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = {"train": train, "preview": preview, "search": search, "convert": convert}
+    commands = {
+        "train": train,
+        "preview": preview,
+        "search": search,
+        "evaluate": evaluate,
+        "convert": convert,
+        "merge": merge,
+    }
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
-            "usage: clip-vit {train,preview,search,convert} ...\n"
-            "\n  train    train a model by a recipe"
-            "\n  preview  draw the first batch that a recipe trains on"
-            "\n  search   search pictures by text\n  convert  a checkpoint to and from other "
-            "implementations\n\nclip-vit COMMAND --help says more."
+            f"usage: clip-vit {{{','.join(commands)}}} ...\n\n"
+            "  train     train a model by a recipe\n"
+            "  preview   draw the first batch that a recipe trains on\n"
+            "  search    search pictures by text\n"
+            "  evaluate  measure a model on a data set\n"
+            "  convert   a checkpoint to and from other implementations\n"
+            "  merge     two checkpoints into one between them\n\n"
+            "clip-vit COMMAND --help says more."
         )
         return 0 if given else 2
     if given[0] not in commands:
@@ -48,11 +58,25 @@ def search(arguments: list[str]) -> int:
     return report_errors(lambda: run_search(arguments))
 
 
+def evaluate(arguments: list[str]) -> int:
+    """`clip-vit evaluate CHECKPOINT --dataset DATA [--tasks TASK ...]`"""
+    from .evaluation.command import run_evaluate
+
+    return report_errors(lambda: run_evaluate(arguments))
+
+
 def convert(arguments: list[str]) -> int:
     """`clip-vit convert SOURCE TARGET [--to TYPE]`"""
     from .conversion.command import run_convert
 
     return report_errors(lambda: run_convert(arguments))
+
+
+def merge(arguments: list[str]) -> int:
+    """`clip-vit merge FIRST SECOND TARGET [--alpha SHARE]`"""
+    from .conversion.merge import run_merge
+
+    return report_errors(lambda: run_merge(arguments))
 
 
 def report_errors(command) -> int:
@@ -71,3 +95,7 @@ def one_sentence(error: Exception) -> str:
     """The message of an error, without the frame that strict configurations put around it."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     return " ".join(str(cause or error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

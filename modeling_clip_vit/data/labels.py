@@ -61,7 +61,7 @@ def read_labels(
         if value not in places:
             raise DataError(
                 f"row {row} of {path!r} has the {column!r} {value!r}, which is none of the classes "
-                f"of training: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
+                f"of the other split: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
             )
     return Labels(names, [places[value] for value in values])
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import (
-    ClassLabel,
     Dataset,
     DatasetBuilder,
     DatasetDict,
@@ -95,16 +94,3 @@ def check_columns(split: Dataset, columns: Iterable[str], path: str):
             raise DataError(
                 f"{path!r} has no column {column!r}: it has {', '.join(split.column_names)}"
             )
-
-
-def class_names(split: Dataset, column: str, path: str) -> list[str]:
-    """The names of a `ClassLabel` column.
-
-    Raises:
-        DataError: the column is not one of class labels.
-    """
-    check_columns(split, [column], path)
-    feature = split.features[column]
-    if not isinstance(feature, ClassLabel):
-        raise DataError(f"column {column!r} of {path!r} holds {feature}, not class labels")
-    return feature.names

@@ -1,1 +1,1 @@
-"""Evaluation: retrieval and zero-shot classification."""
+"""Evaluation: retrieval, zero-shot classes, probes, calibration and robustness."""

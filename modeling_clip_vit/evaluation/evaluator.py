@@ -1,5 +1,6 @@
 """Measure a CLIP on an image-text data set: retrieval both ways, and zero-shot classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,11 +8,12 @@ from datasets import Dataset
 from transformers import CLIPModel, CLIPProcessor
 
 from ..data.images import decode_all
-from ..data.sources import check_columns, class_names
+from ..data.labels import read_labels
+from ..data.sources import check_columns
 from ..inference.embedding import embed_pixels, embed_texts
 from ..modeling_clip_vit import ClipVitModel
-from .retrieval import rank_of_best_match, retrieval_metrics
-from .zero_shot import zero_shot_accuracy
+from .retrieval import list_captions, measure_retrieval
+from .zero_shot import average_phrases, class_texts, measure_zero_shot
 
 
 @dataclass
@@ -21,13 +23,15 @@ class EvaluationSet:
     Args:
         pixels: uint8, (N, 3, S, S).
         keys: rows with an equal key belong together.
-        captions: caption column -> caption of each row.
+        captions: caption column -> texts that ask, and the key of what each asks for.
+        examples: caption column -> a caption of each row.
         labels: class-label column -> (names, label of each row).
     """
 
     pixels: torch.Tensor
     keys: list
-    captions: dict[str, list[str]]
+    captions: dict[str, tuple[list[str], list]]
+    examples: dict[str, list[str]]
     labels: dict[str, tuple[list[str], torch.Tensor]]
 
 
@@ -44,18 +48,25 @@ def read_evaluation_set(
     """Decode a split once for all the evaluations of a run.
 
     Raises:
-        DataError: a column is missing, or too many images cannot be decoded.
+        DataError: a column is missing, too many images cannot be decoded, or a row has no caption
+            or no class.
     """
     check_columns(split, [image_column, *caption_columns], path)
     pixels, rows, _ = decode_all(split, image_column, image_size, path, max_bad_sample_ratio)
-    kept = split.select(rows)
+    keys = list(split[concept_column]) if concept_column else range(len(split))
+    columns = {name: list(split[name]) for name in caption_columns}
+    labels = {name: read_labels(split, name, path) for name in label_columns}
     return EvaluationSet(
         pixels=pixels,
-        keys=list(kept[concept_column]) if concept_column else rows,
-        captions={name: list(kept[name]) for name in caption_columns},
+        keys=[keys[row] for row in rows],
+        captions={n: list_captions(texts, keys, rows, n, path) for n, texts in columns.items()},
+        examples={
+            name: [texts[row] if isinstance(texts[row], str) else texts[row][0] for row in rows]
+            for name, texts in columns.items()
+        },
         labels={
-            name: (class_names(kept, name, path), torch.tensor(kept[name]))
-            for name in label_columns
+            name: (classes.names, torch.tensor(classes.rows)[rows])
+            for name, classes in labels.items()
         },
     )
 
@@ -67,11 +78,18 @@ class Evaluator:
         evaluation: the split that is searched and whose captions ask.
         new_concepts: a split of concepts that training never saw: its captions ask, and its images
             lie among those of `evaluation`; None for none.
+        template_sets: phrases around class names, as `class_texts` takes them.
     """
 
-    def __init__(self, evaluation: EvaluationSet, new_concepts: EvaluationSet | None = None):
+    def __init__(
+        self,
+        evaluation: EvaluationSet,
+        new_concepts: EvaluationSet | None = None,
+        template_sets: Sequence[str] = ("plain",),
+    ):
         self.evaluation = evaluation
         self.new_concepts = new_concepts
+        self.template_sets = template_sets
 
     def __call__(
         self, model: ClipVitModel | CLIPModel, processor: CLIPProcessor, everything: bool = True
@@ -94,14 +112,17 @@ class Evaluator:
         metrics = retrieve("validation", model, processor, data, image_embeds, data)
         if everything:
             for name, (classes, labels) in data.labels.items():
-                class_embeds = embed_texts(model, processor.tokenizer, classes)
-                scores = zero_shot_accuracy(image_embeds, class_embeds, labels)
+                texts = class_texts(classes, self.template_sets)
+                text_embeds = embed_texts(model, processor.tokenizer, texts)
+                class_embeds = average_phrases(text_embeds, len(classes))
+                scores = measure_zero_shot(image_embeds, class_embeds, labels)
                 metrics |= {f"zero_shot/{name}/{key}": value for key, value in scores.items()}
             if self.new_concepts is not None:
                 gallery = EvaluationSet(
                     torch.cat((self.new_concepts.pixels, data.pixels)),
                     self.new_concepts.keys + data.keys,
                     captions={},
+                    examples={},
                     labels={},
                 )
                 new_embeds = embed_pixels(model, processor, self.new_concepts.pixels)
@@ -128,18 +149,15 @@ def retrieve(
     numbers = {key: number for number, key in enumerate(dict.fromkeys(gallery.keys))}
     gallery_ids = torch.tensor([numbers[key] for key in gallery.keys])
     metrics = {}
-    for column, captions in queries.captions.items():
-        asked = list(dict.fromkeys(zip(captions, queries.keys, strict=True)))
-        texts = [caption for caption, _ in asked]
+    for column, (texts, keys) in queries.captions.items():
         text_embeds = embed_texts(model, processor.tokenizer, texts)
-        text_ids = torch.tensor([numbers[key] for _, key in asked])
+        text_ids = torch.tensor([numbers[key] for key in keys])
         sides = {
             "text_to_image": (text_embeds, gallery_embeds, text_ids, gallery_ids),
         }
         if gallery is queries:
             sides["image_to_text"] = (gallery_embeds, text_embeds, gallery_ids, text_ids)
         for direction, arguments in sides.items():
-            ranks = rank_of_best_match(*arguments)
-            for key, value in retrieval_metrics(ranks).items():
+            for key, value in measure_retrieval(*arguments).items():
                 metrics[f"{name}/{column}/{direction}/{key}"] = value
     return metrics

@@ -4,11 +4,13 @@ Shape legend: `N` items, `P` projection, `S` side in pixels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
-from transformers import CLIPModel, CLIPProcessor, PreTrainedTokenizerBase
+from transformers import BatchFeature, CLIPModel, CLIPProcessor, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitModel
@@ -25,17 +27,36 @@ def embed_texts(
 
     Texts longer than the model's positions are cut.
     """
+    how = text_options(model, tokenizer)
     parts = []
     for start in range(0, len(texts), batch_size):
-        tokens = tokenizer(
-            list(texts[start : start + batch_size]),
-            padding=True,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenizer(list(texts[start : start + batch_size]), return_tensors="pt", **how)
         outputs = model.get_text_features(**tokens.to(model.device))
         parts.append(F.normalize(outputs.pooler_output.float(), dim=-1).cpu())
     return torch.cat(parts)
+
+
+def text_options(
+    model: ClipVitModel | CLIPModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """How a tokenizer must be called for a model.
+
+    SigLIP, and what was converted from it, reads padding as text: it was trained on texts of full
+    length without an attention mask, and embeds a shorter one differently. Who has a mask reads no
+    padding, and is given as little as can be.
+    """
+    reads_padding = (
+        model.config.model_type.startswith("siglip")
+        or "attention_mask" not in tokenizer.model_input_names
+    )
+    positions = getattr(model.config.text_config, "max_position_embeddings", None)
+    limit = min(tokenizer.model_max_length, positions or LARGE_INTEGER)
+    return {
+        "padding": "max_length" if reads_padding else True,
+        "truncation": True,
+        "max_length": None if limit >= LARGE_INTEGER else limit,
+        "return_attention_mask": not reads_padding,
+    }
 
 
 @torch.inference_mode()
@@ -65,8 +86,25 @@ def embed_images(
     """Embed RGB images of any size as the checkpoint's processor prepares them: float32 (N, P)."""
     parts = []
     for start in range(0, len(images), batch_size):
-        inputs = processor(images=list(images[start : start + batch_size]), return_tensors="pt")
-        values = inputs["pixel_values"].to(model.device, model.dtype)
-        outputs = model.get_image_features(values)
-        parts.append(F.normalize(outputs.pooler_output.float(), dim=-1).cpu())
+        some = list(images[start : start + batch_size])
+        parts.append(
+            embed_image_inputs(model, processor.image_processor(some, return_tensors="pt"))
+        )
     return torch.cat(parts)
+
+
+@torch.inference_mode()
+def embed_image_inputs(model: ClipVitModel | CLIPModel, inputs: BatchFeature) -> torch.Tensor:
+    """Embed what an image processor made of images: float32 (N, P) of length 1, on the CPU."""
+    outputs = model.get_image_features(**inputs.to(model.device, model.dtype))
+    return F.normalize(outputs.pooler_output.float(), dim=-1).cpu()
+
+
+@torch.inference_mode()
+def similarity_of(model: ClipVitModel | CLIPModel) -> tuple[float, float | None]:
+    """The factor on cosines that makes them logits, and what is added: None without a bias."""
+    if isinstance(model, ClipVitModel):
+        scale, bias = model.get_logit_scale(), model.get_logit_bias()
+    else:
+        scale, bias = model.logit_scale.exp(), getattr(model, "logit_bias", None)
+    return scale.item(), None if bias is None else bias.item()

@@ -35,6 +35,7 @@ class DataOptions:
         dataloader_num_workers: processes that prepare batches; 0 prepares them in the main one.
         max_bad_sample_ratio: stop when a larger share of images cannot be decoded.
         zero_shot_columns: class-label columns whose names are tried as zero-shot classes.
+        zero_shot_templates: sets of phrases around those names: plain, en, zh or a file of them.
         new_concepts_split: a split of concepts that are not in training; its captions search
             among its images and those of eval_split; null for none.
         new_concepts_filter: use only the rows of new_concepts_split with these values.
@@ -50,6 +51,7 @@ class DataOptions:
     dataloader_num_workers: int = 0
     max_bad_sample_ratio: float = 0.01
     zero_shot_columns: list[str] = field(default_factory=list)
+    zero_shot_templates: list[str] = field(default_factory=lambda: ["plain"])
     new_concepts_split: str | None = None
     new_concepts_filter: dict[str, str] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -419,9 +419,10 @@ def prepare_evaluator(
 
     evaluation = read(get_eval_split(args, splits), data.zero_shot_columns)
     if data.new_concepts_split is None:
-        return Evaluator(evaluation)
+        return Evaluator(evaluation, None, data.zero_shot_templates)
     new_split = get_split(splits, data.new_concepts_split, data.dataset)
-    return Evaluator(evaluation, read(filter_rows(new_split, data.new_concepts_filter), []))
+    new_concepts = read(filter_rows(new_split, data.new_concepts_filter), [])
+    return Evaluator(evaluation, new_concepts, data.zero_shot_templates)
 
 
 def get_eval_split(args: TrainArguments, splits: DatasetDict) -> Dataset:
@@ -435,14 +436,13 @@ def get_eval_split(args: TrainArguments, splits: DatasetDict) -> Dataset:
 
 
 def add_texts(split: Dataset, args: TrainArguments, classes: list[str] | None) -> Dataset:
-    """A split with one text in a column for each source of captions, where it has none so far."""
+    """A split with texts in a column for each source of captions, where it has none so far."""
     options = replace(args.captions, tags_columns={})
-    for name, texts in (
-        CaptionMaker(split, options, args.data.dataset, classes).plain_texts().items()
-    ):
+    captions = CaptionMaker(split, options, args.data.dataset, classes)
+    for name, texts in captions.plain_texts().items():
+        if column_kinds(split.features).get(name) in ("text", "texts"):
+            continue
         if name in split.column_names:
-            if split.features[name] == Value("string"):
-                continue
             split = split.remove_columns(name)
         split = split.add_column(name, texts)
     return split

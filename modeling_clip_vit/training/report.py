@@ -120,10 +120,10 @@ def example_searches(
 
     Caption columns take turns; the choice depends on the data alone, not on what is found.
     """
-    columns = list(data.captions)
+    columns = list(data.examples)
     places = torch.linspace(0, len(data.keys) - 1, num_queries + 2)[1:-1].long().tolist()
     chosen = [(columns[turn % len(columns)], place) for turn, place in enumerate(places)]
-    queries = [data.captions[column][place] for column, place in chosen]
+    queries = [data.examples[column][place] for column, place in chosen]
     image_embeds = embed_pixels(model, processor, data.pixels)
     scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
     best = scores.topk(min(top_k, len(data.keys)), dim=1).indices.tolist()
@@ -133,7 +133,7 @@ def example_searches(
             [
                 Found(
                     data.pixels[found].permute(1, 2, 0).numpy(),
-                    data.captions[column][found],
+                    data.examples[column][found],
                     data.keys[found] == data.keys[place],
                 )
                 for found in row

@@ -19,7 +19,7 @@ from modeling_clip_vit.data.batches import (
 )
 from modeling_clip_vit.data.captions import CaptionMaker, CaptionOptions
 from modeling_clip_vit.data.images import BadImageError
-from modeling_clip_vit.data.sources import DataError, check_columns, class_names, open_dataset
+from modeling_clip_vit.data.sources import DataError, check_columns, open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 from modeling_clip_vit.training.command import parse_arguments
@@ -162,8 +162,6 @@ def test_empty_captions_and_missing_columns_are_named():
         CaptionMaker(rows, CaptionOptions(["caption"]), "x")
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
         check_columns(rows, ["text"], "x")
-    with pytest.raises(DataError, match="not class labels"):
-        class_names(rows, "caption", "x")
     with pytest.raises(DataError, match=r"no folder './nowhere'"):
         open_dataset("./nowhere")
 

@@ -355,11 +355,11 @@ def test_classes_are_class_labels_texts_or_numbers():
         (["a", " "], Value("string"), "row 1 of 'x' has no 'label'"),
         ([0.5, 1.0], Value("float32"), "column 'label' of 'x' holds float, not classes"),
         ([None, None], ClassLabel(names=[]), "class labels of column 'label' of 'x' have no names"),
-        (["a", "c"], Value("string"), "row 1 of 'x' has the 'label' 'c', .* training: a, b"),
+        (["a", "c"], Value("string"), "row 1 of 'x' has the 'label' 'c', .* other split: a, b"),
     ],
 )
 def test_a_row_without_a_class_is_named(values, feature, told):
-    names = ["a", "b"] if "training" in told else None
+    names = ["a", "b"] if "other split" in told else None
     with pytest.raises(DataError, match=told):
         read_labels(labelled(values, feature), "label", "x", names)
     with pytest.raises(DataError, match="no column 'class': it has label"):

@@ -1,18 +1,44 @@
-"""Metrics against slow, plain counting."""
+"""Metrics against slow, plain counting, clip_benchmark and scikit-learn."""
 
+import numpy as np
 import pytest
 import torch
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    brier_score_loss,
+    log_loss,
+    top_k_accuracy_score,
+)
+from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
 
-from modeling_clip_vit.evaluation.retrieval import rank_of_best_match, retrieval_metrics
-from modeling_clip_vit.evaluation.zero_shot import zero_shot_accuracy
+from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.evaluation import retrieval
+from modeling_clip_vit.evaluation.calibration import bin_confidences, measure_calibration
+from modeling_clip_vit.evaluation.probe import fit, measure_linear_probe, measure_neighbours
+from modeling_clip_vit.evaluation.retrieval import (
+    average_precision,
+    list_captions,
+    measure_retrieval,
+    rank_of_best_match,
+    retrieval_metrics,
+)
+from modeling_clip_vit.evaluation.zero_shot import average_phrases, class_texts, measure_zero_shot
 
 
 def embeds(rows: int, seed: int) -> torch.Tensor:
     return normalize(torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 1000])
+def clustered(rows: int, seed: int, num_classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings that lie around those of their classes, `embeds(num_classes, 9)`."""
+    labels = torch.randint(num_classes, (rows,), generator=torch.Generator().manual_seed(seed))
+    return normalize(embeds(num_classes, 9)[labels] + 1.2 * embeds(rows, seed), dim=-1), labels
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000, None])
 def test_ranks_equal_sorting(block_size):
     queries, gallery = embeds(40, 0), embeds(60, 1)
     query_ids, gallery_ids = torch.arange(40) % 15, torch.arange(60) % 15
@@ -28,6 +54,7 @@ def test_a_model_that_gives_everything_the_same_embedding_finds_nothing():
     ids = torch.arange(20)
     ranks = rank_of_best_match(same, same, ids, ids)
     assert retrieval_metrics(ranks)["R@10"] == 0
+    assert average_precision(same, same, ids, ids).tolist() == pytest.approx([1 / 20] * 20)
 
 
 def test_recall_counts_places():
@@ -43,8 +70,186 @@ def test_a_query_without_a_right_item_is_refused():
         rank_of_best_match(embeds(2, 0), embeds(2, 1), torch.tensor([0, 5]), torch.tensor([0, 1]))
 
 
+def test_retrieval_with_several_captions_agrees_with_clip_benchmark():
+    images, texts = embeds(30, 0), embeds(90, 1)
+    image_ids, text_ids = torch.arange(30), torch.arange(90) // 3
+    scores, pairs = texts @ images.t(), text_ids[:, None] == image_ids[None, :]
+    directions = {
+        (texts, images, text_ids, image_ids): (scores, pairs),
+        (images, texts, image_ids, text_ids): (scores.t(), pairs.t()),
+    }
+    for sides, (theirs, right) in directions.items():
+        metrics = measure_retrieval(*sides)
+        for k in (1, 5, 10):
+            found = zeroshot_retrieval.recall_at_k(theirs, right, k) > 0
+            assert metrics[f"R@{k}"] == pytest.approx(found.float().mean().item(), abs=1e-6)
+        expected = zeroshot_classification.average_precision_per_class(theirs.t(), right.t())
+        torch.testing.assert_close(average_precision(*sides).float(), expected, atol=1e-6, rtol=0)
+    assert metrics["mAP"] == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+def test_memory_does_not_grow_with_queries_times_items(monkeypatch):
+    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", 100)
+    sides = (embeds(40, 0), embeds(60, 1), torch.arange(40) % 15, torch.arange(60) % 15)
+    blocks = [scores.clone() for scores, _ in retrieval.score_blocks(*sides)]
+    assert max(block.numel() for block in blocks) <= 100
+    torch.testing.assert_close(torch.cat(blocks), sides[0] @ sides[1].t())
+
+
+def test_a_text_asks_once_for_a_key():
+    captions, keys = ["a cat", ["a cat", "a pet"], "a dog"], ["cat", "cat", "dog"]
+    texts, asked = list_captions(captions, keys, range(3), "caption", "data")
+    assert list_captions(captions, keys, [2], "caption", "data") == (["a dog"], ["dog"])
+    assert list(zip(texts, asked, strict=True)) == [
+        ("a cat", "cat"),
+        ("a pet", "cat"),
+        ("a dog", "dog"),
+    ]
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None, [], ["fine", ""]])
+def test_an_empty_caption_is_refused(empty):
+    with pytest.raises(DataError, match="row 1 of 'data' has an empty 'caption'"):
+        list_captions(["fine", empty], [0, 1], range(2), "caption", "data")
+
+
+def test_zero_shot_agrees_with_scikit_learn():
+    """clip_benchmark takes its recall from there; its top k fails with NumPy 2.4."""
+    images, labels = clustered(300, 2)
+    classes = embeds(7, 9)
+    logits = images @ classes.t()
+    metrics = measure_zero_shot(images, classes, labels)
+    for k, name in {1: "accuracy", 5: "accuracy_top_5"}.items():
+        assert metrics[name] == pytest.approx(top_k_accuracy_score(labels, logits, k=k), abs=1e-6)
+    assert metrics["mean_per_class_recall"] == pytest.approx(
+        balanced_accuracy_score(labels, logits.argmax(dim=1)), abs=1e-6
+    )
+
+
 def test_zero_shot_accuracy_and_majority():
     classes = torch.eye(3, 16)
     images = torch.eye(3, 16)[[0, 0, 1, 2]]
-    scores = zero_shot_accuracy(images, classes, torch.tensor([0, 0, 1, 1]))
-    assert scores == {"accuracy": 0.75, "majority": 0.5}
+    scores = measure_zero_shot(images, classes, torch.tensor([0, 0, 1, 1]))
+    assert scores == {"accuracy": 0.75, "majority": 0.5, "mean_per_class_recall": 0.75}
+
+
+def test_phrases_are_averaged_as_clip_benchmark_does():
+    texts = class_texts(["sports_car", "cat"], ["en"])
+    assert texts[0] == "a photo of a sports car."
+    vectors = dict(zip(texts, embeds(len(texts), 3), strict=True))
+
+    class Model:
+        def encode_text(self, asked):
+            return torch.stack(asked)
+
+    class Tokens(list):
+        def to(self, device):
+            return self
+
+    theirs = zeroshot_classification.zero_shot_classifier(
+        Model(),
+        lambda asked: Tokens(vectors[text] for text in asked),
+        ["sports car", "cat"],
+        [text.replace("sports car", "{c}") for text in texts[: len(texts) // 2]],
+        "cpu",
+        amp=False,
+    )
+    ours = average_phrases(torch.stack([vectors[text] for text in texts]), 2)
+    torch.testing.assert_close(ours.t(), theirs)
+
+
+def test_several_sets_of_phrases_are_one_ensemble():
+    both = class_texts(["cat"], ["en", "zh", "en"])
+    assert both == class_texts(["cat"], ["en"]) + class_texts(["cat"], ["zh"])
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1e-1])
+def test_the_linear_probe_is_scikit_learns_logistic_regression(penalty):
+    images, labels = clustered(300, 4)
+    others, _ = clustered(200, 5)
+    weights = fit(images, labels, penalty, torch.zeros(7, 17))
+    theirs = LogisticRegression(C=1 / (300 * penalty), tol=1e-8, max_iter=5000)
+    theirs.fit(images.double().numpy(), labels.numpy())
+    ours = torch.nn.functional.linear(others, weights[:, :-1], weights[:, -1]).softmax(dim=1)
+    np.testing.assert_allclose(ours, theirs.predict_proba(others.double().numpy()), atol=1e-3)
+
+
+def test_the_linear_probe_chooses_its_penalty_and_learns():
+    images, labels = clustered(400, 4)
+    others, other_labels = clustered(300, 5)
+    metrics = measure_linear_probe(images, labels, others, other_labels, 7)
+    theirs = max(
+        LogisticRegression(C=10.0**power, max_iter=5000)
+        .fit(images.numpy(), labels.numpy())
+        .score(others.numpy(), other_labels.numpy())
+        for power in range(-3, 4)
+    )
+    assert metrics["accuracy"] >= theirs - 0.03
+    noise = torch.randint(7, (400,), generator=torch.Generator().manual_seed(1))
+    strong = measure_linear_probe(embeds(400, 6), noise, others, other_labels, 7)
+    assert strong["penalty"] >= 1e-2
+
+
+def test_neighbours_vote_as_scikit_learns():
+    images, labels = clustered(200, 4)
+    others, other_labels = clustered(150, 5)
+    metrics = measure_neighbours(images, labels, others, other_labels, 7)
+    # The squared distance of vectors of length 1 is 2 - 2 cosine.
+    theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07))
+    theirs.fit(images.double().numpy(), labels.numpy())
+    expected = theirs.predict(others.double().numpy()) == other_labels.numpy()
+    assert metrics["accuracy"] == pytest.approx(expected.mean(), abs=1e-6)
+
+
+def test_calibration_against_scikit_learn_and_plain_counting():
+    images, labels = clustered(500, 6)
+    classes = embeds(7, 9)
+    metrics, _ = measure_calibration(images, classes, labels, scale=20.0, bias=None)
+    probabilities = (20 * (images @ classes.t()).double()).softmax(dim=1).numpy()
+    assert metrics["NLL"] == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+    brier = brier_score_loss(labels, probabilities, labels=list(range(7)), scale_by_half=False)
+    assert metrics["Brier"] == pytest.approx(brier, abs=1e-6)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels.numpy()
+    error = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics["ECE"] == pytest.approx(error, abs=1e-6)
+
+
+@pytest.mark.parametrize("bias", [None, -12.0])
+def test_the_fitted_temperature_is_the_likeliest(bias):
+    images, labels = clustered(500, 6)
+    classes = embeds(7, 9)
+    metrics, diagrams = measure_calibration(images, classes, labels, scale=60.0, bias=bias)
+
+    def likelihood(temperature: float) -> float:
+        shift = None if bias is None else bias / temperature
+        scores, _ = measure_calibration(images, classes, labels, 60.0 / temperature, shift)
+        return scores["NLL"]
+
+    best = metrics["temperature"]
+    assert likelihood(best) < min(likelihood(best * 0.98), likelihood(best * 1.02))
+    # Fitted on half, a temperature is as good for the other half but for chance.
+    assert metrics["fitted_NLL"] == pytest.approx(likelihood(best), rel=0.05)
+    assert metrics["fitted_NLL"] < metrics["NLL"]
+    assert diagrams["as it is"].share.sum() == pytest.approx(1)
+
+
+def test_sigmoid_probabilities_are_each_classes_own():
+    images, labels = clustered(100, 6)
+    classes = embeds(7, 9)
+    metrics, _ = measure_calibration(images, classes, labels, scale=30.0, bias=-10.0)
+    logits = (30 * images @ classes.t() - 10).double().numpy()
+    own = 1 / (1 + np.exp(-logits))
+    targets = np.eye(7)[labels.numpy()]
+    likelihood = -(targets * np.log(own) + (1 - targets) * np.log(1 - own)).sum(axis=1).mean()
+    assert metrics["NLL"] == pytest.approx(likelihood, rel=1e-5)
+    assert metrics["Brier"] == pytest.approx(((own - targets) ** 2).sum(axis=1).mean(), rel=1e-5)
+
+
+def test_full_confidence_and_edges_fall_into_bins():
+    diagram = bin_confidences(torch.tensor([0.0, 0.5, 0.5001, 1.0]), torch.tensor([1, 1, 0, 1]), 2)
+    assert diagram.share.tolist() == [0.5, 0.5]
+    assert diagram.accuracy.tolist() == [1.0, 0.5]

@@ -1,0 +1,97 @@
+"""The command `clip-vit merge`: one model between two of the same architecture."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
+
+from ..hub.sentence_transformers import write_sentence_transformers_files
+from ..modeling_clip_vit import ClipVitModel
+from ..pretrained import load_whole, name_some
+from .checkpoints import new_folder, refuse_full
+from .weights import ConversionError
+
+#: Parts of the names of configuration fields that change nothing in a trained model's outputs.
+WITHOUT_EFFECT = ("drop", "init", "dtype", "version", "auto_map", "architectures", "name_or_path")
+
+
+def run_merge(arguments: list[str]) -> int:
+    """Merge two checkpoints, and write the model with the processor of the second."""
+    options = build_parser().parse_args(arguments)
+    target = Path(options.target)
+    refuse_full(target)
+    first, second = (load_whole(AutoModel, path) for path in (options.first, options.second))
+    processors = [AutoProcessor.from_pretrained(path) for path in (options.first, options.second)]
+    if processors[0].tokenizer.get_vocab() != processors[1].tokenizer.get_vocab():
+        raise ConversionError(
+            f"the tokenizers of {options.first!r} and {options.second!r} have other tokens: the "
+            "same text is other numbers to each model"
+        )
+    merge(first, second, options.alpha)
+    with new_folder(target) as partial:
+        first.save_pretrained(partial)
+        processors[1].save_pretrained(partial)
+        if isinstance(first, ClipVitModel):
+            write_sentence_transformers_files(partial)
+    share = f"{1 - options.alpha:g} of {options.first} and {options.alpha:g} of {options.second}"
+    print(f"{target} is {share}")
+    return 0
+
+
+def build_parser() -> ArgumentParser:
+    """The arguments of `clip-vit merge`."""
+    parser = ArgumentParser(
+        prog="clip-vit merge",
+        description="Average the weights of two checkpoints: of a model and of what it became by "
+        "fine-tuning, say, so that it keeps what it was good at before (WiSE-FT).",
+    )
+    parser.add_argument("first", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument("second", type=str, help="another one of the same architecture")
+    parser.add_argument("target", type=str, help="a folder that is not there yet, or empty")
+    parser.add_argument("--alpha", type=float, default=0.5, help="share of the second, 0 to 1")
+    return parser
+
+
+@torch.no_grad()
+def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
+    """Move the weights of the first model to `(1 - alpha) * first + alpha * second`.
+
+    Of Wortsman et al. (2022, "Robust fine-tuning of zero-shot models", equation 1).
+
+    Raises:
+        ConversionError: the architectures differ; what differs is named.
+        ValueError: alpha is not from 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} is not allowed: it must be from 0 to 1")
+    ours, theirs = first.state_dict(), second.state_dict()
+    apart = [name for name in {*ours, *theirs} if shape_of(ours, name) != shape_of(theirs, name)]
+    if apart:
+        told = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+    left, right = flat_fields(first.config.to_dict()), flat_fields(second.config.to_dict())
+    fields = [name for name in {*left, *right} if left.get(name) != right.get(name)]
+    if fields:
+        told = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+    for name, weight in ours.items():
+        if weight.is_floating_point():
+            weight.copy_(torch.lerp(weight.double(), theirs[name].double(), alpha))
+
+
+def shape_of(state: dict[str, torch.Tensor], name: str) -> str:
+    """The shape of a tensor in words."""
+    return str(tuple(state[name].shape)) if name in state else "missing"
+
+
+def flat_fields(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """The fields of a configuration and of those in it that say what a model computes."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and name.endswith("_config"):
+            fields |= flat_fields(value, f"{before}{name}.")
+        elif not any(part in name for part in WITHOUT_EFFECT):
+            fields[before + name] = value
+    return fields

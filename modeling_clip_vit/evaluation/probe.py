@@ -1,0 +1,106 @@
+"""What image embeddings tell of classes when they are learned from: linear probe and neighbours.
+
+Shape legend: `N` images, `C` classes, `P` projection.
+"""
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from .retrieval import rows_at_once
+from .zero_shot import measure_predictions
+
+#: Weights of the L2 penalty that are tried.
+PENALTIES = tuple(10.0**power for power in range(-6, 3))
+#: As Caron et al. (2021, section 4.1) found best across models.
+NUM_NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07
+
+
+def measure_linear_probe(
+    train_embeds: torch.Tensor,
+    train_labels: torch.Tensor,
+    embeds: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Multinomial logistic regression on frozen embeddings (Radford et al., 2021, appendix A.3).
+
+    The penalty is the one that does best on a fifth of the training images, drawn by the seed;
+    the probe then learns from all of them.
+
+    Returns:
+        As `measure_predictions`, and the chosen `penalty`.
+    """
+    mean, std = train_embeds.mean(dim=0), train_embeds.std(dim=0).clamp(min=1e-6)
+    train_embeds, embeds = (train_embeds - mean) / std, (embeds - mean) / std
+    order = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(seed))
+    held_out, learned = order[: len(order) // 5], order[len(order) // 5 :]
+    if len(held_out) == 0:
+        raise ValueError(f"a linear probe needs at least 5 images to learn from, not {len(order)}")
+    weights = torch.zeros(num_classes, embeds.shape[1] + 1)
+    accuracies = {}
+    for penalty in reversed(PENALTIES):  # each starts where a stronger penalty ended
+        weights = fit(train_embeds[learned], train_labels[learned], penalty, weights)
+        right = predict(train_embeds[held_out], weights) == train_labels[held_out]
+        accuracies[penalty] = right.float().mean().item()
+    penalty = max(accuracies, key=accuracies.__getitem__)
+    weights = fit(train_embeds, train_labels, penalty, torch.zeros_like(weights))
+    return {**measure_predictions(predict(embeds, weights), labels), "penalty": penalty}
+
+
+def fit(
+    embeds: torch.Tensor, labels: torch.Tensor, penalty: float, start: torch.Tensor
+) -> torch.Tensor:
+    """Weights (C, P + 1), the last column the bias, with the least mean cross entropy plus
+    `penalty / 2` times the squared weights, by L-BFGS. Memory does not grow with N * C.
+    """
+    weights = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe")
+    size = rows_at_once(len(start))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = penalty / 2 * weights[:, :-1].square().sum()
+        total.backward()
+        for some, right in zip(embeds.split(size), labels.split(size), strict=True):
+            loss = F.cross_entropy(score(some, weights), right, reduction="sum") / len(embeds)
+            loss.backward()
+            total = total + loss.detach()
+        return total.detach()
+
+    optimizer.step(closure)
+    return weights.detach()
+
+
+def score(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Logits (N, C)."""
+    return F.linear(embeds, weights[:, :-1], weights[:, -1])
+
+
+def predict(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The most probable class of each image, (N,)."""
+    blocks = embeds.split(rows_at_once(len(weights)))
+    return torch.cat([score(some, weights).argmax(dim=1) for some in blocks])
+
+
+def measure_neighbours(
+    train_embeds: torch.Tensor,
+    train_labels: torch.Tensor,
+    embeds: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+) -> dict[str, float]:
+    """The vote of the nearest images, each weighted by exp(cosine / temperature).
+
+    Of Wu et al. (2018, section 3.4), with the numbers of Caron et al. (2021); fewer neighbours
+    where there are fewer images. The result is that of `measure_predictions`.
+    """
+    count = min(NUM_NEIGHBOURS, len(train_embeds))
+    predicted = []
+    for some in embeds.split(rows_at_once(max(len(train_embeds), num_classes))):
+        scores, nearest = (some @ train_embeds.t()).topk(count, dim=1)
+        votes = torch.zeros(len(some), num_classes)
+        # The largest exponent is 1 / 0.07: no overflow.
+        votes.scatter_add_(1, train_labels[nearest], (scores / NEIGHBOUR_TEMPERATURE).exp())
+        predicted.append(votes.argmax(dim=1))
+    return measure_predictions(torch.cat(predicted), labels)

@@ -1,0 +1,193 @@
+"""Embed the rows of a split: read batch by batch, shared out over processes.
+
+Shape legend: `N` rows, `P` projection.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather, gather_object
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import BatchFeature, CLIPProcessor
+
+from ..data.images import BadImageError, BadSamples, decode_image, image_name, to_pixels
+from ..data.sources import DataError
+from ..inference.embedding import embed_image_inputs, embed_texts
+from .corruptions import corrupt
+
+
+def start_processes() -> PartialState:
+    """This process among those that were launched.
+
+    Raises:
+        ValueError: they have not found each other.
+    """
+    state = PartialState(
+        # Without this, processes launched where no GPU is would each evaluate alone.
+        cpu=not torch.cuda.is_available(),
+        # The others wait while the main process ranks and fits.
+        timeout=timedelta(hours=2),
+    )
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != wanted:
+        raise ValueError(
+            f"{wanted} processes were launched, but this one is in a group of "
+            f"{state.num_processes}: each would evaluate alone"
+        )
+    return state
+
+
+def own_rows(count: int) -> list[int]:
+    """The rows of this process, in turn with the others: as many for each, the first ones again
+    where they do not come out even.
+    """
+    state = PartialState()
+    rounds = -(-count // state.num_processes)
+    places = range(state.process_index, rounds * state.num_processes, state.num_processes)
+    return [place % count for place in places]
+
+
+def gather_rows(own: torch.Tensor, count: int) -> torch.Tensor:
+    """All rows in order, (N, P), of what each process has of its `own_rows`."""
+    state = PartialState()
+    shares = gather(own.to(state.device)).cpu().unflatten(0, (state.num_processes, -1))
+    return shares.transpose(0, 1).flatten(0, 1)[:count]
+
+
+@dataclass
+class Damage:
+    """What is done to the images before they are embedded.
+
+    Args:
+        corruption: of `CORRUPTIONS`; None for nothing but the same crop.
+        severity: from 1 to 5.
+        seed: of noise.
+        size: side of the square that is cut out of an image before.
+    """
+
+    corruption: str | None
+    severity: int
+    seed: int
+    size: int
+
+    def __call__(self, image: Image.Image, row: int) -> Image.Image:
+        pixels = to_pixels(image, self.size)
+        if self.corruption is not None:
+            pixels = corrupt(pixels, self.corruption, self.severity, self.seed, row)
+        return to_pil_image(pixels)
+
+
+class RowImages(TorchDataset):
+    """Images by row, decoded when they are read; an undecodable one is its name and the reason."""
+
+    def __init__(self, split: Dataset, column: str, damage: Damage | None):
+        self.split = split.select_columns([column])
+        self.column, self.damage = column, damage
+
+    def __getitem__(self, row: int) -> Image.Image | tuple[str, str]:
+        source = self.split[row][self.column]
+        try:
+            image = decode_image(source)
+        except BadImageError as error:
+            return image_name(source, row), str(error)
+        return image if self.damage is None else self.damage(image, row)
+
+
+class Preparation:
+    """Makes a model's inputs of a batch, in the loader's workers.
+
+    Returns:
+        The inputs, which of the batch they are, and the name of each other one with the reason.
+    """
+
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+    def __call__(self, images: list) -> tuple[BatchFeature | None, list[bool], list]:
+        is_good = [isinstance(image, Image.Image) for image in images]
+        good = [image for image in images if isinstance(image, Image.Image)]
+        inputs = self.image_processor(good, return_tensors="pt") if good else None
+        return inputs, is_good, [image for image in images if not isinstance(image, Image.Image)]
+
+
+class Embedder:
+    """Embeds images and texts with a model, in all processes together.
+
+    Args:
+        model: a CLIP; it goes to the device of this process.
+        processor: its processor.
+        batch_size: images or texts at a time in each process.
+        num_workers: processes that decode for each process; 0 decodes in itself.
+    """
+
+    def __init__(self, model, processor: CLIPProcessor, batch_size: int, num_workers: int):
+        self.model = model.to(PartialState().device)
+        self.processor = processor
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.width = embed_texts(model, processor.tokenizer, ["a"]).shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that the model was made for."""
+        config = self.model.config.vision_config
+        if getattr(config, "image_size", None) is not None:
+            return config.image_size
+        return int(config.num_patches**0.5) * config.patch_size
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Texts, (N, P) of length 1."""
+        own = [texts[place] for place in own_rows(len(texts))]
+        embeds = embed_texts(self.model, self.processor.tokenizer, own, self.batch_size)
+        return gather_rows(embeds, len(texts))
+
+    def embed_rows(
+        self,
+        split: Dataset,
+        column: str,
+        path: str,
+        max_bad_sample_ratio: float,
+        damage: Damage | None = None,
+    ) -> tuple[torch.Tensor, list[int], BadSamples]:
+        """The images of a split. Memory holds embeddings and a few batches, not images.
+
+        Returns:
+            Embeddings (N, P) of length 1; the row of each; and what could not be decoded.
+
+        Raises:
+            DataError: more images are bad than `max_bad_sample_ratio` allows, or all are.
+        """
+        rows = own_rows(len(split))
+        loader = DataLoader(
+            RowImages(split, column, damage),
+            batch_size=self.batch_size,
+            sampler=rows,
+            num_workers=self.num_workers,
+            collate_fn=Preparation(self.processor.image_processor),
+        )
+        # The last column says whether the image could be decoded.
+        own, place, named = torch.zeros(len(rows), self.width + 1), 0, []
+        for inputs, is_good, bad_ones in loader:
+            good = place + torch.tensor(is_good).nonzero().flatten()
+            if inputs is not None:
+                own[good, :-1] = embed_image_inputs(self.model, inputs)
+                own[good, -1] = 1
+            named += bad_ones
+            place += len(is_good)
+        everything = gather_rows(own, len(split))
+        kept = everything[:, -1].nonzero().flatten()
+        bad = BadSamples(max_bad_sample_ratio, seen=len(split))
+        for name, reason in sorted(set(gather_object(named))):
+            bad.add(name, reason)
+        bad.check(path)
+        if len(kept) == 0:
+            raise DataError(f"no image of {path!r} can be decoded; the first: {bad.examples[0]}")
+        return everything[kept, :-1], kept.tolist(), bad

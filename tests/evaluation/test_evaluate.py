@@ -1,0 +1,391 @@
+"""The command `clip-vit evaluate`: on checkpoints of every kind, on good data and bad."""
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from checkpoints import save_hf_clip, save_hf_siglip
+from clip_benchmark.metrics import zeroshot_retrieval
+from conftest import COLORS, REPOSITORY, draw_picture
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from PIL import Image as PillowImage
+from transformers import AutoModel, AutoProcessor
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.sources import DataError, open_dataset
+from modeling_clip_vit.data.templates import load_templates
+from modeling_clip_vit.evaluation.rows import Embedder
+from modeling_clip_vit.evaluation.tasks import Evaluation, EvaluationOptions
+from modeling_clip_vit.inference.embedding import embed_texts
+from modeling_clip_vit.inference.loading import load_clip
+
+#: No processes that decode: starting them takes longer than these data sets.
+QUICK = ["--num_workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, checkpoint):
+    """A folder for each kind of checkpoint."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_hf_clip(folder / "clip")
+    save_hf_siglip(folder / "siglip")
+    return {"clip_vit": checkpoint, "clip": folder / "clip", "siglip": folder / "siglip"}
+
+
+def of_images(features: dict) -> dict:
+    return {"image": Image(), **features}
+
+
+def write_dataset(folder, rows: list[dict], features: dict, split: str = "validation"):
+    """A data set of parquet; every row gets a picture unless it has one."""
+    for number, row in enumerate(rows):
+        row.setdefault("image", draw_picture(list(COLORS)[number % 8], number))
+    folder.mkdir(exist_ok=True)
+    given = Features(of_images(features))
+    Dataset.from_list(rows, features=given).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def run(checkpoint, dataset, out, *arguments: str) -> dict:
+    command = ["evaluate", str(checkpoint), "--dataset", str(dataset), "--output_dir", str(out)]
+    assert main([*command, *QUICK, *arguments]) == 0
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["clip_vit", "clip", "siglip"])
+def test_figures_are_those_of_the_models_own_logits(kind, checkpoints, color_dataset, tmp_path):
+    """Against Transformers' processor and forward pass, of all images and texts at once."""
+    path = checkpoints[kind]
+    report = run(path, color_dataset, tmp_path, "--tasks", "retrieval", "zero_shot", "calibration")
+    model, processor = AutoModel.from_pretrained(path).eval(), AutoProcessor.from_pretrained(path)
+    rows = load_dataset(str(color_dataset), split="validation")
+    padding = "max_length" if kind == "siglip" else True
+    inputs = processor(
+        text=list(rows["caption_en"]),
+        images=list(rows["image"]),
+        return_tensors="pt",
+        padding=padding,
+        truncation=True,
+    )
+    with torch.no_grad():
+        outputs = model(**inputs)
+    pairs = torch.eye(8, dtype=torch.bool)
+    directions = {
+        "text_to_image": outputs.logits_per_text,
+        "image_to_text": outputs.logits_per_image,
+    }
+    for direction, logits in directions.items():
+        for k in (1, 5):
+            expected = (zeroshot_retrieval.recall_at_k(logits, pairs, k) > 0).float().mean().item()
+            found = report["metrics"][f"retrieval/caption_en/{direction}/R@{k}"]
+            assert found == pytest.approx(expected, abs=1e-6)
+    phrases = load_templates("en")
+    texts = [phrase.replace("{}", name) for name in ("warm", "cold") for phrase in phrases]
+    tokens = processor(text=texts, return_tensors="pt", padding=padding, truncation=True)
+    with torch.no_grad():
+        embeds = model.get_text_features(**tokens).pooler_output
+    embeds = torch.nn.functional.normalize(embeds, dim=-1).unflatten(0, (2, -1)).mean(dim=1)
+    embeds = torch.nn.functional.normalize(embeds, dim=-1)
+    cosines, labels = outputs.image_embeds @ embeds.t(), torch.tensor(rows["kind"])
+    accuracy = (cosines.argmax(dim=1) == labels).float().mean().item()
+    assert report["metrics"]["zero_shot/kind/accuracy"] == pytest.approx(accuracy)
+    if kind == "siglip":
+        logits = cosines * model.logit_scale.exp() + model.logit_bias
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.eye(2)[labels], reduction="none"
+        )
+        likelihood = loss.sum(dim=1).mean().item()
+    else:
+        similarity = getattr(model, "similarity", model)
+        logits = cosines * similarity.logit_scale.exp()
+        likelihood = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert report["metrics"]["calibration/kind/NLL"] == pytest.approx(likelihood, rel=1e-4)
+
+
+def test_a_siglip_text_embeds_the_same_beside_a_longer_one(checkpoints):
+    model, processor = load_clip(str(checkpoints["siglip"]))
+    texts = ["red", "a red square and a green one"]
+    together = embed_texts(model, processor.tokenizer, texts)
+    apart = torch.cat([embed_texts(model, processor.tokenizer, [text]) for text in texts])
+    torch.testing.assert_close(together, apart)
+
+
+def test_everything_is_measured_written_and_printed(checkpoint, color_dataset, tmp_path, capsys):
+    report = run(checkpoint, color_dataset, tmp_path / "out")
+    tasks = {name.split("/")[0] for name in report["metrics"]}
+    assert tasks == {
+        *("retrieval", "zero_shot", "linear_probe", "knn", "calibration", "robustness")
+    }
+    printed, table = capsys.readouterr().out, (tmp_path / "out" / "evaluation.md").read_text()
+    assert table.strip() in printed
+    shown = f"{100 * report['metrics']['zero_shot/kind/accuracy']:.1f}"
+    assert f"| kind | {shown} |" in table
+    with PillowImage.open(tmp_path / "out" / "evaluation.png") as picture:
+        assert picture.width > 1000
+    assert report["num_images"] == 8
+    assert report["columns"]["captions"] == ["caption_en", "caption_zh"]
+    assert not list((tmp_path / "out").glob(".*"))
+    clean = report["metrics"]["robustness/kind/accuracy/none/mean"]
+    assert clean == report["metrics"]["zero_shot/kind/accuracy"]
+    of = "robustness/kind/accuracy/pixelate"
+    five = [report["metrics"][f"{of}/{severity}"] for severity in range(1, 6)]
+    assert report["metrics"][f"{of}/mean"] == pytest.approx(sum(five) / 5)
+
+
+def test_each_of_several_captions_is_right(checkpoint, tmp_path):
+    """As for COCO: an image has a list of captions, and each of them finds it."""
+    captions = [
+        [f"a {c} square", f"{c}", f"see a {c} thing"][: 1 + n % 3] for n, c in enumerate(COLORS)
+    ]
+    rows = [{"text": some} for some in captions]
+    data = write_dataset(tmp_path / "data", rows, {"text": List(Value("string"))})
+    metrics = run(checkpoint, data, tmp_path / "out", "--tasks", "retrieval")["metrics"]
+    model, processor = load_clip(str(checkpoint))
+    split = open_dataset(str(data))["validation"]
+    images, _, _ = Embedder(model, processor, 3, 0).embed_rows(split, "image", "data", 0)
+    texts = [text for some in captions for text in some]
+    owners = torch.tensor([row for row, some in enumerate(captions) for _ in some])
+    scores = embed_texts(model, processor.tokenizer, texts) @ images.t()
+    pairs = owners[:, None] == torch.arange(8)[None, :]
+    for k in (1, 5):
+        found = zeroshot_retrieval.recall_at_k(scores, pairs, k) > 0
+        back = zeroshot_retrieval.recall_at_k(scores.t(), pairs.t(), k) > 0
+        for direction, right in {"text_to_image": found, "image_to_text": back}.items():
+            expected = right.float().mean().item()
+            assert metrics[f"retrieval/text/{direction}/R@{k}"] == pytest.approx(expected)
+    assert "retrieval/text/image_to_text/mAP" in metrics
+    assert "retrieval/text/text_to_image/mAP" not in metrics
+
+
+def test_rows_of_one_concept_are_right_for_each_other(checkpoint, tmp_path):
+    rows = [{"caption": f"a {c} square", "key": "same"} for c in COLORS]
+    features = {"caption": Value("string"), "key": Value("string")}
+    data = write_dataset(tmp_path / "data", rows, features)
+    arguments = ["--tasks", "retrieval", "--concept_column", "key"]
+    metrics = run(checkpoint, data, tmp_path / "out", *arguments)["metrics"]
+    assert metrics["retrieval/caption/text_to_image/R@1"] == 1
+    assert metrics["retrieval/caption/text_to_image/mAP"] == 1
+
+
+def test_unreadable_images_are_left_out_and_named(checkpoint, tmp_path, capsys):
+    rows = [{"caption": f"a {color} square"} for color in COLORS]
+    rows[3]["image"] = {"bytes": b"no image", "path": "third.png"}
+    data = write_dataset(tmp_path / "data", rows, {"caption": Value("string")})
+    few = ["--tasks", "retrieval", "--max_bad_sample_ratio", "0.2"]
+    report = run(checkpoint, data, tmp_path / "out", *few)
+    assert (report["num_images"], report["num_unreadable"]) == (7, 1)
+    assert report["unreadable"][0].startswith("row 3, third.png (UnidentifiedImageError")
+    assert "skipped row 3, third.png" in capsys.readouterr().err
+    rest = [row for number, row in enumerate(rows) if number != 3]
+    without = write_dataset(tmp_path / "without", rest, {"caption": Value("string")})
+    alone = run(checkpoint, without, tmp_path / "alone", "--tasks", "retrieval")
+    assert alone["metrics"] == report["metrics"]
+    assert main(["evaluate", str(checkpoint), "--dataset", str(data), *QUICK]) == 1
+    assert "1 of 8 images" in capsys.readouterr().err
+
+
+def test_images_are_not_kept(checkpoint, color_dataset):
+    """However many rows there are, a batch of images is alive at a time."""
+    model, processor = load_clip(str(checkpoint))
+    embedder = Embedder(model, processor, batch_size=4, num_workers=0)
+    split = open_dataset(str(color_dataset))["train"]
+    prepare, alive = processor.image_processor, []
+
+    def count() -> int:
+        return sum(issubclass(type(one), PillowImage.Image) for one in gc.get_objects())
+
+    def count_and_prepare(images, **options):
+        alive.append(count())
+        return prepare(images, **options)
+
+    gc.collect()
+    before = count()
+    processor.image_processor = count_and_prepare
+    try:
+        embedder.embed_rows(split, "image", "colors", 0)
+    finally:
+        processor.image_processor = prepare
+    assert len(alive) == 4
+    assert max(alive) - before <= 8
+
+
+def test_a_draw_of_rows_is_the_seeds(checkpoint, color_dataset):
+    def drawn(seed: int) -> list:
+        options = EvaluationOptions(str(color_dataset), max_samples=3, seed=seed, num_workers=0)
+        return list(Evaluation(*load_clip(str(checkpoint)), options).split["key"])
+
+    assert drawn(0) == drawn(0)
+    assert len(drawn(0)) == 3
+    assert len({tuple(drawn(seed)) for seed in range(4)}) > 1
+
+
+def labelled(names: list[str] | None = None) -> dict:
+    return {"label": ClassLabel(names=names or ["warm", "cold"])}
+
+
+#: What is wrong -> rows, features, arguments, and what the sentence says.
+WRONG = {
+    "no such column": (
+        [{"label": 0}] * 2,
+        labelled(),
+        ["--label_column", "kind"],
+        "has no column 'kind'",
+    ),
+    "no such image column": ([{}] * 2, {}, ["--image_column", "photo"], "has no column 'photo'"),
+    "nothing to measure": ([{}] * 2, {}, [], "no column of captions and none of class labels"),
+    "labels out of range": (
+        [{"label": 0}, {"label": -1}],
+        labelled(),
+        [],
+        "row 1 of DATA has the 'label' -1, which is no class: they are 0 to 1",
+    ),
+    "no label": (
+        [{"label": 0}, {"label": None}],
+        labelled(),
+        [],
+        "row 1 of DATA has the 'label' None",
+    ),
+    "fractions as labels": (
+        [{"label": 0.5}] * 2,
+        {"label": Value("float64")},
+        ["--label_column", "label"],
+        "holds float, not classes",
+    ),
+    "numbers as captions": (
+        [{"number": 0}] * 2,
+        {"number": Value("int64")},
+        ["--caption_columns", "number"],
+        "not captions",
+    ),
+    "an empty caption": (
+        [{"caption": "red"}, {"caption": ""}],
+        {"caption": Value("string")},
+        [],
+        "row 1 of DATA has an empty 'caption'",
+    ),
+    "one sample": (
+        [{"caption": "red"}],
+        {"caption": Value("string")},
+        ["--tasks", "retrieval"],
+        "has one usable image",
+    ),
+    "no captions for retrieval": (
+        [{"label": 0}] * 2,
+        labelled(),
+        ["--tasks", "retrieval"],
+        "retrieval on DATA needs a column of captions",
+    ),
+    "no labels for a probe": (
+        [{"caption": "red"}] * 2,
+        {"caption": Value("string")},
+        ["--tasks", "linear_probe"],
+        "linear_probe on DATA needs a column of class labels",
+    ),
+    "no split to learn from": (
+        [{"label": 0}] * 2,
+        labelled(),
+        ["--tasks", "knn"],
+        "knn on DATA needs another split to learn from",
+    ),
+    "learning from what is measured": (
+        [{"label": 0}] * 2,
+        labelled(),
+        ["--train_split", "validation"],
+        "train_split='validation' is not allowed",
+    ),
+    "no such split": ([{"label": 0}] * 2, labelled(), ["--split", "dev"], "has no split 'dev'"),
+    "no such templates": (
+        [{"label": 0}] * 2,
+        labelled(),
+        ["--templates", "german"],
+        "no set of templates 'german'",
+    ),
+    "no batch": ([{"label": 0}] * 2, labelled(), ["--batch_size", "0"], "batch_size=0 is not"),
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_what_cannot_be_measured_is_one_sentence(what, checkpoint, tmp_path, capsys):
+    rows, features, arguments, sentence = WRONG[what]
+    data = write_dataset(tmp_path / "data", [dict(row) for row in rows], features)
+    command = ["evaluate", str(checkpoint), "--dataset", str(data), *QUICK, *arguments]
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert sentence.replace("DATA", repr(str(data))) in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_split_is_one_sentence(checkpoint, tmp_path, capsys):
+    data = write_dataset(tmp_path / "data", [{"label": 0}] * 2, labelled(), "train")
+    features = Features(of_images(labelled()))
+    nothing = Dataset.from_dict({"image": [], "label": []}, features=features)
+    nothing.to_parquet(data / "validation-00000-of-00001.parquet")
+    assert main(["evaluate", str(checkpoint), "--dataset", str(data), *QUICK]) == 1
+    assert f"split 'validation' of {str(data)!r} is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["warm", "cold"], ["mild", "cold"]])
+def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
+    splits = DatasetDict()
+    for split, classes, first in (("train", names, 1), ("validation", ["cold", "warm"], 0)):
+        # Cold is blue, whatever number it has.
+        colors = {first: "blue", 1 - first: "red"}
+        labels = [row % 2 for row in range(12)]
+        rows = {"image": [draw_picture(colors[n], 0) for n in labels], "label": labels}
+        splits[split] = Dataset.from_dict(rows, features=Features(of_images(labelled(classes))))
+    splits.save_to_disk(tmp_path)
+    options = EvaluationOptions(str(tmp_path), tasks=["knn"], num_workers=0)
+    if "mild" in names:
+        with pytest.raises(DataError, match="'mild', which is none of the classes"):
+            Evaluation(*load_clip(str(checkpoint)), options)()
+        return
+    report = Evaluation(*load_clip(str(checkpoint)), options)()
+    assert report.metrics["knn/label/accuracy"] == 1
+
+
+def test_a_checkpoint_that_is_no_clip_is_one_sentence(color_dataset, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["evaluate", str(tmp_path), "--dataset", str(color_dataset)]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--num_workers", "1", "--tasks", "retrieval", "zero_shot"]])
+def test_two_processes_measure_what_one_does(more, checkpoint, tmp_path):
+    """An odd number of rows, one of them unreadable, so that the shares do not come out even."""
+    rows = [{"caption": f"{c} {n}", "label": n % 2} for n in range(3) for c in COLORS][:21]
+    rows[4]["image"] = {"bytes": b"no image", "path": "fourth.png"}
+    features = {"caption": Value("string"), **labelled()}
+    data = write_dataset(tmp_path / "data", rows, features)
+    write_dataset(
+        tmp_path / "data", [{"caption": "x", "label": n % 2} for n in range(15)], features, "train"
+    )
+    arguments = ["--batch_size", "4", "--max_bad_sample_ratio", "0.1", *QUICK, *more]
+    one = run(checkpoint, data, tmp_path / "one", *arguments)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    program = "import sys; from modeling_clip_vit.cli import main; sys.exit(main(sys.argv[1:]))"
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+            *("--master_port", port, str(tmp_path / "program.py"), "evaluate", str(checkpoint)),
+            *("--dataset", str(data), "--output_dir", str(tmp_path / "two"), *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("on 20 images") == 1
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    assert (two["num_images"], two["unreadable"]) == (one["num_images"], one["unreadable"])
