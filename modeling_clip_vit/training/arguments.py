@@ -12,6 +12,7 @@ from transformers import SchedulerType
 from ..data.captions import CaptionOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..quantization.options import QuantizationOptions
 
 
 @dataclass
@@ -252,6 +253,7 @@ class TrainArguments:
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self):
