@@ -7,8 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..conversion.folders import check_new, new_folder
 from ..evaluation.evaluator import EvaluationSet, Evaluator
-from ..hub.folders import check_new, new_folder
 from ..inference.loading import load_clip
 from ..modeling_clip_vit import ClipVitModel
 from .calibration import DataPlace, calibration_batches, read_samples
@@ -109,7 +109,7 @@ def check_options(options: Namespace):
     """Refuse what does not go together, before anything is loaded.
 
     Raises:
-        QuantizationError, OSError: with what to give.
+        ValueError: with what to give.
     """
     if options.report and options.mode in STATIC_MODES:
         raise QuantizationError(f"--report goes with dynamic and weight_only, not {options.mode}")

@@ -1,24 +1,31 @@
-"""A folder that a command writes: whole or not at all."""
+"""Write a folder as a whole or not at all."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .weights import ConversionError
+
 
 def check_new(target: Path):
-    """Refuse a place where something lies.
+    """Refuse to write over anything.
 
     Raises:
-        FileExistsError: it does.
+        ConversionError: there is a file of that name, or a folder that is not empty.
     """
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise FileExistsError(f"{str(target)!r} exists and is not an empty folder")
+        raise ConversionError(f"{str(target)!r} exists and is not an empty folder")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to, renamed to it at the end; an error leaves nothing."""
+    """A folder to fill, which becomes `target` when the block ends, and nothing on an error.
+
+    Raises:
+        ConversionError: the target is there already, and not empty.
+    """
+    check_new(target)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
