@@ -1,7 +1,7 @@
 """What int8 costs in retrieval: naive, best after training, and trained for it.
 
     python benchmarks/quantization_accuracy.py CHECKPOINT [--config configuration/train/emoji.yaml]
-        [--steps 200] [--factor 300] [--num_samples 0] [--json FILE]
+        [--steps 200] [--factor 150] [--num_samples 0] [--json FILE]
 
 Two models: the checkpoint, and the same function with outliers in it: 4 channels of each norm are
 `factor` times as large, and the weights behind them as much smaller. In float nothing changes.
@@ -115,8 +115,8 @@ def main():
     parser.add_argument("checkpoint")
     parser.add_argument("--config", type=Path, default=Path("configuration/train/emoji.yaml"))
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--factor", type=float, default=300)
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--factor", type=float, default=150)
     parser.add_argument("--num_samples", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
