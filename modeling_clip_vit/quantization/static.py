@@ -266,8 +266,8 @@ def fake_quantize_towers(
 ):
     """Let a joint model's towers round as they will in int8 with static ranges, in place.
 
-    Weights stay what they were: training does better what smoothing and bias correction do. The
-    ranges are parameters, and learn (Jain et al., 2019).
+    Without smoothing and bias correction, so that weights stay what they were. The ranges are
+    parameters, and learn (Jain et al., 2019).
     """
     for name, (_, tower, _) in PARTS.items():
         own = [pattern.removeprefix(f"{tower}.") for pattern in skip]
