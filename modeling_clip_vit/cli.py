@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "convert": convert,
         "merge": merge,
+        "quantize": quantize,
     }
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
             "  search    search pictures by text\n"
             "  evaluate  measure a model on a data set\n"
             "  convert   a checkpoint to and from other implementations\n"
-            "  merge     two checkpoints into one between them\n\n"
+            "  merge     two checkpoints into one between them\n"
+            "  quantize  a trained model, or report what its layers lose by it\n\n"
             "clip-vit COMMAND --help says more."
         )
         return 0 if given else 2
@@ -77,6 +79,13 @@ def merge(arguments: list[str]) -> int:
     from .conversion.merge import run_merge
 
     return report_errors(lambda: run_merge(arguments))
+
+
+def quantize(arguments: list[str]) -> int:
+    """`clip-vit quantize CHECKPOINT TARGET [--mode MODE]`, or `--report --dataset DATASET`"""
+    from .quantization.command import run_quantize
+
+    return report_errors(lambda: run_quantize(arguments))
 
 
 def report_errors(command) -> int:

@@ -1,6 +1,5 @@
 """Checkpoints of other implementations: a folder, a file in it, or a name on the Hub."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,30 +21,6 @@ def folder_of(source: Checkpoint) -> str:
     """Where a checkpoint's configuration is: its folder, or its name on the Hub."""
     path = Path(source)
     return str(path.parent) if path.is_file() else str(source)
-
-
-def refuse_full(target: Path):
-    """Refuse to write over what is there.
-
-    Raises:
-        ConversionError: the target is a file, or a folder that is not empty.
-    """
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise ConversionError(f"{str(target)!r} exists and is not an empty folder")
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place once all is written, and else goes."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole, name_some
-from .checkpoints import new_folder, refuse_full
+from .folders import check_new, new_folder
 from .weights import ConversionError
 
 #: Parts of the names of configuration fields that change nothing in a trained model's outputs.
@@ -21,7 +21,7 @@ def run_merge(arguments: list[str]) -> int:
     """Merge two checkpoints, and write the model with the processor of the second."""
     options = build_parser().parse_args(arguments)
     target = Path(options.target)
-    refuse_full(target)
+    check_new(target)
     first, second = (load_whole(AutoModel, path) for path in (options.first, options.second))
     processors = [AutoProcessor.from_pretrained(path) for path in (options.first, options.second)]
     if processors[0].tokenizer.get_vocab() != processors[1].tokenizer.get_vocab():

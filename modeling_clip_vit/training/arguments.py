@@ -13,6 +13,7 @@ from ..data.captions import CaptionOptions
 from ..data.mixing import MixOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..quantization.options import QuantizationOptions
 
 
 @dataclass
@@ -278,6 +279,7 @@ class TrainArguments:
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self):
@@ -359,6 +361,11 @@ class TrainArguments:
                     f"{name}={values[name]} is not allowed with task='classification', which has "
                     f"no texts and no pairs: leave it at {defaults[name]}"
                 )
+        if self.quantization.quantization_mode != "none":
+            raise ValueError(
+                f"quantization_mode={self.quantization.quantization_mode!r} is not allowed with "
+                "task='classification': quantise the CLIP whose tower it has"
+            )
         if self.model.frozen_towers not in ([], ["vision"]):
             raise ValueError(
                 f"frozen_towers={self.model.frozen_towers} is not allowed with "

@@ -31,6 +31,13 @@ class WeightAverage:
         decay = min(self.decay, self.updates / (self.updates + 9))
         torch._foreach_lerp_(self.means, self.live, 1 - decay)
 
+    @torch.no_grad()
+    def restart(self, part: str):
+        """Forget what the weights were whose names contain `part`."""
+        for name, mean, live in zip(self.names, self.means, self.live, strict=True):
+            if part in name:
+                mean.copy_(live)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model with the mean as its weights, for as long as this lasts."""

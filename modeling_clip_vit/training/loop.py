@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from ..data.mixing import mix_batch
 from ..modeling_clip_vit import ClipVitModel
+from ..quantization.static import HOOKS
 from ..towers import is_foreign
 from .arguments import TrainArguments
 from .averaging import WeightAverage
@@ -33,6 +34,7 @@ from .objective import ContrastiveObjective, check_loss, load_teacher
 from .optimizer import build_optimizer, build_schedule
 from .precision import choose_precision
 from .preparation import Preparation, prepare
+from .quantized import QuantizedTraining
 from .reader import build_reader
 from .zero import ZeroUpdates, check_zero_checkpoint
 
@@ -74,12 +76,23 @@ class Progress:
 
 @dataclass
 class TrainingResult:
-    """What a finished run leaves for the report."""
+    """What a finished run leaves for the report.
+
+    Args:
+        preparation: its model has the trained weights, float.
+        metrics: of that model.
+        progress: steps, images, seconds, and all that was logged.
+        precision: that training computed in.
+        quantized: the model in integers, if the run was one for that.
+        quantized_metrics: of that one.
+    """
 
     preparation: Preparation
     metrics: dict[str, float]
     progress: Progress
     precision: str
+    quantized: Any = None
+    quantized_metrics: dict[str, float] = field(default_factory=dict)
 
 
 class ContrastiveTraining:
@@ -97,6 +110,9 @@ class ContrastiveTraining:
         self.preparation = self.prepare()
         self.processor = self.preparation.processor
         self.needs_logits = False
+        self.quantization: QuantizedTraining | None = None
+        if args.quantization.quantization_mode != "none":
+            self.quantization = QuantizedTraining(args, self.preparation, self.accelerator)
         model = self.prepare_model(self.preparation.model)
         optimizer = build_optimizer(model, args.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -109,6 +125,7 @@ class ContrastiveTraining:
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
         self.progress = Progress()
         self.max_steps = self.count_steps()
+        args.quantization.check_steps(self.max_steps)
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
         self.last_log: tuple[float, int] = (0.0, 0)
         self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
@@ -132,7 +149,12 @@ class ContrastiveTraining:
         if self.args.loss.loss != "siglip" and model.get_logit_bias() is not None:
             # A softmax does not see it, and distributed training waits for every gradient.
             model.similarity.logit_bias.requires_grad = False
-        if is_foreign(model.config.vision_config) or is_foreign(model.config.text_config):
+        has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
+        if (
+            has_idle
+            or is_foreign(model.config.vision_config)
+            or is_foreign(model.config.text_config)
+        ):
             # Such as the pooler of a BERT that is pooled otherwise.
             # What is unused is found from the outputs, and the scale shows in the logits alone.
             self.needs_logits = True
@@ -208,12 +230,22 @@ class ContrastiveTraining:
             self.unwatch_signals()
         if self.average:
             self.average.swap()
-        self.preparation.model = self.whole_model()
+        self.preparation.model, quantized = self.whole_model(), None
+        if self.quantization and self.accelerator.is_main_process:
+            self.preparation.model, quantized = self.quantization.finish(self.preparation.model)
         metrics = self.evaluate(self.preparation.model, everything=True)
         self.log_metrics(metrics)
+        quantized_metrics = self.evaluate(quantized, everything=True) if quantized else {}
+        self.log_metrics({f"int8/{name}": value for name, value in quantized_metrics.items()})
         self.accelerator.end_training()
-        precision = choose_precision(self.args.run, self.accelerator.device.type)
-        return TrainingResult(self.preparation, metrics, self.progress, precision)
+        return TrainingResult(
+            self.preparation,
+            metrics,
+            self.progress,
+            choose_precision(self.args.run, self.accelerator.device.type),
+            quantized,
+            quantized_metrics,
+        )
 
     def fit(self):
         """Train to the last step, logging, evaluating and saving on the way."""
@@ -252,6 +284,8 @@ class ContrastiveTraining:
 
     def train_step(self, batch: dict) -> dict[str, Any]:
         """One batch forward and backward, and one update when enough have accumulated."""
+        if self.quantization and self.quantization.begin_step(self.progress.step) and self.average:
+            self.average.restart(HOOKS)
         with self.accelerator.accumulate(self.model):
             values = self.backward(batch)
             if self.accelerator.sync_gradients:
@@ -297,6 +331,8 @@ class ContrastiveTraining:
 
     def clip_gradients(self) -> float | torch.Tensor:
         """Scale the gradient down to the longest allowed; returns how long it was."""
+        if self.quantization:
+            self.quantization.before_update(self.progress.step)
         longest = self.args.optimizer.max_grad_norm or torch.inf
         return self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
 

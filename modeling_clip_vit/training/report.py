@@ -14,10 +14,14 @@ from ..hub.push import files_to_push, push
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
+from ..quantization.folder import weight_bytes, write_quantized
 from .arguments import TrainArguments
 from .checkpoints import SaveError, replace_files
 from .curves import save_curves
 from .loop import TrainingResult
+
+#: Folder of the quantised model, within that of the float one.
+QUANTIZED_FOLDER = "int8"
 
 
 def write_outputs(args: TrainArguments, result: TrainingResult):
@@ -34,6 +38,9 @@ def write_outputs(args: TrainArguments, result: TrainingResult):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_files(partial, args, result)
+        if result.quantized is not None:
+            (folder / QUANTIZED_FOLDER).mkdir(exist_ok=True)
+            replace_files(partial / QUANTIZED_FOLDER, folder / QUANTIZED_FOLDER)
         replace_files(partial, folder)
     except Exception as error:  # safetensors and matplotlib have their own errors for a full disk
         shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +49,8 @@ def write_outputs(args: TrainArguments, result: TrainingResult):
             "untouched, so make room and go on with --resume_from_checkpoint latest"
         ) from error
     print_summary(folder, result.metrics)
+    if result.quantized is not None:
+        print_summary(folder / QUANTIZED_FOLDER, result.quantized_metrics)
     if args.run.push_to_hub:
         publish(folder, str(args.run.hub_model_id), args.run.hub_dry_run)
 
@@ -70,6 +79,15 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
         write_sentence_transformers_files(folder)
         card = build_model_card(card_facts(args, result, draw_searches(folder, result)))
     card.save(folder / "README.md")
+    if result.quantized is not None:
+        (folder / QUANTIZED_FOLDER).mkdir()
+        facts = {
+            **vars(args.quantization),
+            "metrics": result.quantized_metrics,
+            "float_metrics": result.metrics,
+            "float_bytes": weight_bytes(folder),
+        }
+        write_quantized(result.quantized, processor, folder / QUANTIZED_FOLDER, facts)
 
 
 def draw_searches(folder: Path, result: TrainingResult) -> str:

@@ -1,0 +1,184 @@
+"""The command `clip-vit quantize`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..conversion.folders import check_new, new_folder
+from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..inference.loading import load_clip
+from ..modeling_clip_vit import ClipVitModel
+from .calibration import DataPlace, calibration_batches, read_samples
+from .eight_bits import quantize, require_torchao
+from .folder import weight_bytes, write_quantized
+from .layers import QuantizationError, check_patterns, choose_layers
+from .options import DEFAULT_SKIP
+from .sensitivity import as_table, measure_sensitivity, save_picture
+from .static import import_nncf, quantize_static
+
+#: How much of the activations' spread moves into the weights, by mode; None for nothing.
+STATIC_MODES = {"static": None, "smoothquant": 0.5}
+
+
+def run_quantize(arguments: list[str]) -> int:
+    """Quantise a trained model, or report what each of its layers would lose."""
+    options = build_parser().parse_args(arguments)
+    check_options(options)
+    model, processor = load_clip(options.checkpoint)
+    if not isinstance(model, ClipVitModel):
+        raise QuantizationError(
+            f"{options.checkpoint!r} holds a model of type {model.config.model_type!r}: "
+            "clip-vit convert makes it one of this package"
+        )
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise QuantizationError(f"{options.checkpoint!r} is quantised already")
+    model = model.float().cpu()
+    samples = None
+    if options.dataset:
+        place = place_of(options, options.dataset, options.split)
+        samples = read_samples(place, model.config.vision_config.image_size)
+    if options.report:
+        return report(options, model, processor, samples)
+    quantized = quantize_model(options, model, processor)
+    facts = {
+        "mode": options.mode,
+        "weight_bits": options.weight_bits,
+        "skip": options.skip,
+        "float_bytes": weight_bytes(Path(options.checkpoint)),
+    }
+    if samples is not None:
+        facts |= compare(model, quantized, processor, samples)
+    with new_folder(Path(options.target)) as partial:
+        write_quantized(quantized, processor, partial, facts)
+    size = weight_bytes(Path(options.target))
+    print(
+        f"{options.checkpoint} in {options.mode} int{options.weight_bits} is now "
+        f"{options.target}: {size / 1e6:.1f} MB"
+    )
+    return 0
+
+
+def build_parser() -> ArgumentParser:
+    """The arguments of `clip-vit quantize`."""
+    parser = ArgumentParser(
+        prog="clip-vit quantize",
+        description="Quantise a trained model, or report what each layer loses by it.",
+    )
+    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument(
+        "target", type=str, nargs="?", help="a folder that is not there yet, or empty"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["dynamic", "weight_only", *STATIC_MODES],
+        default="dynamic",
+        help="dynamic and weight_only stay models of Transformers; static and smoothquant, with "
+        "ranges found from --calibration, become OpenVINO's",
+    )
+    parser.add_argument(
+        "--weight_bits", type=int, choices=[8, 4], default=8, help="4 with the first two modes"
+    )
+    parser.add_argument("--embeddings", type=bool, default=False, help="also token embeddings")
+    parser.add_argument(
+        "--skip",
+        type=list[str],
+        default=list(DEFAULT_SKIP),
+        help="names or patterns of layers that stay float",
+    )
+    parser.add_argument("--calibration", type=str, help="a data set to find ranges from")
+    parser.add_argument("--calibration_split", type=str, default="train", help="of it")
+    parser.add_argument("--num_calibration_samples", type=int, default=128, help="rows of it")
+    parser.add_argument("--report", action="store_true", help="measure the layers, one at a time")
+    parser.add_argument("--dataset", type=str, help="a data set to measure on")
+    parser.add_argument("--split", type=str, default="validation", help="of it")
+    parser.add_argument("--num_samples", type=int, default=0, help="rows of it; 0 for all")
+    parser.add_argument("--image_column", type=str, default="image", help="of both data sets")
+    parser.add_argument(
+        "--caption_columns", type=list[str], default=["caption"], help="of both data sets"
+    )
+    parser.add_argument(
+        "--concept_column", type=str, help="rows with an equal value belong together"
+    )
+    return parser
+
+
+def check_options(options: Namespace):
+    """Refuse what does not go together, before anything is loaded.
+
+    Raises:
+        ValueError: with what to give.
+    """
+    if options.report and options.mode in STATIC_MODES:
+        raise QuantizationError(f"--report goes with dynamic and weight_only, not {options.mode}")
+    if options.report and not options.dataset:
+        raise QuantizationError("--report needs --dataset: a data set to measure on")
+    if not options.report and not options.target:
+        raise QuantizationError("there is no folder to write to: clip-vit quantize SOURCE TARGET")
+    if options.mode in STATIC_MODES:
+        if not options.calibration:
+            raise QuantizationError(
+                f"there is no calibration data: --mode {options.mode} needs --calibration, a data "
+                "set to find the ranges of activations from"
+            )
+        if options.weight_bits != 8:
+            raise QuantizationError(f"--weight_bits 4 is not allowed with --mode {options.mode}")
+        import_nncf()
+    else:
+        require_torchao()
+    if options.target:
+        check_new(Path(options.target))
+
+
+def place_of(options: Namespace, dataset: str, split: str, num_samples: int | None = None):
+    """The rows that the options name."""
+    return DataPlace(
+        dataset,
+        split,
+        options.image_column,
+        options.caption_columns,
+        options.concept_column,
+        options.num_samples if num_samples is None else num_samples,
+    )
+
+
+def quantize_model(options: Namespace, model: ClipVitModel, processor) -> Any:
+    """The quantised model that the options ask for."""
+    if options.mode not in STATIC_MODES:
+        layers = choose_layers(model, options.skip, options.embeddings)
+        return quantize(model, layers, options.mode, options.weight_bits)
+    check_patterns(model, options.skip)
+    count = options.num_calibration_samples
+    place = place_of(options, options.calibration, options.calibration_split, count)
+    samples = read_samples(place, model.config.vision_config.image_size)
+    batches = calibration_batches(samples, processor)
+    return quantize_static(model, batches, options.skip, STATIC_MODES[options.mode])
+
+
+def compare(model: ClipVitModel, quantized: Any, processor, samples: EvaluationSet) -> dict:
+    """Measure the float and the quantised model, and print both."""
+    measure = Evaluator(samples)
+    figures = {"float_metrics": measure(model, processor), "metrics": measure(quantized, processor)}
+    print("| | float | quantised |\n| --- | --- | --- |")
+    for name, value in figures["float_metrics"].items():
+        if "/R@" in name:
+            print(f"| {name} | {100 * value:.1f} | {100 * figures['metrics'][name]:.1f} |")
+    return figures
+
+
+def report(options: Namespace, model: ClipVitModel, processor, samples) -> int:
+    """Print what each layer loses; with a target, also write it there, with a picture."""
+    layers = choose_layers(model, options.skip, options.embeddings)
+    found = measure_sensitivity(
+        model, processor, samples, layers, options.mode, options.weight_bits
+    )
+    print(as_table(found))
+    if options.target:
+        with new_folder(Path(options.target)) as partial:
+            text = json.dumps([asdict(one) for one in found], indent=2)
+            (partial / "sensitivity.json").write_text(text + "\n", encoding="utf-8")
+            save_picture(partial / "sensitivity.png", found)
+        print(f"saved {options.target}")
+    return 0

@@ -1,0 +1,76 @@
+"""What a training run is told about quantisation."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: Layers that stay float unless a recipe says otherwise: the first and the last. They are a small
+#: share of the work, and what they round away, nothing behind them can mend.
+DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*")
+
+
+@dataclass
+class QuantizationOptions:
+    """Train with rounding in the forward pass, for a model in eight bits (Jacob et al., 2018).
+
+    Args:
+        quantization_mode: `none`; `dynamic` for int8 weights, and activations that are scaled token
+            by token; `weight_only` for int8 weights alone; `static` for int8 weights, and
+            activations whose ranges training fixes: it becomes an OpenVINO model.
+        quantization_weight_bits: of each weight, 8 or 4; 4 with `dynamic` and `weight_only`.
+        quantization_embeddings: also the table of token embeddings; with `static` it always is.
+        quantization_skip: layers that stay float, by name or pattern, such as
+            `text_model.encoder.layers.0.*`.
+        quantization_start_step: updates in float before the rounding begins.
+        quantization_freeze_step: updates after which the ranges of activations no longer learn;
+            0 for never; with `static` only.
+        quantization_calibration_batches: batches from which those ranges are found at the start;
+            with `static` only.
+    """
+
+    quantization_mode: Literal["none", "dynamic", "weight_only", "static"] = "none"
+    quantization_weight_bits: Literal[8, 4] = 8
+    quantization_embeddings: bool = False
+    quantization_skip: list[str] = field(default_factory=lambda: list(DEFAULT_SKIP))
+    quantization_start_step: int = 0
+    quantization_freeze_step: int = 0
+    quantization_calibration_batches: int = 4
+
+    def __post_init__(self):
+        start, freeze = self.quantization_start_step, self.quantization_freeze_step
+        if start < 0:
+            raise ValueError(
+                f"quantization_start_step={start} is not allowed: it must be at least 0"
+            )
+        if freeze and freeze < start:
+            raise ValueError(
+                f"quantization_freeze_step={freeze} is not allowed: it must be 0, or not before "
+                f"quantization_start_step={start}"
+            )
+        if freeze and self.quantization_mode != "static":
+            raise ValueError(
+                f"quantization_freeze_step={freeze} is not allowed with "
+                f"quantization_mode={self.quantization_mode!r}: only static ranges learn"
+            )
+        if self.quantization_weight_bits == 4 and self.quantization_mode == "static":
+            raise ValueError(
+                "quantization_weight_bits=4 is not allowed with quantization_mode='static': use 8"
+            )
+        if self.quantization_calibration_batches < 1:
+            raise ValueError(
+                f"quantization_calibration_batches={self.quantization_calibration_batches} is not "
+                "allowed: it must be at least 1"
+            )
+
+    def check_steps(self, max_steps: int):
+        """Refuse a start that the run never comes to.
+
+        Raises:
+            ValueError: it lies beyond the last update.
+        """
+        if self.quantization_mode == "none":
+            return
+        for name in ("quantization_start_step", "quantization_freeze_step"):
+            if getattr(self, name) >= max_steps:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not allowed: the run has {max_steps} updates"
+                )

@@ -1,0 +1,162 @@
+"""What each layer loses when it alone is quantised."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from transformers import CLIPProcessor
+
+from ..evaluation.evaluator import EvaluationSet
+from ..evaluation.retrieval import rank_of_best_match, retrieval_metrics
+from ..inference.embedding import embed_pixels, embed_texts
+from ..modeling_clip_vit import ClipVitModel
+from .eight_bits import quantize_layers, schemes_for
+
+
+@dataclass
+class Sensitivity:
+    """What one layer changes.
+
+    Args:
+        layer: its name, or `all` for all of them together.
+        distance: 1 - the mean cosine of its tower's embeddings with those of the float model; of
+            all layers, of the tower that loses more.
+        recall: R@1, text to image, of all caption columns together.
+        recall_change: that, less the float model's.
+    """
+
+    layer: str
+    distance: float
+    recall: float
+    recall_change: float
+
+
+class Embedder:
+    """Embeds samples with a model as it is at the moment.
+
+    Args:
+        model: a float model.
+        processor: its tokenizer and normalisation.
+        samples: what is embedded.
+    """
+
+    def __init__(self, model: ClipVitModel, processor: CLIPProcessor, samples: EvaluationSet):
+        self.model, self.processor, self.samples = model, processor, samples
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(samples.keys))}
+        self.image_ids = torch.tensor([numbers[key] for key in samples.keys])
+        self.text_ids = self.image_ids.repeat(len(samples.examples))
+
+    def images(self) -> torch.Tensor:
+        """Embeddings of the images, (N, P)."""
+        return embed_pixels(self.model, self.processor, self.samples.pixels)
+
+    def texts(self) -> torch.Tensor:
+        """Embeddings of the captions of all columns, one column after the other."""
+        captions = [caption for column in self.samples.examples.values() for caption in column]
+        return embed_texts(self.model, self.processor.tokenizer, captions)
+
+    def recall(self, images: torch.Tensor, texts: torch.Tensor) -> float:
+        """R@1, text to image."""
+        ranks = rank_of_best_match(texts, images, self.text_ids, self.image_ids)
+        return retrieval_metrics(ranks)["R@1"]
+
+
+def measure_sensitivity(
+    model: ClipVitModel,
+    processor: CLIPProcessor,
+    samples: EvaluationSet,
+    layers: Collection[str],
+    mode: str = "dynamic",
+    bits: int = 8,
+) -> list[Sensitivity]:
+    """Quantise one layer at a time.
+
+    Args:
+        model: float.
+        processor: its processor.
+        samples: what is embedded and searched.
+        layers: names of layers, as `choose_layers` gives them.
+        mode, bits: how, as in `build_scheme`.
+
+    Returns:
+        All layers together, then each, the most sensitive first.
+    """
+    own = deepcopy(model).eval()
+    embed = Embedder(own, processor, samples)
+    images, texts = embed.images(), embed.texts()
+    before = embed.recall(images, texts)
+
+    def compare(layer: str, new_images: torch.Tensor, new_texts: torch.Tensor) -> Sensitivity:
+        distance = max(mean_distance(new_images, images), mean_distance(new_texts, texts))
+        recall = embed.recall(new_images, new_texts)
+        return Sensitivity(layer, distance, recall, recall - before)
+
+    found = []
+    for layer in layers:
+        with quantized(own, [layer], mode, bits):
+            is_image = layer.startswith("vis")  # vision_model, visual_projection
+            sides = (embed.images(), texts) if is_image else (images, embed.texts())
+            found.append(compare(layer, *sides))
+    with quantized(own, layers, mode, bits):
+        together = compare("all", embed.images(), embed.texts())
+    return [together, *sorted(found, key=lambda one: (-one.distance, one.layer))]
+
+
+def mean_distance(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """1 - the mean cosine of embeddings of length 1, and 1 where they are no numbers."""
+    distance = 1 - (given.double() * expected.double()).sum(dim=-1).mean().item()
+    return distance if distance == distance else 1.0
+
+
+@contextmanager
+def quantized(model: nn.Module, layers: Collection[str], mode: str, bits: int) -> Iterator[None]:
+    """The model with some layers quantised, for as long as this lasts."""
+    kept = {name: model.get_submodule(name).weight for name in layers}
+    try:
+        quantize_layers(model, layers, schemes_for(mode, bits))
+        yield
+    finally:
+        for name, weight in kept.items():
+            model.get_submodule(name).weight = weight  # type: ignore[assignment]
+
+
+def as_table(found: list[Sensitivity]) -> str:
+    """A table in Markdown."""
+    lines = ["| layer | 1 - cosine | R@1 | change |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {one.layer} | {one.distance:.1e} | {100 * one.recall:.1f} "
+        f"| {100 * one.recall_change:+.1f} |"
+        for one in found
+    ]
+    return "\n".join(lines)
+
+
+def save_picture(path: Path, found: list[Sensitivity], most: int = 30):
+    """Save bars of what the most sensitive layers lose, image tower and text tower apart."""
+    shown = found[1 : most + 1][::-1]
+    figure = Figure(figsize=(9, 1.2 + 0.24 * len(shown)), dpi=110)
+    axis = figure.subplots()
+    for start, label, color in (
+        ("vis", "image tower", "#0969da"),
+        ("text", "text tower", "#bf8700"),
+    ):
+        of_tower = [(place, one) for place, one in enumerate(shown) if one.layer.startswith(start)]
+        axis.barh(
+            [place for place, _ in of_tower],
+            [max(one.distance, 1e-9) for _, one in of_tower],
+            color=color,
+            label=label,
+            hatch="//" if start == "text" else None,
+        )
+    axis.set_yticks(range(len(shown)), [one.layer for one in shown], fontsize=7)
+    axis.set_xscale("log")
+    axis.set_xlabel("1 - cosine to the float embeddings, this layer alone quantised")
+    axis.axvline(max(found[0].distance, 1e-9), color="#57606a", linestyle="--", label="all layers")
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)

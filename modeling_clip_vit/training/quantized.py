@@ -1,0 +1,158 @@
+"""Training with rounding in the forward pass, and the quantised model at its end."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast
+from torch.utils.data import DataLoader
+
+from ..data.streams import StreamLoader
+from ..modeling_clip_vit import ClipVitModel
+from ..quantization import eight_bits, static
+from ..quantization.layers import check_patterns, choose_layers
+from .arguments import TrainArguments
+from .gradient_cache import read_random_state, write_random_state
+from .learning import freeze
+from .preparation import Preparation, prepare_stream
+
+
+class QuantizedTraining:
+    """Puts fake quantisation into a model, turns it on in time, and makes it real.
+
+    `dynamic` and `weight_only` are torchao's, `static` is NNCF's. Weights and their names stay
+    those of the float model.
+
+    Args:
+        args: of the run; `quantization_mode` is not `none`.
+        preparation: its model is changed in place, and what is frozen in it is found anew.
+        accelerator: tells the processes, which all take the same ranges.
+
+    Raises:
+        QuantizationError, ValueError: the model cannot be quantised as asked for.
+    """
+
+    def __init__(self, args: TrainArguments, preparation: Preparation, accelerator: Accelerator):
+        self.args, self.options = args, args.quantization
+        self.preparation, self.accelerator = preparation, accelerator
+        self.is_static = self.options.quantization_mode == "static"
+        self.is_on = True
+        self.layers: list[str] = []
+        model, skip = preparation.model, self.options.quantization_skip
+        if self.is_static:
+            self.refuse_what_static_cannot()
+            check_patterns(model, skip)
+            static.fake_quantize_towers(model, self.calibration_batches(), skip)
+        else:
+            eight_bits.require_torchao()
+            embeddings = self.options.quantization_embeddings
+            self.layers = choose_layers(model, skip, embeddings)
+            eight_bits.fake_quantize(
+                model,
+                self.layers,
+                self.options.quantization_mode,
+                self.options.quantization_weight_bits,
+            )
+        # Modules were exchanged.
+        preparation.frozen = freeze(model, args.model)
+        self.begin_step(0)
+
+    def refuse_what_static_cannot(self):
+        """Refuse options that run a tower outside of what NNCF put around it.
+
+        Raises:
+            ValueError: one is asked for.
+        """
+        for name in ("gradient_checkpointing", "torch_compile"):
+            if getattr(self.args.model, name):
+                raise ValueError(f"{name}=true is not allowed with quantization_mode='static'")
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError("FSDP is not allowed with quantization_mode='static': use DDP")
+
+    def has_idle_parameters(self) -> bool:
+        """Whether there are ranges that learn nothing at first."""
+        return self.is_static and self.options.quantization_start_step > 0
+
+    def begin_step(self, done: int) -> bool:
+        """Turn the rounding on or off.
+
+        Args:
+            done: updates before this one.
+
+        Returns:
+            Whether the ranges were found anew, from the weights as they are now.
+        """
+        start = self.options.quantization_start_step
+        is_on = done >= start
+        if is_on == self.is_on:
+            return False
+        self.is_on = is_on
+        switch = static.switch_fake if self.is_static else eight_bits.switch_fake
+        switch(self.preparation.model, is_on)
+        # A run that was resumed later has them.
+        if not (self.is_static and is_on and done == start):
+            return False
+        self.find_ranges()
+        return True
+
+    def find_ranges(self):
+        """Take the ranges from the weights and activations as they are; the same everywhere."""
+        model = self.preparation.model
+        fresh = eight_bits.without_fakes(model)
+        skip = self.options.quantization_skip
+        static.fake_quantize_towers(fresh, self.calibration_batches(), skip)
+        model.load_state_dict(static.hook_state(fresh), strict=False)
+        for value in static.hook_state(model).values():
+            broadcast(value)
+
+    def before_update(self, done: int):
+        """Take the gradient from ranges that no longer learn."""
+        freeze_step = self.options.quantization_freeze_step
+        if freeze_step and done >= freeze_step:
+            for parameter in static.range_parameters(self.preparation.model):
+                parameter.grad = None
+
+    def calibration_batches(self) -> dict[str, list[static.Batch]]:
+        """The first batches of training for each part; nothing that is drawn later changes."""
+        count = self.options.quantization_calibration_batches
+        state = read_random_state()
+        batches = []
+        for batch in self.open_loader():
+            if "pixel_values" in batch:
+                batches.append(batch)
+            if len(batches) == count:
+                break
+        write_random_state(state)
+        device = self.preparation.model.device
+        return {
+            name: [{key: batch[key].to(device) for key in inputs} for batch in batches]
+            for name, (_, _, inputs) in static.PARTS.items()
+        }
+
+    def open_loader(self) -> DataLoader | StreamLoader:
+        """The run's batches from the beginning, without touching the loader that it trains from."""
+        loader = self.preparation.data.loader
+        if isinstance(loader, StreamLoader):
+            image_size = self.preparation.model.config.vision_config.image_size
+            return prepare_stream(self.args, self.preparation.processor, image_size).loader
+        return DataLoader(
+            loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
+        )
+
+    def finish(self, model: ClipVitModel) -> tuple[ClipVitModel, Any]:
+        """The trained weights as a float model, and the quantised model that they make.
+
+        Args:
+            model: with all of its weights.
+        """
+        plain = eight_bits.without_fakes(model)
+        if self.is_static:
+            batches = self.calibration_batches()
+            parts = {name: part(model) for name, (part, _, _) in static.PARTS.items()}
+            return plain, static.to_openvino(parts, {name: batches[name][0] for name in parts})
+        quantized = eight_bits.quantize(
+            plain,
+            self.layers,
+            self.options.quantization_mode,
+            self.options.quantization_weight_bits,
+        )
+        return plain, quantized

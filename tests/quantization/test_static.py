@@ -1,0 +1,97 @@
+"""NNCF's rounding with fixed ranges, and the OpenVINO model that it becomes."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from conftest import make_images, make_texts, small_model
+
+from modeling_clip_vit.quantization import static
+from modeling_clip_vit.quantization.eight_bits import without_fakes
+from modeling_clip_vit.quantization.layers import QuantizationError
+from modeling_clip_vit.quantization.options import DEFAULT_SKIP
+
+pytestmark = pytest.mark.slow
+
+TEXT = {"pooling": "mean", "is_causal": False}
+
+
+def batches() -> dict[str, list[static.Batch]]:
+    return {
+        "vision_model": [{"pixel_values": part} for part in make_images(8).split(4)],
+        "text_model": [make_texts([4, 6, 5, 9]), make_texts([3, 7, 8, 8])],
+    }
+
+
+def cosine(given: torch.Tensor, expected: torch.Tensor) -> float:
+    return torch.cosine_similarity(given, expected).min().item()
+
+
+@torch.no_grad()
+def embed(model, count: int = 5) -> list[torch.Tensor]:
+    """Of another number of images and longer texts than ranges were found from."""
+    texts = make_texts([12, 3, 7, 9, 4])
+    images = model.get_image_features(make_images(count)).pooler_output
+    return [images, model.get_text_features(**texts).pooler_output]
+
+
+@pytest.mark.parametrize("smooth_alpha", [None, 0.5])
+@pytest.mark.parametrize("skip", [DEFAULT_SKIP, ()])
+def test_a_static_model_embeds_alike_and_comes_back_the_same(tmp_path, smooth_alpha, skip):
+    model = small_model(text=TEXT)
+    small = static.quantize_static(model, batches(), skip, smooth_alpha)
+    for given, expected in zip(embed(small), embed(model), strict=True):
+        assert given.dtype == torch.float32
+        assert cosine(given, expected) > 0.98
+        assert not torch.equal(given, expected)
+    small.save_pretrained(tmp_path)
+    weights = sum(path.stat().st_size for path in tmp_path.glob("*.bin"))
+    assert weights < 0.5 * sum(p.numel() * 4 for p in model.parameters())
+    for given, expected in zip(
+        embed(static.OpenVinoClip.from_pretrained(tmp_path)), embed(small), strict=True
+    ):
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def test_towers_round_in_place_and_keep_their_weights():
+    model = small_model(text=TEXT)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rounding = copy.deepcopy(model)
+    static.fake_quantize_towers(rounding, batches(), DEFAULT_SKIP)
+    assert {name for name in rounding.state_dict() if static.HOOKS not in name} == set(before)
+    plain = without_fakes(rounding)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    exact, fake = embed(model), embed(rounding)
+    parts = {name: part(rounding) for name, (part, _, _) in static.PARTS.items()}
+    real = static.to_openvino(parts, {name: values[0] for name, values in batches().items()})
+    for a, b, c in zip(exact, fake, embed(real), strict=True):
+        assert 0.98 < cosine(a, b) < 1 - 1e-6
+        assert cosine(b, c) > 0.9995  # OpenVINO adds in another order, and a value at an edge flips
+    static.switch_fake(rounding, False)
+    for a, b in zip(exact, embed(rounding), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_ranges_learn_and_skipped_layers_have_none():
+    model = small_model(text=TEXT)
+    static.fake_quantize_towers(model, batches(), [*DEFAULT_SKIP, "text_model.encoder.layers.0.*"])
+    names = [name for name in static.hook_state(model) if "qkv_proj" in name]
+    assert any(name.startswith("vision_model") for name in names)
+    layers = {name.split("qkv_proj")[1].split("__")[0] for name in names if "text_model" in name}
+    assert layers == {"/linear/1"}  # the second use of a layer of this name
+    inputs = {"pixel_values": make_images(4), **make_texts([4, 6, 5, 9])}
+    model(**inputs, return_loss=True).loss.backward()
+    ranges = static.range_parameters(model)
+    assert len(ranges) > 10
+    assert all(parameter.grad is not None for parameter in ranges)
+    assert sum(bool(parameter.grad.any()) for parameter in ranges) > len(ranges) / 2
+
+
+def test_no_data_and_no_package_are_named(monkeypatch):
+    with pytest.raises(QuantizationError, match="there is no calibration data"):
+        static.nncf_quantize(static.ImagePart(small_model()), [])
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(QuantizationError, match=r'nncf .*pip install "clip-vit\[openvino\]"'):
+        static.import_nncf()
