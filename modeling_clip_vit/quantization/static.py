@@ -170,6 +170,8 @@ class OpenVinoClip:
     """
 
     device, dtype, training = torch.device("cpu"), torch.float32, False
+    #: The tokenizer in its folder says how long texts may be.
+    config = SimpleNamespace(model_type="clip_vit", text_config=None)
 
     def __init__(self, models: dict[str, Any]):
         import openvino
