@@ -45,14 +45,16 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--train_split", type=str, help="what a probe and neighbours learn from; train"
     )
-    parser.add_argument("--image_column", type=str, help="the first column of images")
+    parser.add_argument("--image_column", type=str, help="of images; as its type or name tells")
     parser.add_argument(
         "--caption_columns",
         type=str,
         nargs="+",
-        help="each holds a caption, or a list of captions, of a row; those named caption…, text…",
+        help="each holds a caption, or a list of captions, of a row; as their names tell",
     )
-    parser.add_argument("--label_column", type=str, help="the first column of class labels")
+    parser.add_argument(
+        "--label_column", type=str, help="of classes; as its name tells, or the first"
+    )
     parser.add_argument(
         "--concept_column", type=str, help="rows with an equal value belong together; none"
     )
@@ -65,7 +67,7 @@ def build_parser() -> ArgumentParser:
         "text file with a phrase a line",
     )
     parser.add_argument(
-        "--tasks", choices=list(NEEDS), nargs="+", help="all that the columns allow"
+        "--tasks", choices=list(NEEDS), nargs="+", help="all that the columns allow, but robustness"
     )
     parser.add_argument("--batch_size", type=int, default=64, help="in each process")
     parser.add_argument("--num_workers", type=int, default=2, help="that decode, in each process")

@@ -166,4 +166,4 @@ def draw_robustness(axis: Axes, what: str, rows: dict[str, dict[str, float]]):
         axis.plot(range(6), values, marker=marker, markersize=3, label=label)
     axis.set(ylim=(0, None), xlabel="severity", ylabel="%")
     axis.set_title(f"{what.replace('/', ', ')} under corruption", fontsize=10, family=use_font())
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))

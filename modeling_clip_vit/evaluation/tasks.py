@@ -155,7 +155,9 @@ class Evaluation:
         return split.select(np.sort(rows))
 
     def choose_tasks(self) -> list[str]:
-        """The tasks that are asked for, or all that the data allow.
+        """The tasks that are asked for, or all that the data allow but robustness.
+
+        That one embeds the images many times over.
 
         Raises:
             DataError: one is asked for that they do not allow.
@@ -171,7 +173,8 @@ class Evaluation:
                 raise DataError(
                     f"{task} on {self.options.dataset!r} needs {ABSENT[missing[task][0]]}"
                 )
-        return self.options.tasks or [task for task in NEEDS if not missing[task]]
+        usual = [task for task in NEEDS if task != "robustness" and not missing[task]]
+        return self.options.tasks or usual
 
     def __call__(self) -> EvaluationReport | None:
         images = self.embed(self.split)

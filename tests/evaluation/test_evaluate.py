@@ -20,7 +20,7 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import DataError, open_dataset
 from modeling_clip_vit.data.templates import load_templates
 from modeling_clip_vit.evaluation.rows import Embedder
-from modeling_clip_vit.evaluation.tasks import Evaluation, EvaluationOptions
+from modeling_clip_vit.evaluation.tasks import NEEDS, Evaluation, EvaluationOptions
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import load_clip
 
@@ -116,7 +116,9 @@ def test_a_siglip_text_embeds_the_same_beside_a_longer_one(checkpoints):
 
 
 def test_everything_is_measured_written_and_printed(checkpoint, color_dataset, tmp_path, capsys):
-    report = run(checkpoint, color_dataset, tmp_path / "out")
+    usual = run(checkpoint, color_dataset, tmp_path / "usual")
+    assert not any(name.startswith("robustness") for name in usual["metrics"])
+    report = run(checkpoint, color_dataset, tmp_path / "out", "--tasks", *NEEDS)
     tasks = {name.split("/")[0] for name in report["metrics"]}
     assert tasks == {
         *("retrieval", "zero_shot", "linear_probe", "knn", "calibration", "robustness")
