@@ -192,7 +192,7 @@ class ClipVitVisionEmbeddings(nn.Module):
         # grid_sample has (x, y), from -1 at the outer edge of the first cell to 1.
         places_BL12 = (places_BL2.flip(-1).unsqueeze(2) + 0.5) * (2 / size) - 1
         positions_BDL1 = nn.functional.grid_sample(
-            grid_1DHW.expand(len(places_BL2), -1, -1, -1),
+            grid_1DHW.expand(places_BL2.shape[0], -1, -1, -1),
             places_BL12,
             mode="bicubic",
             padding_mode="border",
@@ -215,7 +215,8 @@ class ClipVitVisionEmbeddings(nn.Module):
             prefix.append(self.register_tokens)
         if not prefix:
             return hidden_BLD, places_BL2, mask_BL
-        prefix_BLD = torch.cat(prefix).to(hidden_BLD.dtype).expand(len(hidden_BLD), -1, -1)
+        batch = hidden_BLD.shape[0]  # not len(): an exporter would take it for a constant
+        prefix_BLD = torch.cat(prefix).to(hidden_BLD.dtype).expand(batch, -1, -1)
         count = prefix_BLD.shape[1]
         if mask_BL is not None:
             mask_BL = nn.functional.pad(mask_BL, (count, 0), value=1)
