@@ -1,4 +1,4 @@
-"""The command line: `clip-vit train`, `search` and `convert`. All work is done elsewhere."""
+"""The command line: `clip-vit train`, `search`, `convert`, `export`. All work is done elsewhere."""
 
 import sys
 from pathlib import Path
@@ -9,12 +9,15 @@ from huggingface_hub.errors import StrictDataclassError
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = {"train": train, "search": search, "convert": convert}
+    commands = {"train": train, "search": search, "convert": convert, "export": export}
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
-            "usage: clip-vit {train,search,convert} ...\n\n  train    train a model by a recipe"
-            "\n  search   search pictures by text\n  convert  a checkpoint to and from other "
-            "implementations\n\nclip-vit COMMAND --help says more."
+            f"usage: clip-vit {{{','.join(commands)}}} ...\n\n"
+            "  train    train a model by a recipe\n"
+            "  search   search pictures by text\n"
+            "  convert  a checkpoint to and from other implementations\n"
+            "  export   a checkpoint for another runtime\n\n"
+            "clip-vit COMMAND --help says more."
         )
         return 0 if given else 2
     if given[0] not in commands:
@@ -44,6 +47,13 @@ def convert(arguments: list[str]) -> int:
     from .conversion.command import run_convert
 
     return report_errors(lambda: run_convert(arguments))
+
+
+def export(arguments: list[str]) -> int:
+    """`clip-vit export CHECKPOINT TARGET --format FORMAT [--precision PRECISION]`"""
+    from .export.command import run_export
+
+    return report_errors(lambda: run_export(arguments))
 
 
 def report_errors(command) -> int:

@@ -1,6 +1,5 @@
 """The command `clip-vit convert`."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import AutoProcessor
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from .checkpoints import folder_of
+from .folders import check_new, new_folder
 from .peers import PEERS, Ours, find_peer
 from .verify import is_tower, verify
 from .weights import ConversionError
@@ -19,24 +19,16 @@ def run_convert(arguments: list[str]) -> int:
     """Convert a checkpoint, check that both compute the same, and only then write."""
     options = build_parser().parse_args(arguments)
     target = Path(options.target)
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise ConversionError(f"{options.target!r} exists and is not an empty folder")
+    check_new(target)
     kind = find_peer(options.source)
     source = PEERS[kind].load(options.source)
     ours = PEERS[kind].from_peer(source).eval()
     converted = convert_to(options.to, ours, options.source)
     differences = check(source, ours, converted)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        PEERS[options.to].save(converted, partial, ours.config)
+    with new_folder(target) as folder:
+        PEERS[options.to].save(converted, folder, ours.config)
         if isinstance(ours, ClipVitModel) and not PEERS[options.to].is_tower:
-            copy_processor(options.source, partial, options.to)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            copy_processor(options.source, folder, options.to)
     largest = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     print(
         f"{options.source} ({kind}) is now {target} ({options.to}); largest differences: "

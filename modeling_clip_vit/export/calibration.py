@@ -1,0 +1,87 @@
+"""Inputs to fit an int8 export to, and to check it with: images and captions of a data set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.images import BadImageError, decode_image
+from ..data.sources import DataError, check_columns, open_dataset
+from ..inference.search import caption_columns
+
+Inputs = dict[str, torch.Tensor]
+
+
+def read_samples(
+    path: str, processor: Any, shapes: Any, kinds: tuple[str, ...], count: int, image_column: str
+) -> list[Inputs]:
+    """Prepared images and captions, spread evenly over the first split of a data set.
+
+    Args:
+        path: a folder or the id of a data set on the Hub.
+        processor: the checkpoint's.
+        shapes: the sizes of its model.
+        kinds: `image`, `text` or both.
+        count: how many; fewer where the data set has fewer rows.
+        image_column: where images are; captions are in columns named caption… or text…, each in
+            its turn.
+
+    Returns:
+        One sample an entry: pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
+
+    Raises:
+        DataError: there is no such data set or column, or not one image that can be decoded.
+    """
+    rows = next(iter(open_dataset(path).values()))
+    columns = caption_columns(rows.column_names)
+    if "image" in kinds:
+        check_columns(rows, [image_column], path)
+    if "text" in kinds and not columns:
+        raise DataError(
+            f"{path!r} has no column whose name starts with caption or text, and a text tower is "
+            f"fitted to captions: it has {', '.join(rows.column_names)}"
+        )
+    samples, last = [], "it has no rows"
+    for turn, row in enumerate(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)):
+        try:
+            samples.append(
+                prepare(rows[int(row)], processor, shapes, kinds, image_column, columns, turn)
+            )
+        except BadImageError as error:
+            last = f"row {row}: {error}"
+    if not samples:
+        raise DataError(f"no image of {path!r} can be calibrated with: {last}")
+    return samples
+
+
+def prepare(
+    row: Mapping[str, Any],
+    processor: Any,
+    shapes: Any,
+    kinds: tuple[str, ...],
+    image_column: str,
+    columns: list[str],
+    turn: int,
+) -> Inputs:
+    """One row as the inputs of a model.
+
+    Raises:
+        BadImageError: its image cannot be decoded.
+    """
+    inputs: Inputs = {}
+    if "image" in kinds:
+        image = decode_image(row[image_column])
+        inputs |= dict(processor(images=[image], return_tensors="pt"))
+    if "text" in kinds:
+        caption = row[columns[turn % len(columns)]]
+        text = caption[0] if isinstance(caption, list) and caption else caption
+        tokens = processor.tokenizer(
+            [str(text or "")],
+            truncation=True,
+            max_length=shapes.max_text_length,
+            return_tensors="pt",
+        )
+        names = ("input_ids", "attention_mask") if shapes.has_mask else ("input_ids",)
+        inputs |= {name: tokens[name] for name in names}
+    return inputs
