@@ -59,7 +59,7 @@ FORMATS = {
     # ONNX Runtime's dynamic quantisation measures activations as it runs: it needs no data.
     "onnx": Format("onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), needs_calibration=False),
     "openvino": Format("openvino", "openvino", ("openvino",), ("nncf",)),
-    "torch_export": Format("dynamo", int8_packages=("nncf",)),
+    "torch_export": Format("dynamo", int8_packages=("torchao",), int8_extra="quantize"),
     # XNNPACK plans its memory for one shape.
     "executorch": Format(
         "executorch",
@@ -125,7 +125,8 @@ def convert(
         The graph, ready for `transformers.exporters.ExportedModel`.
     """
     if format == "openvino":
-        quantizer = openvino_quantizer(calibration) if precision == "int8" else None
+        fits = precision == "int8" and not is_nncf_module(module)
+        quantizer = openvino_quantizer(calibration) if fits else None
         half = precision == "bf16"
         return convert_openvino(to_bfloat16(module) if half else module, inputs, shapes, quantizer)
     exporter, config_class = exporter_of(format)
@@ -248,12 +249,17 @@ def openvino_quantizer(calibration: list[Inputs] | None) -> Any:
 
 
 def torch_quantizer(calibration: list[Inputs] | None) -> Any:
-    """NNCF's quantisation of the graph of torch.export."""
-    from transformers.exporters import NNCFQuantizationConfig, NNCFTorchFXQuantizer
+    """torchao's quantisation of the graph of torch.export, for its compiler on x86.
+
+    Not NNCF's of such graphs: it stumbles over the masks of a text tower.
+    """
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    from transformers.exporters import PT2EQuantizer
 
     assert calibration, "check_choice asks for it"
-    config = NNCFQuantizationConfig(subset_size=len(calibration))
-    return NNCFTorchFXQuantizer(config, calibration_dataset=calibration)
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    return PT2EQuantizer(quantizer, calibration_dataset=calibration)
 
 
 def onnx_quantizer() -> Any:

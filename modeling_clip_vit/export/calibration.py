@@ -8,13 +8,15 @@ import torch
 
 from ..data.images import BadImageError, decode_image
 from ..data.sources import DataError, check_columns, open_dataset
+from ..inference.embedding import padding_of
 from ..inference.search import caption_columns
+from .parts import Shapes
 
 Inputs = dict[str, torch.Tensor]
 
 
 def read_samples(
-    path: str, processor: Any, shapes: Any, kinds: tuple[str, ...], count: int, image_column: str
+    path: str, processor: Any, shapes: Shapes, kinds: tuple[str, ...], count: int, image_column: str
 ) -> list[Inputs]:
     """Prepared images and captions, spread evenly over the first split of a data set.
 
@@ -58,7 +60,7 @@ def read_samples(
 def prepare(
     row: Mapping[str, Any],
     processor: Any,
-    shapes: Any,
+    shapes: Shapes,
     kinds: tuple[str, ...],
     image_column: str,
     columns: list[str],
@@ -78,6 +80,7 @@ def prepare(
         text = caption[0] if isinstance(caption, list) and caption else caption
         tokens = processor.tokenizer(
             [str(text or "")],
+            padding=padding_of(processor.tokenizer),
             truncation=True,
             max_length=shapes.max_text_length,
             return_tensors="pt",

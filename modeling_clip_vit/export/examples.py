@@ -48,8 +48,8 @@ def run(part, inputs):
     path = folder / export["components"][part]["file"]
     module = torch.export.load(path).module()
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    if export["precision"] == "bf16":
-        tensors = {name: x.bfloat16() if x.is_floating_point() else x for name, x in tensors.items()}
+    if "pixel_values" in tensors and export["precision"] == "bf16":
+        tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
     with torch.inference_mode():
         return [value.numpy() for value in module(**tensors).values()]
 """,

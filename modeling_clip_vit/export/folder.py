@@ -104,7 +104,7 @@ def export_clip(
                 folder, chosen[:num_calibration], chosen[-NUM_CHECKS:]
             )
         backend = FORMATS[format].backend
-        ExportedModel(components, backend, config=model.config).save_pretrained(folder)
+        ExportedModel(components, backend).save_pretrained(folder)
         write_processor(processor, folder, shapes)
         example = names[0] if len(names) == 1 else "both"
         (folder / "example.py").write_text(write_example(format, example), encoding="utf-8")

@@ -14,6 +14,14 @@ from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitModel
 
 
+def padding_of(tokenizer: PreTrainedTokenizerBase) -> bool | str:
+    """How a batch is padded: to its longest text; or fully, where no mask tells what is padding.
+
+    A model without a mask (SigLIP) was trained on texts of full length.
+    """
+    return True if "attention_mask" in tokenizer.model_input_names else "max_length"
+
+
 @torch.inference_mode()
 def embed_texts(
     model: ClipVitModel | CLIPModel,
@@ -29,7 +37,7 @@ def embed_texts(
     for start in range(0, len(texts), batch_size):
         tokens = tokenizer(
             list(texts[start : start + batch_size]),
-            padding=True,
+            padding=padding_of(tokenizer),
             truncation=True,
             return_tensors="pt",
         )

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPProcessor
 
+from .embedding import padding_of
 from .runtimes import Session, open_session
 
 #: Written last into an exported folder; Transformers' `ExportedModel` reads it as well.
@@ -202,7 +203,7 @@ class ExportedEncoder:
         for start in range(0, len(texts), batch_size):
             tokens = self.processor.tokenizer(
                 list(texts[start : start + batch_size]),
-                padding=True,
+                padding=padding_of(self.processor.tokenizer),
                 truncation=True,
                 max_length=self.manifest["max_text_length"],
                 return_tensors="np",
