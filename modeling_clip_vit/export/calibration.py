@@ -25,9 +25,9 @@ def read_samples(
         processor: the checkpoint's.
         shapes: the sizes of its model.
         kinds: `image`, `text` or both.
-        count: how many; fewer where the data set has fewer rows.
-        image_column: where images are; captions are in columns named caption… or text…, each in
-            its turn.
+        count: how many; fewer where the data set has fewer captions.
+        image_column: where images are; captions are in columns named caption… or text…, taken
+            in turn.
 
     Returns:
         One sample an entry: pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
@@ -45,16 +45,31 @@ def read_samples(
             f"fitted to captions: it has {', '.join(rows.column_names)}"
         )
     samples, last = [], "it has no rows"
-    for turn, row in enumerate(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)):
+    for row, turn in choose_rows(len(rows), max(1, len(columns)), count):
         try:
             samples.append(
-                prepare(rows[int(row)], processor, shapes, kinds, image_column, columns, turn)
+                prepare(rows[row], processor, shapes, kinds, image_column, columns, turn)
             )
         except BadImageError as error:
             last = f"row {row}: {error}"
     if not samples:
         raise DataError(f"no image of {path!r} can be calibrated with: {last}")
     return samples
+
+
+def choose_rows(num_rows: int, num_columns: int, count: int) -> list[tuple[int, int]]:
+    """Rows spread evenly, and which caption of each; where rows are few, each with all of them.
+
+    Returns:
+        So many pairs of a row and the number of a caption column, or fewer if there are no more.
+    """
+    places = np.linspace(0, num_rows - 1, min(count, num_rows)).astype(int).tolist()
+    rounds = [
+        (row, (turn + shift) % num_columns)
+        for shift in range(num_columns)
+        for turn, row in enumerate(places)
+    ]
+    return rounds[:count]
 
 
 def prepare(
@@ -76,7 +91,7 @@ def prepare(
         image = decode_image(row[image_column])
         inputs |= dict(processor(images=[image], return_tensors="pt"))
     if "text" in kinds:
-        caption = row[columns[turn % len(columns)]]
+        caption = row[columns[turn]]
         text = caption[0] if isinstance(caption, list) and caption else caption
         tokens = processor.tokenizer(
             [str(text or "")],
