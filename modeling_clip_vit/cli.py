@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
         "convert": convert,
         "merge": merge,
         "quantize": quantize,
+        "export": export,
     }
     if given[:1] in (["-h"], ["--help"]) or not given:
         print(
@@ -27,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
             "  evaluate  measure a model on a data set\n"
             "  convert   a checkpoint to and from other implementations\n"
             "  merge     two checkpoints into one between them\n"
-            "  quantize  a trained model, or report what its layers lose by it\n\n"
+            "  quantize  a trained model, or report what its layers lose by it\n"
+            "  export    a checkpoint for another runtime\n\n"
             "clip-vit COMMAND --help says more."
         )
         return 0 if given else 2
@@ -86,6 +88,13 @@ def quantize(arguments: list[str]) -> int:
     from .quantization.command import run_quantize
 
     return report_errors(lambda: run_quantize(arguments))
+
+
+def export(arguments: list[str]) -> int:
+    """`clip-vit export CHECKPOINT TARGET --format FORMAT [--precision PRECISION]`"""
+    from .export.command import run_export
+
+    return report_errors(lambda: run_export(arguments))
 
 
 def report_errors(command) -> int:

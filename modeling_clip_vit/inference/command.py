@@ -5,18 +5,19 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from .loading import load_clip
+from .loading import load_encoder
+from .runtimes import RUNTIMES
 from .search import ImageSearch, open_gallery
 
 
 def run_search(arguments: list[str]) -> int:
     """Search pictures by text, print the best, and save a picture of them where asked to."""
     options = build_parser().parse_args(arguments)
-    model, processor = load_clip(options.checkpoint)
+    encoder = load_encoder(options.checkpoint, options.runtime)
     gallery = open_gallery(options.images, options.image_column, options.split)
     for name in gallery.unreadable:
         print(f"skipped {name}", file=sys.stderr)
-    found = ImageSearch(model, processor, gallery.pictures)(options.query, options.top_k)
+    found = ImageSearch(encoder, gallery.pictures)(options.query, options.top_k)
     print(f"{options.query!r} in {len(gallery.pictures)} pictures of {options.images}:")
     for place, (picture, score) in enumerate(found, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
@@ -32,7 +33,9 @@ def run_search(arguments: list[str]) -> int:
 def build_parser() -> ArgumentParser:
     """The arguments of `clip-vit search`."""
     parser = ArgumentParser(prog="clip-vit search", description="Search pictures by text.")
-    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument(
+        "checkpoint", type=str, help="a checkpoint's folder or id on the Hub, or an export's folder"
+    )
     parser.add_argument("query", type=str, help="what to look for, in the model's languages")
     parser.add_argument(
         "--images", type=str, required=True, help="a folder of image files, or a data set"
@@ -41,4 +44,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--top_k", type=int, default=5, help="how many to show")
     parser.add_argument("--image_column", type=str | None, default=None, help="of a data set")
     parser.add_argument("--split", type=str, help="only this split of a data set")
+    parser.add_argument(
+        "--runtime",
+        choices=["auto", *RUNTIMES],
+        default="auto",
+        help="what to compute with; auto takes what fits the folder",
+    )
     return parser

@@ -27,7 +27,8 @@ def embed_texts(
 
     Texts longer than the model's positions are cut.
     """
-    how = text_options(model, tokenizer)
+    is_padding_read = reads_padding(model.config.model_type, tokenizer)
+    how = text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
     parts = []
     for start in range(0, len(texts), batch_size):
         tokens = tokenizer(list(texts[start : start + batch_size]), return_tensors="pt", **how)
@@ -36,27 +37,32 @@ def embed_texts(
     return torch.cat(parts)
 
 
-def text_options(
-    model: ClipVitModel | CLIPModel, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """How a tokenizer must be called for a model.
+def reads_padding(model_type: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a model reads padding as text.
 
-    SigLIP, and what was converted from it, reads padding as text: it was trained on texts of full
-    length without an attention mask, and embeds a shorter one differently. Who has a mask reads no
-    padding, and is given as little as can be.
+    SigLIP, and what was converted from it, does: it was trained on texts of full length without an
+    attention mask, and embeds a shorter one differently. Who has a mask reads no padding, and is
+    given as little as can be.
     """
-    reads_padding = (
-        model.config.model_type.startswith("siglip")
-        or "attention_mask" not in tokenizer.model_input_names
-    )
-    positions = getattr(model.config.text_config, "max_position_embeddings", None)
-    limit = min(tokenizer.model_max_length, positions or LARGE_INTEGER)
+    has_mask = "attention_mask" in tokenizer.model_input_names
+    return model_type.startswith("siglip") or not has_mask
+
+
+def text_options(is_padding_read: bool, max_length: int | None) -> dict[str, Any]:
+    """How a tokenizer must be called for a model that takes at most so many tokens."""
     return {
-        "padding": "max_length" if reads_padding else True,
+        "padding": "max_length" if is_padding_read else True,
         "truncation": True,
-        "max_length": None if limit >= LARGE_INTEGER else limit,
-        "return_attention_mask": not reads_padding,
+        "max_length": max_length,
+        "return_attention_mask": not is_padding_read,
     }
+
+
+def longest_text(text_config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens that a text tower and its tokenizer take; None where neither says."""
+    positions = getattr(text_config, "max_position_embeddings", None)
+    limit = min(tokenizer.model_max_length, positions or LARGE_INTEGER)
+    return None if limit >= LARGE_INTEGER else limit
 
 
 @torch.inference_mode()

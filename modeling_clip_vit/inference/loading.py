@@ -1,13 +1,19 @@
-"""Load a CLIP and its processor from a folder or the Hub."""
+"""Load a CLIP and its processor from a folder or the Hub, or an exported one."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 
 from ..data.sources import first_line
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
+from .embedding import embed_images, embed_texts
+from .exported import EXPORT_FILE, ExportedEncoder
+from .runtimes import RUNTIMES
 
 
 class LoadError(ValueError):
@@ -24,6 +30,8 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
             and texts.
     """
     folder = Path(path).expanduser()
+    if (folder / EXPORT_FILE).is_file():
+        raise LoadError(f"{path!r} is an export, and this needs a checkpoint: give what it was of")
     if not folder.is_dir() and (folder.exists() or path.count("/") != 1 or path[0] in "./~"):
         raise LoadError(f"no checkpoint folder {path!r} (looked in {Path.cwd()})")
     try:
@@ -42,3 +50,53 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), processor
+
+
+@dataclass
+class TorchEncoder:
+    """Embeds images and texts with a model in torch.
+
+    Args:
+        model: a CLIP.
+        processor: its processor.
+    """
+
+    model: ClipVitModel | CLIPModel
+    processor: CLIPProcessor
+
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
+        """Embed RGB images of any size: float32 (N, P) of length 1."""
+        return embed_images(self.model, self.processor, images, batch_size)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
+        return embed_texts(self.model, self.processor.tokenizer, texts, batch_size)
+
+
+#: What embeds images and texts, by `encode_image` and `encode_text`, on any runtime.
+Encoder = TorchEncoder | ExportedEncoder
+
+
+def load_encoder(path: str, runtime: str = "auto", threads: int | None = None) -> Encoder:
+    """What embeds images and texts, from a checkpoint or from an export.
+
+    Args:
+        path: a checkpoint (a folder, or the id of a model on the Hub), or a folder that
+            `clip-vit export` wrote.
+        runtime: `torch`, `onnxruntime` or `openvino`; `auto` takes what fits the folder.
+        threads: how many an export computes with; the runtime's own choice when None.
+
+    Raises:
+        ValueError: there is no such checkpoint or export, it is incomplete, or the runtime does
+            not run it.
+    """
+    if runtime not in ("auto", *RUNTIMES):
+        raise LoadError(f"no runtime {runtime!r}: there are auto, {', '.join(RUNTIMES)}")
+    folder = Path(path).expanduser()
+    if (folder / EXPORT_FILE).is_file():
+        return ExportedEncoder(folder, None if runtime == "auto" else runtime, threads)
+    if runtime not in ("auto", "torch"):
+        raise LoadError(
+            f"runtime {runtime!r} runs exports, and {path!r} is none: make one with clip-vit export"
+        )
+    return TorchEncoder(*load_clip(path))

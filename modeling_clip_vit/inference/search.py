@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
 
-from ..data.columns import choose_image_column, column_kinds
+from ..data.columns import choose_image_column, column_kinds, find_caption_columns
 from ..data.images import BadImageError, decode_image
 from ..data.sources import DataError, check_columns, open_dataset
-from ..modeling_clip_vit import ClipVitModel
-from .embedding import embed_images, embed_texts
+from .loading import Encoder
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -63,9 +61,10 @@ def dataset_images(path: str, image_column: str | None, split: str | None):
         raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
     for split_name in [split] if split else list(splits):
         rows = splits[split_name]
-        column = image_column or choose_image_column(column_kinds(rows.features), path)
+        kinds = column_kinds(rows.features)
+        column = image_column or choose_image_column(kinds, path)
         check_columns(rows, [column], path)
-        captions = next((c for c in rows.column_names if c.startswith(("caption", "text"))), None)
+        captions = next(iter(find_caption_columns(kinds, column)), None)
         for row, source in enumerate(rows[column]):
             title = rows[row][captions] if captions else f"row {row}"
             yield source, f"{title} ({split_name})"
@@ -75,18 +74,14 @@ class ImageSearch:
     """An index over pictures: embeds them once, and answers texts.
 
     Args:
-        model: a CLIP.
-        processor: its processor.
+        encoder: embeds images and texts.
         pictures: what to search.
     """
 
-    def __init__(
-        self, model: ClipVitModel | CLIPModel, processor: CLIPProcessor, pictures: list[Picture]
-    ):
-        self.model = model
-        self.processor = processor
+    def __init__(self, encoder: Encoder, pictures: list[Picture]):
+        self.encoder = encoder
         self.pictures = pictures
-        self.embeds = embed_images(model, processor, [picture.image for picture in pictures])
+        self.embeds = encoder.encode_image([picture.image for picture in pictures])
 
     def __call__(self, query: str, top_k: int = 5) -> list[tuple[Picture, float]]:
         """The best pictures for a text, best first, each with its cosine similarity.
@@ -96,7 +91,7 @@ class ImageSearch:
         """
         if not query.strip():
             raise ValueError("the query is empty: say what to look for")
-        text_embeds = embed_texts(self.model, self.processor.tokenizer, [query])
+        text_embeds = self.encoder.encode_text([query])
         scores, places = torch.topk(
             (self.embeds @ text_embeds.t()).squeeze(1), min(top_k, len(self.pictures))
         )

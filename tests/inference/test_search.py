@@ -10,7 +10,7 @@ from conftest import COLORS, MISFITS, draw_picture, spoil
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import DataError
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
-from modeling_clip_vit.inference.loading import LoadError, load_clip
+from modeling_clip_vit.inference.loading import LoadError, load_clip, load_encoder
 from modeling_clip_vit.inference.search import ImageSearch, open_gallery
 
 
@@ -39,7 +39,7 @@ def test_a_gallery_takes_sub_folders_and_names_what_it_cannot_read(folder):
 def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
     model, processor = load_clip(str(checkpoint))
     pictures = open_gallery(str(folder)).pictures
-    found = ImageSearch(model, processor, pictures)("a red square", top_k=4)
+    found = ImageSearch(load_encoder(str(checkpoint)), pictures)("a red square", top_k=4)
     images = embed_images(model, processor, [picture.image for picture in pictures])
     text = embed_texts(model, processor.tokenizer, ["a red square"])[0]
     expected = sorted(
@@ -53,8 +53,8 @@ def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
 
 
 def test_more_than_there_are_gives_all(folder, checkpoint):
-    model, processor = load_clip(str(checkpoint))
-    assert len(ImageSearch(model, processor, open_gallery(str(folder)).pictures)("red", 99)) == 8
+    encoder = load_encoder(str(checkpoint))
+    assert len(ImageSearch(encoder, open_gallery(str(folder)).pictures)("red", 99)) == 8
 
 
 def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkpoint):
@@ -65,9 +65,9 @@ def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkp
 
 @pytest.mark.parametrize("query", ["", "  \n"])
 def test_an_empty_query_is_refused(folder, checkpoint, query):
-    model, processor = load_clip(str(checkpoint))
+    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)).pictures)
     with pytest.raises(ValueError, match="the query is empty"):
-        ImageSearch(model, processor, open_gallery(str(folder)).pictures)(query)
+        search(query)
 
 
 def test_a_missing_split_is_refused_with_those_there_are(color_dataset):

@@ -1,0 +1,1 @@
+"""Export: image tower, text tower and joint model as ONNX, OpenVINO, torch.export, ExecuTorch."""

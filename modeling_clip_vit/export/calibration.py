@@ -1,0 +1,110 @@
+"""Inputs to fit an int8 export to, and to check it with: images and captions of a data set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.columns import choose_image_column, column_kinds, find_caption_columns
+from ..data.images import BadImageError, decode_image
+from ..data.sources import DataError, check_columns, open_dataset
+from ..inference.embedding import text_options
+from .parts import Shapes
+
+Inputs = dict[str, torch.Tensor]
+
+
+def read_samples(
+    path: str,
+    processor: Any,
+    shapes: Shapes,
+    kinds: tuple[str, ...],
+    count: int,
+    image_column: str | None,
+) -> list[Inputs]:
+    """Prepared images and captions, spread evenly over the first split of a data set.
+
+    Args:
+        path: a folder or the id of a data set on the Hub.
+        processor: the checkpoint's.
+        shapes: the sizes of its model.
+        kinds: `image`, `text` or both.
+        count: how many; fewer where the data set has fewer captions.
+        image_column: where images are; None for what its name or type tells, as of captions, whose
+            columns are taken in turn.
+
+    Returns:
+        One sample an entry: pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
+
+    Raises:
+        DataError: there is no such data set or column, or not one image that can be decoded.
+    """
+    rows = next(iter(open_dataset(path, image_column).values()))
+    held = column_kinds(rows.features)
+    image_column = image_column or choose_image_column(held, path)
+    columns = find_caption_columns(held, image_column)
+    if "image" in kinds:
+        check_columns(rows, [image_column], path)
+    if "text" in kinds and not columns:
+        raise DataError(
+            f"{path!r} has no column whose name tells that it holds captions, and a text tower is "
+            f"fitted to them: it has {', '.join(rows.column_names)}"
+        )
+    samples, last = [], "it has no rows"
+    for row, turn in choose_rows(len(rows), max(1, len(columns)), count):
+        try:
+            samples.append(
+                prepare(rows[row], processor, shapes, kinds, image_column, columns, turn)
+            )
+        except BadImageError as error:
+            last = f"row {row}: {error}"
+    if not samples:
+        raise DataError(f"no image of {path!r} can be calibrated with: {last}")
+    return samples
+
+
+def choose_rows(num_rows: int, num_columns: int, count: int) -> list[tuple[int, int]]:
+    """Rows spread evenly, and which caption of each; where rows are few, each with all of them.
+
+    Returns:
+        So many pairs of a row and the number of a caption column, or fewer if there are no more.
+    """
+    places = np.linspace(0, num_rows - 1, min(count, num_rows)).astype(int).tolist()
+    rounds = [
+        (row, (turn + shift) % num_columns)
+        for shift in range(num_columns)
+        for turn, row in enumerate(places)
+    ]
+    return rounds[:count]
+
+
+def prepare(
+    row: Mapping[str, Any],
+    processor: Any,
+    shapes: Shapes,
+    kinds: tuple[str, ...],
+    image_column: str,
+    columns: list[str],
+    turn: int,
+) -> Inputs:
+    """One row as the inputs of a model.
+
+    Raises:
+        BadImageError: its image cannot be decoded.
+    """
+    inputs: Inputs = {}
+    if "image" in kinds:
+        image = decode_image(row[image_column])
+        inputs |= dict(processor(images=[image], return_tensors="pt"))
+    if "text" in kinds:
+        caption = row[columns[turn]]
+        text = caption[0] if isinstance(caption, list) and caption else caption
+        tokens = processor.tokenizer(
+            [str(text or "")],
+            return_tensors="pt",
+            **text_options(not shapes.has_mask, shapes.max_text_length),
+        )
+        names = ("input_ids", "attention_mask") if shapes.has_mask else ("input_ids",)
+        inputs |= {name: tokens[name] for name in names}
+    return inputs

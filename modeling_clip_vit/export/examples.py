@@ -1,0 +1,121 @@
+"""Write the example.py of an export: a short script without torch and Transformers.
+
+A program of torch.export or ExecuTorch runs on those, so there the script imports them.
+"""
+
+USAGE = {
+    "both": "PICTURE TEXT [TEXT ...]: the cosine of the picture with each text",
+    "joint": "PICTURE TEXT [TEXT ...]: the logit of the picture with each text",
+    "image": "PICTURE: its embedding",
+    "text": "TEXT [TEXT ...]: the embedding of each",
+}
+
+IMPORTS = """import json
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+folder = Path(__file__).resolve().parent
+export = json.loads((folder / "export.json").read_text())
+"""
+
+RUNTIME_IMPORTS = {
+    "onnx": "import onnxruntime\n",
+    "openvino": "import openvino\n",
+    "torch_export": "import torch\n",
+    "executorch": "import torch\nfrom executorch.runtime import Runtime\n",
+}
+
+#: How each format computes a part.
+RUN = {
+    "onnx": """
+
+def run(part, inputs):
+    path = folder / export["components"][part]["file"]
+    return onnxruntime.InferenceSession(path).run(None, inputs)
+""",
+    "openvino": """
+
+def run(part, inputs):
+    path = folder / export["components"][part]["file"]
+    precision = {"INFERENCE_PRECISION_HINT": "bf16" if export["precision"] == "bf16" else "f32"}
+    return list(openvino.Core().compile_model(path, "CPU", precision)(inputs).values())
+""",
+    "torch_export": """
+
+def run(part, inputs):
+    path = folder / export["components"][part]["file"]
+    module = torch.export.load(path).module()
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    if "pixel_values" in tensors and export["precision"] == "bf16":
+        tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
+    with torch.inference_mode():
+        return [value.numpy() for value in module(**tensors).values()]
+""",
+    "executorch": """
+
+def run(part, inputs):
+    path = folder / export["components"][part]["file"]
+    method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
+    return [x.numpy() for x in method.execute([torch.from_numpy(x) for x in inputs.values()])]
+""",
+}
+
+IMAGE = """
+size = (export["image_size"], export["image_size"])
+image = Image.open(sys.argv[1]).convert("RGB")
+resize = ImageOps.fit if export["crops_images"] else Image.Image.resize
+pixels = np.asarray(resize(image, size, export["resample"]), np.float32) / 255
+pixels = (pixels - np.float32(export["image_mean"])) / np.float32(export["image_std"])
+pictures = {"pixel_values": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+"""
+
+TEXT = """
+# tokenizer.json says how to cut and to pad.
+tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(sys.argv[{first}:])
+texts = {{
+    "input_ids": np.array([token.ids for token in tokens]),
+    "attention_mask": np.array([token.attention_mask for token in tokens]),
+}}
+texts = {{name: texts[name] for name in export["text_inputs"]}}
+"""
+
+FINAL = {
+    "both": """
+scores = run("text", texts)[0] @ run("image", pictures)[0][0]
+for score, text in zip(scores, sys.argv[2:]):
+    print(f"{score:.4f}  {text}")
+""",
+    "joint": """
+logits = run("joint", {**pictures, **texts})[2][0]
+for logit, text in zip(logits, sys.argv[2:]):
+    print(f"{logit:.4f}  {text}")
+""",
+    "image": """
+print(run("image", pictures)[0][0].tolist())
+""",
+    "text": """
+for embedding in run("text", texts)[0]:
+    print(embedding.tolist())
+""",
+}
+
+
+def write_example(format: str, part: str) -> str:
+    """A script that runs an export of a format.
+
+    Args:
+        format: a key of `backends.FORMATS`.
+        part: `both`, `joint`, `image` or `text`.
+    """
+    imports = RUNTIME_IMPORTS[format]
+    pieces = []
+    if part != "text":
+        imports += "from PIL import Image, ImageOps\n"
+        pieces.append(IMAGE)
+    if part != "image":
+        imports += "from tokenizers import Tokenizer\n"
+        pieces.append(TEXT.format(first=1 if part == "text" else 2))
+    usage = f'"""python example.py {USAGE[part]}."""\n\n'
+    return "".join([usage, IMPORTS.format(imports=imports), RUN[format], *pieces, FINAL[part]])

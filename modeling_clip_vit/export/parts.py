@@ -1,0 +1,177 @@
+"""What is exported of a CLIP: plain modules with tensors in and normalised embeddings out.
+
+Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.nn.functional import normalize
+
+from ..inference.embedding import longest_text, reads_padding, similarity_of
+
+#: Bound of a dynamic batch: torch.export wants one, and no artifact enforces it.
+LARGEST_BATCH = 65536
+
+
+class ImagePart(nn.Module):
+    """The image tower: pixel_values (B, 3, S, S) to image_embeds (B, P) of length 1, float32."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Embed images; `pixel_values` is float32 whatever the precision of the weights."""
+        outputs = self.model.get_image_features(pixel_values=pixel_values.to(dtype_of(self.model)))
+        return {"image_embeds": normalize(outputs.pooler_output.float(), dim=-1)}
+
+
+class TextPart(nn.Module):
+    """The text tower: input_ids and attention_mask (B, L) to text_embeds (B, P), float32."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Embed texts; a model whose tokenizer makes no mask (SigLIP) is exported without one."""
+        outputs = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        return {"text_embeds": normalize(outputs.pooler_output.float(), dim=-1)}
+
+
+class JointPart(nn.Module):
+    """Both towers: the embeddings of images and texts, and logits_per_image (B_image, B_text)."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.image = ImagePart(model)
+        self.text = TextPart(model)
+        scale, bias = similarity_of(model)
+        self.scale, self.bias = scale, bias
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Embed images and texts, as many of each as there are, and compare each with each."""
+        image_BP = self.image(pixel_values)["image_embeds"]
+        text_BP = self.text(input_ids, attention_mask)["text_embeds"]
+        logits_BB = self.scale * image_BP @ text_BP.t() + (self.bias or 0.0)
+        return {"image_embeds": image_BP, "text_embeds": text_BP, "logits_per_image": logits_BB}
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The precision of a model's weights."""
+    return next(model.parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of a CLIP that its inputs must have.
+
+    Args:
+        image_size: S, in pixels.
+        num_channels: of an image.
+        max_text_length: most tokens of a text.
+        vocab_size: token ids are below it.
+        eos_token_id: the token that ends a text, or None.
+        has_mask: whether texts come with an attention mask.
+    """
+
+    image_size: int
+    num_channels: int
+    max_text_length: int
+    vocab_size: int
+    eos_token_id: int | None
+    has_mask: bool
+
+
+def shapes_of(model: Any, processor: Any) -> Shapes:
+    """The sizes of a CLIP of ours or of Transformers with its processor.
+
+    Raises:
+        ValueError: nothing says how long a text may be.
+    """
+    vision, text = model.config.vision_config, model.config.text_config
+    max_text_length = longest_text(text, processor.tokenizer)
+    if max_text_length is None:
+        raise ValueError(
+            "neither the text tower nor its tokenizer says how many tokens a text may have: set "
+            "the tokenizer's model_max_length"
+        )
+    return Shapes(
+        image_size=vision.image_size,
+        num_channels=vision.num_channels,
+        max_text_length=max_text_length,
+        vocab_size=text.vocab_size,
+        eos_token_id=getattr(text, "eos_token_id", None),
+        has_mask=not reads_padding(model.config.model_type, processor.tokenizer),
+    )
+
+
+#: The parts that can be exported: which module, and what it is given.
+PARTS: dict[str, tuple[Callable[[Any], nn.Module], tuple[str, ...]]] = {
+    "image": (ImagePart, ("image",)),
+    "text": (TextPart, ("text",)),
+    "joint": (JointPart, ("image", "text")),
+}
+
+
+def make_images(shapes: Shapes, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random normalised pixels: smooth ones, as pictures are, with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, shapes.num_channels, 5, 5, generator=generator)
+    size = (shapes.image_size, shapes.image_size)
+    smooth = nn.functional.interpolate(coarse, size, mode="bicubic")
+    return {"pixel_values": smooth + 0.2 * torch.randn(smooth.shape, generator=generator)}
+
+
+def make_texts(
+    shapes: Shapes, count: int, length: int, padded: bool, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Random texts of at most `length` tokens; `padded` gives each its own length."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, shapes.vocab_size, (count, length), generator=generator)
+    mask = torch.ones(count, length, dtype=torch.long)
+    if padded:
+        lengths = torch.randint(1, length + 1, (count,), generator=generator)
+        lengths[0] = length
+        mask = (torch.arange(length) < lengths.unsqueeze(1)).long()
+    eos = shapes.eos_token_id
+    if eos is not None:
+        ids[ids == eos] = (eos + 1) % shapes.vocab_size
+        ids[torch.arange(count), mask.sum(1) - 1] = eos
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return inputs if shapes.has_mask else {"input_ids": ids}
+
+
+def example_inputs(
+    shapes: Shapes, kinds: tuple[str, ...], is_static: bool = False
+) -> dict[str, torch.Tensor]:
+    """Inputs to trace a part with: no batch of one unless it stays one, as a tracer fixes a 1."""
+    inputs: dict[str, torch.Tensor] = {}
+    if "image" in kinds:
+        inputs |= make_images(shapes, 1 if is_static else 2)
+    if "text" in kinds:
+        inputs |= make_texts(shapes, 3, min(6, shapes.max_text_length), padded=True)
+    return inputs
+
+
+def dynamic_shapes(shapes: Shapes, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Any]]:
+    """Which sides of the inputs stay open: both batches, and the length of texts."""
+    image_batch = Dim("image_batch", min=1, max=LARGEST_BATCH)
+    text_batch = Dim("text_batch", min=1, max=LARGEST_BATCH)
+    length = Dim("text_length", min=1, max=shapes.max_text_length)
+    return {
+        name: {0: image_batch} if name == "pixel_values" else {0: text_batch, 1: length}
+        for name in inputs
+    }

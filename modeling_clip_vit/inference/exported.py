@@ -1,0 +1,218 @@
+"""An exported folder: read its export.json, check its files, embed with its graphs.
+
+Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPProcessor
+
+from .embedding import text_options
+from .runtimes import Session, open_session
+
+#: Written last into an exported folder; Transformers' `ExportedModel` reads it as well.
+EXPORT_FILE = "export.json"
+
+#: Format -> the runtimes that run it, the usual one first.
+RUNTIMES_OF = {
+    "onnx": ("onnxruntime", "openvino"),
+    "openvino": ("openvino",),
+    "torch_export": ("torch",),
+    "executorch": ("executorch",),
+}
+
+#: What export.json says beside Transformers' own entries.
+FIELDS = {
+    "format": str,
+    "precision": str,
+    "model_type": str,
+    "image_size": int,
+    "num_channels": int,
+    "embedding_size": int,
+    "max_text_length": int,
+    "vocab_size": int,
+    "text_inputs": list,
+    "logit_scale": float,
+    "files": dict,
+    "components": dict,
+}
+
+
+class ExportError(ValueError):
+    """An export that cannot be made or used; the message is one clear sentence."""
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and checksum of a file."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": checksum}
+
+
+def read_export(folder: Path) -> dict:
+    """The content of export.json, once every file that it lists was found to be whole.
+
+    Raises:
+        ExportError: it is not an export of this package, or a file is missing or was changed.
+    """
+    path = folder / EXPORT_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot read {str(path)!r}: {error}") from error
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind):
+            raise ExportError(
+                f"{str(path)!r} has no {name!r}: it is no export that clip-vit export made"
+            )
+    if manifest["format"] not in RUNTIMES_OF:
+        raise ExportError(
+            f"{str(path)!r} is of format {manifest['format']!r}: known are {', '.join(RUNTIMES_OF)}"
+        )
+    for component in manifest["components"].values():
+        if component.get("file") not in manifest["files"]:
+            raise ExportError(f"{str(path)!r} lists no checksum of {component.get('file')!r}")
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise ExportError(f"{str(folder)!r} is incomplete: there is no {name!r} in it")
+        if fingerprint(file) != expected:
+            raise ExportError(
+                f"{str(file)!r} is not the file that was exported: its size or checksum differs "
+                f"from {EXPORT_FILE}"
+            )
+    return manifest
+
+
+def check_images(manifest: Mapping[str, Any], pixels: np.ndarray):
+    """Refuse images that an exported model was not made for.
+
+    Raises:
+        ExportError: they are not float32 of shape (B, C, S, S).
+    """
+    size = manifest["image_size"]
+    shape = (manifest["num_channels"], size, size)
+    if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != shape:
+        raise ExportError(
+            f"pixel_values is {pixels.dtype} of shape {pixels.shape}, but this export takes "
+            f"float32 of shape (batch, {', '.join(map(str, shape))})"
+        )
+
+
+def check_texts(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
+    """Refuse texts that an exported model was not made for.
+
+    A runtime would look an unknown token or position up beyond its table, and some do so in
+    silence.
+
+    Raises:
+        ExportError: they are not int64 of shape (B, L), too long, or have tokens that the model
+            has not.
+    """
+    if sorted(inputs) != sorted(manifest["text_inputs"]):
+        raise ExportError(
+            f"the text inputs are {', '.join(sorted(inputs))}, but this export takes "
+            f"{', '.join(sorted(manifest['text_inputs']))}"
+        )
+    most, vocab = manifest["max_text_length"], manifest["vocab_size"]
+    ids = inputs["input_ids"]
+    for name, value in inputs.items():
+        if value.dtype != np.int64 or value.ndim != 2 or value.shape != ids.shape:
+            raise ExportError(
+                f"{name} is {value.dtype} of shape {value.shape}, but this export takes int64 of "
+                "shape (batch, tokens), the same for every input"
+            )
+    if not 1 <= ids.shape[1] <= most:
+        raise ExportError(f"texts of {ids.shape[1]} tokens are not allowed: 1 to {most} are")
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab):
+        raise ExportError(f"token {ids.max()} is not allowed: this export has tokens below {vocab}")
+
+
+class ExportedEncoder:
+    """Embeds images and texts with the graphs of an exported folder.
+
+    Args:
+        folder: what `clip-vit export` wrote.
+        runtime: a key of `runtimes.RUNTIMES`; the usual one of the format when None.
+        threads: how many to compute with; the runtime's own choice when None.
+
+    Raises:
+        ExportError: the folder is incomplete or changed, or the runtime does not run it.
+    """
+
+    def __init__(self, folder: Path, runtime: str | None = None, threads: int | None = None):
+        self.folder = folder
+        self.manifest = read_export(folder)
+        runtimes = RUNTIMES_OF[self.manifest["format"]]
+        if runtime is not None and runtime not in runtimes:
+            raise ExportError(
+                f"runtime {runtime!r} does not run {str(folder)!r}, which is of format "
+                f"{self.manifest['format']!r}: allowed is {' or '.join(runtimes)}"
+            )
+        if runtimes[0] == "torch" and runtime is None:
+            raise ExportError(
+                f"{str(folder)!r} is a program of torch.export, and loading one can run code that "
+                "it holds: name the runtime 'torch' if you trust where it is from"
+            )
+        self.runtime = runtime or runtimes[0]
+        self.processor: CLIPProcessor = AutoProcessor.from_pretrained(folder)
+        self.sessions: dict[str, Session] = {
+            name: open_session(
+                folder / component["file"], self.runtime, self.manifest["precision"], threads
+            )
+            for name, component in self.manifest["components"].items()
+        }
+
+    def run_image(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed prepared images, float32 (B, C, S, S): float32 (B, P) of length 1.
+
+        Raises:
+            ExportError: this export has no image tower, or the images are of another shape.
+        """
+        check_images(self.manifest, pixels)
+        return self._session("image")({"pixel_values": pixels})["image_embeds"]
+
+    def run_text(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Embed tokenised texts, int64 (B, L): float32 (B, P) of length 1.
+
+        Raises:
+            ExportError: this export has no text tower, or does not take such texts.
+        """
+        check_texts(self.manifest, inputs)
+        return self._session("text")(inputs)["text_embeds"]
+
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
+        """Embed RGB images of any size: float32 (N, P) of length 1."""
+        parts = []
+        for start in range(0, len(images), batch_size):
+            batch = list(images[start : start + batch_size])
+            inputs = self.processor(images=batch, return_tensors="np")
+            parts.append(torch.from_numpy(self.run_image(inputs["pixel_values"])))
+        return torch.cat(parts)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
+        is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
+        how = text_options(is_padding_read, self.manifest["max_text_length"])
+        parts = []
+        for start in range(0, len(texts), batch_size):
+            some = list(texts[start : start + batch_size])
+            tokens = self.processor.tokenizer(some, return_tensors="np", **how)
+            inputs = {name: tokens[name].astype(np.int64) for name in self.manifest["text_inputs"]}
+            parts.append(torch.from_numpy(self.run_text(inputs)))
+        return torch.cat(parts)
+
+    def _session(self, part: str) -> Session:
+        if part not in self.sessions:
+            raise ExportError(
+                f"{str(self.folder)!r} holds the part {', '.join(self.sessions)} alone, and this "
+                f"needs {part}: export it with --part both"
+            )
+        return self.sessions[part]

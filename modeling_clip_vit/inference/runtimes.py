@@ -1,0 +1,133 @@
+"""Run one exported graph: named arrays in, named arrays out, whatever the runtime.
+
+Shape legend: `B` batch, `L` tokens, `S` side in pixels.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+#: Runs a graph.
+Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+#: Runtime -> the package it needs, and the extra of this package that has it.
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "openvino"),
+    "torch": ("torch", ""),
+    "executorch": ("executorch", "executorch"),
+}
+
+
+def require(packages: tuple[str, ...], extra: str, what: str):
+    """Check that packages are installed.
+
+    Raises:
+        ValueError: one is not; the message names the extra that brings it.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{what} needs {' and '.join(missing)}, which is not installed: "
+            f"pip install 'clip-vit[{extra}]'"
+        )
+
+
+def open_session(path: Path, runtime: str, precision: str, threads: int | None = None) -> Session:
+    """Load an exported graph into its runtime, on the CPU.
+
+    Args:
+        path: the graph's file.
+        runtime: a key of `RUNTIMES`.
+        precision: `fp32`, `bf16` or `int8`, as it was exported.
+        threads: how many to compute with; the runtime's own choice when None.
+
+    Raises:
+        ValueError: the runtime is not installed, or cannot read the file.
+    """
+    package, extra = RUNTIMES[runtime]
+    require((package,), extra, f"running {path.name!r}")
+    try:
+        return OPENERS[runtime](path, precision, threads)
+    # Each runtime has errors of its own, most of them without a common type.
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(f"{runtime} cannot load {str(path)!r}: {told}") from error
+
+
+def open_onnxruntime(path: Path, precision: str, threads: int | None) -> Session:
+    """A session of ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], enable_fallback=False
+    )
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    return run
+
+
+def open_openvino(path: Path, precision: str, threads: int | None) -> Session:
+    """A compiled model of OpenVINO; it reads ONNX too."""
+    import openvino
+
+    # By itself, OpenVINO computes float32 models in bfloat16 where the processor can.
+    options: dict = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = compiled(dict(inputs))
+        return {port.get_any_name(): np.array(outputs[port]) for port in compiled.outputs}
+
+    return run
+
+
+def open_torch(path: Path, precision: str, threads: int | None) -> Session:
+    """A program of torch.export. Loading one can run code that it holds: only for trusted files."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    module = torch.export.load(path).module()
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        if precision == "bf16" and "pixel_values" in tensors:
+            # Transformers' exporter traces inputs in the precision of the weights.
+            tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
+        with torch.inference_mode():
+            outputs = module(**tensors)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return run
+
+
+def open_executorch(path: Path, precision: str, threads: int | None) -> Session:
+    """A program of ExecuTorch for one image at a time."""
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path.read_bytes())
+    method = program.load_method("forward")
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (embeds,) = method.execute([torch.from_numpy(value) for value in inputs.values()])
+        return {"image_embeds": embeds.numpy()}
+
+    return run
+
+
+OPENERS: dict[str, Callable[[Path, str, int | None], Session]] = {
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+    "torch": open_torch,
+    "executorch": open_executorch,
+}

@@ -1,0 +1,552 @@
+"""Exports against their source in torch, without torch, and what cannot be exported or run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLORS, draw_picture, make_images, make_texts, small_model
+from PIL import Image as PillowImage
+from torch.nn.functional import cosine_similarity, normalize
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+from modeling_clip_vit.export import backends
+from modeling_clip_vit.export.backends import export_openvino
+from modeling_clip_vit.export.check import LEAST_COSINE
+from modeling_clip_vit.export.folder import export_clip
+from modeling_clip_vit.export.parts import ImagePart, TextPart, shapes_of
+from modeling_clip_vit.inference import runtimes
+from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportedEncoder
+from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from modeling_clip_vit.inference.runtimes import open_session
+from modeling_clip_vit.training.preparation import build_processor
+
+FORMATS = ("onnx", "openvino", "torch_export")
+COMBINATIONS = [
+    (format, precision, part)
+    for format in FORMATS
+    for precision, part in (
+        ("fp32", "both"),
+        ("bf16", "both"),
+        ("int8", "both"),
+        ("fp32", "joint"),
+        ("int8", "joint"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory, checkpoint, color_dataset):
+    """Makes the export of a format, precision and part, each once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def make(format: str, precision: str = "fp32", part: str = "both") -> Path:
+        target = root / f"{format}-{precision}-{part}"
+        if not target.exists():
+            command = ["export", str(checkpoint), str(target), "--format", format]
+            command += ["--precision", precision, "--part", part]
+            if precision == "int8":
+                command += ["--calibration", str(color_dataset), "--num_calibration", "32"]
+            assert main(command) == 0
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Pictures of eight colours, wider than high."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, color in enumerate(COLORS):
+        draw_picture(color, number).resize((60, 45)).save(folder / f"{color}.png")
+    return folder
+
+
+def embed(model, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a model makes of inputs, in torch, through its own methods."""
+    found = {}
+    texts = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    with torch.no_grad():
+        if "pixel_values" in inputs:
+            outputs = model.get_image_features(pixel_values=inputs["pixel_values"])
+            found["image_embeds"] = normalize(outputs.pooler_output, dim=-1)
+        if texts:
+            found["text_embeds"] = normalize(model.get_text_features(**texts).pooler_output, dim=-1)
+        if len(found) == 2:
+            found["logits_per_image"] = model(**inputs).logits_per_image
+    return found
+
+
+def run(encoder: ExportedEncoder, part: str, inputs: dict[str, torch.Tensor]) -> dict:
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    found = encoder.sessions[part](arrays)
+    return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize(("format", "precision", "part"), COMBINATIONS)
+def test_an_export_embeds_what_torch_does_at_any_batch_and_length(
+    exports, checkpoint, color_dataset, format, precision, part
+):
+    encoder = load_encoder(str(exports(format, precision, part)), RUNTIMES_OF[format][0])
+    model, processor = load_clip(str(checkpoint))
+    names = list(COLORS)
+    # Sizes that neither the trace nor the check before writing had.
+    for images, texts in ((1, 6), (7, 3)):
+        drawn = [draw_picture(name, 7) for name in names[:images]]
+        inputs = dict(processor(images=drawn, return_tensors="pt"))
+        # Of two lengths, and like those that int8 was fitted to.
+        captions = [
+            f"a {name} square" if row % 2 else f"{COLORS[name]}方块"
+            for row, name in enumerate(names[:texts])
+        ]
+        tokens = processor.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        inputs |= dict(tokens)
+        expected = embed(model, inputs)
+        for name in encoder.sessions:
+            kinds = {"image": ["pixel_values"], "text": list(tokens)}.get(name, list(inputs))
+            found = run(encoder, name, {kind: inputs[kind] for kind in kinds})
+            for output, value in found.items():
+                if output == "logits_per_image":
+                    assert value.shape == (images, texts)
+                    scale = float(model.get_logit_scale().detach())
+                    tolerance = scale * {"fp32": 1e-5, "int8": 0.2}[precision]
+                    torch.testing.assert_close(value, expected[output], atol=tolerance, rtol=0)
+                else:
+                    least = LEAST_COSINE[precision]
+                    assert cosine_similarity(value, expected[output]).min() >= least, output
+                    torch.testing.assert_close(
+                        value.norm(dim=-1), torch.ones(len(value)), atol=1e-3, rtol=0
+                    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_fewer_bits_are_fewer_bytes_and_not_the_same_numbers(exports, format):
+    checks = {
+        precision: json.loads((exports(format, precision) / EXPORT_FILE).read_text())["checks"]
+        for precision in ("fp32", "bf16", "int8")
+    }
+    for part in ("image", "text"):
+        assert checks["fp32"][part]["max_difference"] < 1e-5
+        assert checks["bf16"][part]["max_difference"] > 1e-4
+        assert checks["int8"][part]["max_difference"] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("format", "runtime"),
+    [
+        ("onnx", "onnxruntime"),
+        ("onnx", "openvino"),
+        ("openvino", "auto"),
+        ("torch_export", "torch"),
+    ],
+)
+def test_search_on_an_export_ranks_as_on_the_checkpoint(
+    exports, checkpoint, pictures, capsys, format, runtime
+):
+    def search(source: Path, *more: str) -> str:
+        command = ["search", str(source), "一个红色方块", "--images", str(pictures), *more]
+        assert main([*command, "--top_k", "8"]) == 0
+        return capsys.readouterr().out
+
+    exported = exports(format)
+    capsys.readouterr()
+    assert search(exported, "--runtime", runtime) == search(checkpoint)
+
+
+NO_TORCH = """
+    import runpy
+    import sys
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("torch", "transformers", "modeling_clip_vit"):
+                raise ModuleNotFoundError("No module named " + name, name=name)
+
+    sys.meta_path.insert(0, Block())
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_example(folder: Path, *arguments: str, code: str = NO_TORCH) -> str:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", textwrap.dedent(code), str(folder / "example.py"), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp32"), ("openvino", "int8")])
+def test_the_example_gives_the_encoders_cosines_where_torch_cannot_be_imported(
+    tmp_path, exports, pictures, format, precision
+):
+    folder = exports(format, precision)
+    texts = ["a red square", "一个蓝色方块 and a text that is much too long " * 5, "cat"]
+    draw_picture("red", 5).save(tmp_path / "red.png")
+    encoder = load_encoder(str(folder))
+    # Of the model's own size, nothing is resized; else Pillow and torchvision round differently.
+    for path, tolerance in ((tmp_path / "red.png", 1e-3), (pictures / "red.png", 0.03)):
+        printed = run_example(folder, str(path), *texts)
+        found = [float(line.split()[0]) for line in printed.splitlines()]
+        image = encoder.encode_image([PillowImage.open(path).convert("RGB")])
+        expected = (encoder.encode_text(texts) @ image[0]).tolist()
+        assert found == pytest.approx(expected, abs=tolerance)
+    assert len((folder / "example.py").read_text().splitlines()) < 50
+
+
+@pytest.mark.parametrize("part", ["image", "text", "joint"])
+def test_the_example_of_each_part_runs_without_torch(exports, pictures, part):
+    folder = exports("onnx", "fp32", part)
+    arguments = {
+        "image": [str(pictures / "red.png")],
+        "text": ["a red square", "a cat"],
+        "joint": [str(pictures / "red.png"), "a red square", "a cat"],
+    }[part]
+    lines = run_example(folder, *arguments).splitlines()
+    if part == "joint":
+        both = run_example(exports("onnx"), *arguments).splitlines()
+        scale = json.loads((folder / EXPORT_FILE).read_text())["logit_scale"]
+        for logit, cosine in zip(lines, both, strict=True):
+            expected = scale * float(cosine.split()[0])
+            assert float(logit.split()[0]) == pytest.approx(expected, abs=1e-3)
+    else:
+        vectors = np.array([json.loads(line) for line in lines])
+        assert vectors.shape == (len(arguments), 16)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_the_example_of_torch_export_runs_without_this_package_and_transformers(exports, pictures):
+    code = NO_TORCH.replace('("torch", ', "(")
+    lines = run_example(exports("torch_export"), str(pictures / "red.png"), "cat", code=code)
+    expected = run_example(exports("onnx"), str(pictures / "red.png"), "cat")
+    assert lines == expected
+
+
+VARIANTS = {
+    "default": {},
+    "modern": {
+        "vision": {
+            "pooling": "map",
+            "position_embedding_type": "rope",
+            "norm_type": "rmsnorm",
+            "mlp_type": "glu",
+            "num_key_value_heads": 2,
+            "qk_norm": True,
+            "num_register_tokens": 2,
+        },
+        "text": {"pooling": "eos", "position_embedding_type": "rope", "norm_type": "rmsnorm"},
+    },
+    "sigmoid": {"vision": {"pooling": "mean"}, "logit_bias_init_value": -3.0},
+}
+
+
+@pytest.fixture(scope="module")
+def processor(checkpoint):
+    return load_clip(str(checkpoint))[1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_other_architectures_export(tmp_path, processor, variant, format):
+    model = small_model(**VARIANTS[variant])
+    manifest = export_clip(model, processor, tmp_path / "out", format, part="joint")
+    assert manifest["checks"]["joint"]["max_logit_difference"] < 1e-3
+    bias = VARIANTS[variant].get("logit_bias_init_value")
+    assert manifest["logit_bias"] == bias
+    encoder = ExportedEncoder(tmp_path / "out")
+    inputs = {"pixel_values": make_images(3), **make_texts([2, 9, 16, 1])}
+    found = run(encoder, "joint", inputs)
+    expected = model(**inputs)
+    for name, value in found.items():
+        torch.testing.assert_close(value, getattr(expected, name), atol=1e-4, rtol=1e-4)
+
+
+def small_peer(kind: str):
+    """A CLIP or SigLIP of Transformers, and a processor for it."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes["num_attention_heads"] = 4
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    text = {**sizes, "vocab_size": 300, "max_position_embeddings": 16}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    texts = [f"a {name} square" for name in COLORS]
+    tokenizer = train_tokenizer(texts, vocab_size=300, max_length=16)
+    if kind == "clip":
+        config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)
+        return CLIPModel(config).eval(), build_processor(tokenizer, 32)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token="<pad>",
+        model_max_length=16,
+        model_input_names=["input_ids"],
+    )
+    return (
+        SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).eval(),
+        build_processor(tokenizer, 32),
+    )
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_models_of_transformers_export(tmp_path, pictures, kind, format):
+    model, processor = small_peer(kind)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    source, target = str(tmp_path / "model"), str(tmp_path / "out")
+    assert main(["export", source, target, "--format", format]) == 0
+    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["model_type"] == kind
+    texts = ["a red square", "cat"]
+    torch.testing.assert_close(
+        load_encoder(target).encode_text(texts),
+        load_encoder(source).encode_text(texts),
+        atol=1e-5,
+        rtol=0,
+    )
+    printed = run_example(Path(target), str(pictures / "red.png"), *texts)
+    assert len(printed.splitlines()) == 2
+
+
+@pytest.mark.parametrize("part_class", [ImagePart, TextPart])
+def test_a_module_that_nncf_quantised_exports_as_it_computes(tmp_path, processor, part_class):
+    import nncf
+
+    model = small_model()
+    shapes = shapes_of(model, processor)
+    part = "image" if part_class is ImagePart else "text"
+
+    def make_inputs(count: int):
+        if part == "image":
+            return {"pixel_values": make_images(count)}
+        return make_texts(list(range(3, 3 + count)))
+
+    quantised = nncf.quantize(
+        part_class(model).eval(),
+        nncf.Dataset([make_inputs(2), make_inputs(4)]),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    path = tmp_path / "graph.xml"
+    export_openvino(quantised, make_inputs(2), path, shapes)
+    inputs = make_inputs(5)
+    session = open_session(path, "openvino", "int8")
+    found = session({name: value.numpy() for name, value in inputs.items()})[f"{part}_embeds"]
+    with torch.no_grad():
+        expected = quantised(**inputs)[f"{part}_embeds"]
+        plain = part_class(model)(**inputs)[f"{part}_embeds"]
+    # A number on the edge between two steps may fall to either side.
+    assert cosine_similarity(torch.from_numpy(found), expected).min() > 0.9999
+    assert (plain - expected).abs().max() > 1e-3
+
+    manifest = export_clip(
+        model, processor, tmp_path / "out", "openvino", "int8", part, modules={part: quantised}
+    )
+    assert manifest["checks"][part]["cosine"] > 0.999
+    assert (tmp_path / "out" / f"openvino_{part}.bin").stat().st_size < 150_000
+
+
+def test_transformers_reads_an_export_too(exports):
+    from transformers.exporters import ExportedModel
+
+    exported = ExportedModel.from_pretrained(exports("onnx", "fp32", "image"))
+    outputs = exported(pixel_values=make_images(3))
+    encoder = load_encoder(str(exports("onnx", "fp32", "image")))
+    expected = encoder.run_image(make_images(3).numpy())
+    np.testing.assert_allclose(outputs["image_embeds"].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_executorch_takes_the_image_tower(tmp_path, checkpoint):
+    pytest.importorskip("executorch")
+    target = str(tmp_path / "out")
+    assert main(["export", str(checkpoint), target, "--format", "executorch"]) == 0
+    encoder = load_encoder(target)
+    model = AutoModel.from_pretrained(checkpoint)
+    expected = embed(model, {"pixel_values": make_images(1)})["image_embeds"]
+    found = encoder.run_image(make_images(1).numpy())
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+# What a user can get wrong.
+
+
+def fail(capsys, *command: str) -> str:
+    """The one sentence in which a command ends."""
+    capsys.readouterr()
+    assert main(list(command)) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+BAD_CHOICES = [
+    (["--format", "tflite"], "no format 'tflite': there are onnx, openvino"),
+    (["--format", "executorch", "--precision", "int8"], "does not take --precision int8"),
+    (
+        ["--format", "openvino", "--precision", "int8"],
+        "is fitted to data: name a data set of images and captions by --calibration",
+    ),
+    (["--format", "onnx", "--num_calibration", "0"], "--num_calibration is 0"),
+    (
+        ["--format", "openvino", "--precision", "int8", "--calibration", "/nowhere"],
+        "no folder '/nowhere'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), BAD_CHOICES)
+def test_a_choice_that_cannot_be_is_refused(tmp_path, checkpoint, capsys, options, told):
+    command = ["export", str(checkpoint), str(tmp_path / "out"), *options]
+    assert told in fail(capsys, *command)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "missing", "extra"),
+    [("onnx", "onnxscript", "onnx"), ("openvino", "openvino", "openvino")],
+)
+def test_a_missing_backend_names_its_extra(
+    tmp_path, checkpoint, capsys, monkeypatch, format, missing, extra
+):
+    # What is installed cannot be taken away from a running process: only the look-up is.
+    found = runtimes.find_spec
+    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == missing else found(n))
+    message = fail(capsys, "export", str(checkpoint), str(tmp_path / "out"), "--format", format)
+    assert f"needs {missing}, which is not installed: pip install 'clip-vit[{extra}]'" in message
+
+
+def test_a_target_that_is_not_empty_is_left_as_it_is(tmp_path, checkpoint, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    message = fail(capsys, "export", str(checkpoint), str(tmp_path), "--format", "onnx")
+    assert "exists and is not an empty folder" in message
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_graph_that_computes_something_else_is_not_written(tmp_path, processor, monkeypatch):
+    def spoil(module, *arguments):
+        wrong = small_model(vision={"hidden_act": "relu"})
+        return convert(ImagePart(wrong).eval(), *arguments)
+
+    convert = backends.convert
+    monkeypatch.setattr("modeling_clip_vit.export.folder.convert", spoil)
+    with pytest.raises(ValueError, match=r"the exported image differs from its source: cosine 0\."):
+        export_clip(small_model(), processor, tmp_path / "out", "onnx", part="image")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def copied(tmp_path, exports) -> Path:
+    """A copy of an export, to be spoiled."""
+    return Path(shutil.copytree(exports("onnx"), tmp_path / "copied"))
+
+
+def flip(path: Path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit(folder: Path, **fields):
+    path = folder / EXPORT_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+SPOILED = {
+    "a weight": (lambda f: flip(f / "image.onnx.data"), "is not the file that was exported"),
+    "the tokenizer": (lambda f: flip(f / "tokenizer.json"), "is not the file that was exported"),
+    "a lost graph": (lambda f: (f / "text.onnx").unlink(), "is incomplete: there is no 'text.onnx"),
+    "no manifest": (lambda f: (f / EXPORT_FILE).write_text("{}"), "is no export that clip-vit"),
+    "half a manifest": (lambda f: (f / EXPORT_FILE).write_text('{"a'), "cannot read"),
+    "a format": (lambda f: edit(f, format="tflite"), "is of format 'tflite': known are onnx"),
+    "no checksums": (lambda f: edit(f, files={}), "lists no checksum of 'image.onnx'"),
+    "a path": (lambda f: edit(f, files={"../a": {}}, components={}), "there is no '../a' in it"),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_a_changed_or_incomplete_export_is_refused(copied, pictures, capsys, spoiled):
+    spoil, told = SPOILED[spoiled]
+    spoil(copied)
+    message = fail(capsys, "search", str(copied), "a cat", "--images", str(pictures))
+    assert told in message
+    assert str(copied) in message
+
+
+def test_a_graph_that_the_runtime_cannot_read_is_refused(tmp_path):
+    (tmp_path / "image.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*image\.onnx"):
+        open_session(tmp_path / "image.onnx", "onnxruntime", "fp32")
+
+
+def test_a_program_that_could_run_code_must_be_asked_for(exports, pictures, capsys):
+    folder = str(exports("torch_export"))
+    message = fail(capsys, "search", folder, "a cat", "--images", str(pictures))
+    assert "can run code that it holds: name the runtime 'torch' if you trust" in message
+
+
+def test_a_runtime_that_does_not_fit_is_refused(exports, checkpoint, pictures, capsys):
+    rest = ["a cat", "--images", str(pictures), "--runtime", "onnxruntime"]
+    message = fail(capsys, "search", str(exports("openvino")), *rest)
+    assert "which is of format 'openvino': allowed is openvino" in message
+    message = fail(capsys, "search", str(checkpoint), *rest)
+    assert "make one with clip-vit export" in message
+
+
+def test_an_export_is_no_checkpoint(exports, tmp_path, capsys):
+    folder = str(exports("onnx"))
+    message = fail(capsys, "export", folder, str(tmp_path / "out"), "--format", "onnx")
+    assert "is an export, and this needs a checkpoint" in message
+
+
+@pytest.mark.parametrize("part", ["image", "joint"])
+def test_a_part_that_is_not_there_is_named(exports, pictures, capsys, part):
+    folder = str(exports("onnx", "fp32", part))
+    message = fail(capsys, "search", folder, "a cat", "--images", str(pictures))
+    assert f"holds the part {part} alone" in message
+
+
+IMAGES = np.zeros((2, 3, 32, 32), np.float32)
+IDS = np.ones((2, 4), np.int64)
+BAD_INPUTS = {
+    "size": ({"pixel_values": IMAGES[..., :16]}, "shape (2, 3, 32, 16), but this export takes"),
+    "type": ({"pixel_values": IMAGES.astype(np.float64)}, "pixel_values is float64"),
+    "one image": ({"pixel_values": IMAGES[0]}, "float32 of shape (batch, 3, 32, 32)"),
+    "length": ({"input_ids": np.ones((1, 17), np.int64)}, "texts of 17 tokens are not allowed"),
+    "token": ({"input_ids": IDS * 300}, "token 300 is not allowed"),
+    "negative": ({"input_ids": IDS * -1}, "token -1 is not allowed"),
+    "id type": ({"input_ids": IDS.astype(np.int32)}, "input_ids is int32 of shape (2, 4)"),
+    "no mask": ({"input_ids": IDS, "attention_mask": None}, "the text inputs are input_ids, but"),
+    "mask": (
+        {"input_ids": IDS, "attention_mask": np.ones((2, 3), np.int64)},
+        "attention_mask is int64 of shape (2, 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_inputs_of_a_wrong_type_or_size_are_refused(exports, case):
+    inputs, told = BAD_INPUTS[case]
+    encoder = load_encoder(str(exports("onnx")))
+    if "pixel_values" in inputs:
+        with pytest.raises(ValueError, match=re.escape(told)):
+            encoder.run_image(inputs["pixel_values"])
+        return
+    filled = {"attention_mask": np.ones(inputs["input_ids"].shape, np.int64), **inputs}
+    given = {name: value for name, value in filled.items() if value is not None}
+    with pytest.raises(ValueError, match=re.escape(told)):
+        encoder.run_text(given)
