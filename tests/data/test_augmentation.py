@@ -120,7 +120,7 @@ def test_batches_are_the_same_with_any_number_of_workers(
 def test_a_row_of_a_stream_is_varied_by_its_name_and_epoch_alone():
     def make(name: str, epoch: int) -> torch.Tensor:
         options = AugmentOptions(crop_scale=[0.3, 0.9], policy="trivialaugment")
-        maker = SampleMaker("image", CaptionOptions(), None, 32, seed=0, augment=options)
+        maker = SampleMaker("image", CaptionOptions(["caption"]), None, 32, seed=0, augment=options)
         row = Row(name, {"image": photo(), "caption": "a photo"})
         return maker.decode(maker.draw(row, epoch)).pixels
 
