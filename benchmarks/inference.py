@@ -1,0 +1,423 @@
+"""How fast, how large and how close each way to run a CLIP is, on this machine, in one run.
+
+    python benchmarks/inference.py [--models base-patch32] [--only NAME ...] [--output FOLDER]
+
+Random weights of the published shapes, made once as HF CLIP, converted to ours and exported, so
+that every row computes the same function. Each row runs in a process of its own; the processes
+live side by side and take turns, a few calls each, so that noise hits all alike. A caption has 12
+tokens; HF CLIP and open_clip get it padded to 77, as their own processing does.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+MODELS = {"base-patch32": 32, "base-patch16": 16}
+BATCHES = (1, 16)
+#: Tokens of a usual caption, and what HF CLIP pads to.
+CAPTION_LENGTH, PADDED_LENGTH = 12, 77
+PARTS = ("image", "text")
+#: Row -> what runs it, and how: the runtime, the checkpoint or export, the precision.
+ROWS = {
+    "hf-fp32": ("hf", "fp32"),
+    "hf-bf16": ("hf", "bf16"),
+    "hf-openvino-fp32": ("export", "hf-openvino-fp32"),
+    "open_clip-fp32": ("open_clip", "fp32"),
+    "ours-fp32": ("ours", "fp32"),
+    "ours-bf16": ("ours", "bf16"),
+    "ours-torchao-int8": ("ours", "int8"),
+    "ours-onnx-fp32": ("export", "onnx-fp32"),
+    "ours-onnx-int8": ("export", "onnx-int8"),
+    "ours-openvino-fp32": ("export", "openvino-fp32"),
+    "ours-openvino-bf16": ("export", "openvino-bf16"),
+    "ours-openvino-int8": ("export", "openvino-int8"),
+}
+#: Those that run every text padded to 77, as HF's own processing of CLIP does.
+PADDED = ("hf-fp32", "hf-bf16", "hf-openvino-fp32", "open_clip-fp32")
+
+
+# Making the models.
+
+
+def prepare(folder: Path, patch: int, rows: list[str]):
+    """Write HF CLIP, ours, open_clip's and the exports that rows need, of the same weights."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from modeling_clip_vit.conversion.hf_clip import from_hf_clip
+    from modeling_clip_vit.conversion.open_clip import save as save_open_clip
+    from modeling_clip_vit.conversion.open_clip import to_open_clip
+
+    torch.manual_seed(0)
+    config = CLIPConfig(vision_config={"patch_size": patch, "image_size": 224})
+    hf = CLIPModel(config).eval()
+    hf.save_pretrained(folder / "hf")
+    ours = from_hf_clip(hf).eval()
+    ours.save_pretrained(folder / "ours")
+    if "open_clip-fp32" in rows:
+        (folder / "open_clip").mkdir()
+        save_open_clip(to_open_clip(ours), folder / "open_clip", ours.config)
+    for row in rows:
+        kind, name = ROWS[row]
+        if kind == "export":
+            source = hf if name.startswith("hf-") else ours
+            *_, format, precision = name.split("-")
+            export(source, folder / name, format, precision)
+
+
+def export(model, target: Path, format: str, precision: str):
+    """Both towers; int8 is fitted to random inputs, which is enough to measure speed and size."""
+    from transformers.exporters import ExportedModel
+
+    from modeling_clip_vit.export.backends import FORMATS, convert
+    from modeling_clip_vit.export.parts import PARTS as MODULES
+    from modeling_clip_vit.export.parts import Shapes, example_inputs, make_images, make_texts
+
+    shapes = Shapes(224, 3, PADDED_LENGTH, 49408, 49407, True)
+    for part in PARTS:
+        build, kinds = MODULES[part]
+        samples = [
+            make_images(shapes, 1, seed)
+            if part == "image"
+            else make_texts(shapes, 1, 6 + seed % 12, False, seed)
+            for seed in range(32)
+        ]
+        inputs = example_inputs(shapes, kinds)
+        component = convert(build(model).eval(), inputs, shapes, format, precision, samples)
+        ExportedModel({part: component}, FORMATS[format].backend).save_pretrained(target / part)
+        del component
+        gc.collect()
+
+
+def make_inputs(part: str, batch: int, length: int) -> dict[str, np.ndarray]:
+    """The inputs that every row computes."""
+    rng = np.random.default_rng(batch)
+    if part == "image":
+        return {"pixel_values": rng.standard_normal((batch, 3, 224, 224)).astype(np.float32)}
+    # The same captions at either length; the end of a text also pads it.
+    ids = np.full((batch, length), 49407)
+    ids[:, : CAPTION_LENGTH - 1] = rng.integers(0, 49406, (batch, CAPTION_LENGTH - 1))
+    mask = (np.arange(length) < CAPTION_LENGTH).astype(np.int64)
+    return {"input_ids": ids, "attention_mask": np.tile(mask, (batch, 1))}
+
+
+# One row, in a process of its own.
+
+
+def build_runner(folder: Path, row: str, threads: int):
+    """What embeds one part, `run(part, inputs)`, and the bytes of each part on disk."""
+    kind, name = ROWS[row]
+    if kind == "export":
+        return build_export(folder / name, threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    if kind == "open_clip":
+        from modeling_clip_vit.conversion.open_clip import load
+
+        model = load(str(folder / "open_clip")).eval()
+
+        def embed(part, inputs):
+            if part == "image":
+                return model.encode_image(inputs["pixel_values"])
+            return model.encode_text(inputs["input_ids"])
+
+    else:
+        from transformers import AutoModel
+
+        import modeling_clip_vit  # noqa: F401  registers ours
+
+        model = AutoModel.from_pretrained(folder / kind).eval()
+        if name == "bf16":
+            model = model.bfloat16()
+        if name == "int8":
+            model = quantise(model)
+
+        def embed(part, inputs):
+            if part == "image":
+                outputs = model.get_image_features(**inputs)
+            else:
+                outputs = model.get_text_features(**inputs)
+            return outputs.pooler_output
+
+    @torch.inference_mode()
+    def run(part, inputs):
+        tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+        if name == "bf16" and part == "image":
+            tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
+        value = embed(part, tensors).float()
+        return torch.nn.functional.normalize(value, dim=-1).numpy()
+
+    return run, size_of_weights(model, folder)
+
+
+def quantise(model):
+    """Linear layers in int8 by torchao, activations as they come, compiled."""
+    import torch
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    model.get_image_features = torch.compile(model.get_image_features, dynamic=False)
+    model.get_text_features = torch.compile(model.get_text_features, dynamic=False)
+    return model
+
+
+def size_of_weights(model, folder: Path) -> dict[str, int]:
+    """Bytes of each tower's weights as they are written to disk."""
+    import torch
+
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, weight in model.state_dict().items():
+        part = "image" if name.startswith(("vision", "visual")) else "text"
+        buffer = Path(tempfile.mkdtemp(dir=folder)) / "weight"
+        torch.save(weight.detach().clone(), buffer)
+        sizes[part] += buffer.stat().st_size
+        shutil.rmtree(buffer.parent)
+    return sizes
+
+
+def build_export(folder: Path, threads: int):
+    """A runner of exported graphs."""
+    from modeling_clip_vit.inference.runtimes import open_session
+
+    precision = folder.name.rsplit("-", 1)[1]
+    sessions, sizes = {}, {}
+    for part in PARTS:
+        (path,) = [file for file in (folder / part).iterdir() if file.suffix in (".onnx", ".xml")]
+        runtime = "onnxruntime" if path.suffix == ".onnx" else "openvino"
+        sessions[part] = open_session(path, runtime, precision, threads)
+        files = [file for file in (folder / part).iterdir() if file.suffix != ".json"]
+        sizes[part] = sum(file.stat().st_size for file in files)
+    return lambda part, inputs: sessions[part](inputs)[f"{part}_embeds"], sizes
+
+
+def serve(folder: Path, row: str, threads: int):
+    """Answer lines of JSON: `{part, batch, calls}` with the seconds of each call and the memory."""
+    run, sizes = build_runner(folder, row, threads)
+    length = PADDED_LENGTH if row in PADDED else CAPTION_LENGTH
+    print(json.dumps({"sizes": sizes}), flush=True)
+    for line in sys.stdin:
+        ask = json.loads(line)
+        inputs = make_inputs(ask["part"], ask["batch"], length)
+        seconds = []
+        for _ in range(ask["calls"]):
+            start = time.perf_counter()
+            embeds = run(ask["part"], inputs)
+            seconds.append(time.perf_counter() - start)
+        answer = {
+            "seconds": seconds,
+            "embeds": np.asarray(embeds).tolist() if ask["embeds"] else None,
+            "peak_mb": peak_memory(),
+        }
+        print(json.dumps(answer), flush=True)
+
+
+def peak_memory() -> float:
+    """The most memory that this process held, in MB. getrusage would count its parent's as well."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+# All rows, in turns.
+
+
+class Row:
+    """The process of one row."""
+
+    def __init__(self, folder: Path, name: str, threads: int):
+        self.name = name
+        command = [sys.executable, __file__, "--serve", name]
+        command += ["--folder", str(folder), "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        self.sizes = self._read()["sizes"]
+        self.seconds: dict[tuple[str, int], list[float]] = {}
+        self.peak_mb = 0.0
+
+    def ask(self, part: str, batch: int, calls: int, embeds: bool = False) -> dict:
+        """Let it compute."""
+        question = {"part": part, "batch": batch, "calls": calls, "embeds": embeds}
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        self.peak_mb = answer["peak_mb"]
+        return answer
+
+    def _read(self) -> dict:
+        # Libraries print to the same place.
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"the process of {self.name} ended with {self.process.wait()}")
+
+    def close(self):
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(folder: Path, names: list[str], rounds: int, calls: int, threads: int) -> list[dict]:
+    """Run all rows in turns: `rounds` times, `calls` calls of each part and batch."""
+    rows = [Row(folder, name, threads) for name in names]
+    results = {}
+    try:
+        for row in rows:
+            results[row.name] = {"row": row.name, "disk_mb": to_mb(row.sizes), "cosine": {}}
+            for part in PARTS:
+                for batch in BATCHES:
+                    # Compiles and warms up, and says how close it is.
+                    embeds = np.array(row.ask(part, batch, 2, embeds=True)["embeds"])
+                    results[row.name].setdefault("embeds", {})[part] = embeds
+                    row.seconds[part, batch] = []
+        for _ in range(rounds):
+            for part in PARTS:
+                for batch in BATCHES:
+                    for row in rows:
+                        row.seconds[part, batch] += row.ask(part, batch, calls)["seconds"]
+        for row in rows:
+            results[row.name] |= {"peak_mb": row.peak_mb, "speed": summarise(row.seconds)}
+    finally:
+        for row in rows:
+            row.close()
+    first = results[names[0]]["embeds"]
+    for result in results.values():
+        embeds = result.pop("embeds") if result["row"] != names[0] else first
+        result["cosine"] = {
+            part: float((embeds[part] * first[part]).sum(-1).min()) for part in PARTS
+        }
+    results[names[0]].pop("embeds")
+    return list(results.values())
+
+
+def to_mb(sizes: dict[str, int]) -> dict[str, float]:
+    """Bytes as megabytes."""
+    return {part: size / 1e6 for part, size in sizes.items()}
+
+
+def summarise(seconds: dict[tuple[str, int], list[float]]) -> dict[str, dict[str, float]]:
+    """Median and 99th percentile of a call in milliseconds, and items a second at the median."""
+    found = {}
+    for (part, batch), values in seconds.items():
+        median = float(np.median(values))
+        found[f"{part}-{batch}"] = {
+            "p50_ms": 1000 * median,
+            "p99_ms": 1000 * float(np.percentile(values, 99)),
+            "per_second": batch / median,
+        }
+    return found
+
+
+def describe_machine(threads: int) -> dict:
+    """Processor, its instructions that matter here, threads and versions."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = set(fields.get("flags", "").split())
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    packages = (
+        "torch",
+        "transformers",
+        "torchao",
+        "onnxruntime",
+        "openvino",
+        "nncf",
+        "open_clip_torch",
+    )
+    return {
+        "processor": fields.get("model name", platform.processor()),
+        "instructions": [name for name in wanted if name in flags],
+        "missing_instructions": [name for name in wanted if name not in flags],
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg()[0],
+        "versions": {name: version(name) for name in packages if is_installed(name)},
+    }
+
+
+def is_installed(name: str) -> bool:
+    """Whether a distribution is installed."""
+    try:
+        version(name)
+    except ImportError:
+        return False
+    return True
+
+
+def write_table(model: str, results: list[dict]) -> str:
+    """A table in Markdown; ratios are to the first row."""
+    kinds = [f"{part}-{batch}" for part in PARTS for batch in BATCHES]
+    head = ["row", "MB image", "MB text", "peak MB", "cosine image", "cosine text"]
+    head += [f"{kind}: p50 / p99 ms, per s (ratio)" for kind in kinds]
+    lines = [f"### {model}", "", f"| {' | '.join(head)} |"]
+    lines.append("|" + " --- |" * len(head))
+    first = results[0]
+    for result in results:
+        cells = [result["row"]]
+        for part in PARTS:
+            size = result["disk_mb"][part]
+            cells.append(f"{size:.1f} ({size / first['disk_mb'][part]:.3f})")
+        cells.append(f"{result['peak_mb']:.0f}")
+        cells += [f"{result['cosine'][part]:.5f}" for part in PARTS]
+        for kind in kinds:
+            speed = result["speed"][kind]
+            ratio = speed["per_second"] / first["speed"][kind]["per_second"]
+            cells.append(
+                f"{speed['p50_ms']:.1f} / {speed['p99_ms']:.1f}, "
+                f"{speed['per_second']:.1f} ({ratio:.2f})"
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=5, help="of a row in a turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, help="write inference.json and .md here")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.folder, options.serve, options.threads)
+        return
+    # Ratios are to HF CLIP in float32, which runs always.
+    names = [name for name in ROWS if name in options.only or name == "hf-fp32"]
+    machine = describe_machine(options.threads)
+    report = {"machine": machine, "models": {}}
+    text = f"{machine}\n\n"
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(Path(folder), MODELS[model], names)
+            results = measure(Path(folder), names, options.rounds, options.calls, options.threads)
+        report["models"][model] = results
+        text += write_table(model, results) + "\n"
+    print(text)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "inference.json").write_text(json.dumps(report, indent=2) + "\n")
+        (options.output / "inference.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
