@@ -12,6 +12,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
 from modeling_clip_vit.data.sources import DataError
@@ -26,6 +27,13 @@ from modeling_clip_vit.evaluation.retrieval import (
     retrieval_metrics,
 )
 from modeling_clip_vit.evaluation.zero_shot import average_phrases, class_texts, measure_zero_shot
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """scikit-learn brings an OpenMP of its own beside torch's, and two of them can crash."""
+    with threadpool_limits(1):
+        yield
 
 
 def embeds(rows: int, seed: int) -> torch.Tensor:
