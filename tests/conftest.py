@@ -312,3 +312,16 @@ def train(recipe: Path, *arguments: str) -> dict:
     out = Path(json.loads(recipe.read_text())["output_dir"])
     lines = [json.loads(line) for line in (out / "training_log.jsonl").open()]
     return [line for line in lines if "loss" in line][-1]
+
+
+def train_in_two_processes(recipe: Path):
+    """Train a recipe in two processes of this machine that find each other by gloo."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    processes = ["--num_processes", "2", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, *processes, str(REPOSITORY / "train.py"), "--config", str(recipe)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

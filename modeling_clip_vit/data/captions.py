@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .columns import check_columns
+from .errors import DataError
 from .labels import Labels, read_labels
-from .sources import DataError, check_columns
 from .templates import check_template, clean_class_name, load_templates
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from .sources import DataError
+from .errors import DataError
 
 #: What columns of images are called, the surest name first.
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes")
@@ -146,3 +146,16 @@ def first_named(columns: Iterable[str], names: Iterable[str]) -> str | None:
 def listed(kinds: dict[str, str]) -> str:
     """The columns, for a message."""
     return ", ".join(kinds) or "no columns"
+
+
+def check_columns(split: Dataset, columns: Iterable[str], path: str):
+    """Check that every column is there.
+
+    Raises:
+        DataError: one is not; the message lists those that are.
+    """
+    for column in columns:
+        if column not in split.column_names:
+            raise DataError(
+                f"{path!r} has no column {column!r}: it has {', '.join(split.column_names)}"
+            )

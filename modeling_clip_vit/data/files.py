@@ -27,7 +27,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from datasets.fingerprint import Hasher
 
 from .columns import column_kinds, find_image_column
-from .sources import DataError, cache_for, keep_encoded
+from .errors import DataError
 from .tars import IMAGE_EXTENSIONS, Row, read_tar
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,21 @@ def load_folder(folder: Path, builder: DatasetBuilder) -> DatasetDict:
     give what the files held before they changed, or what another folder of that name holds.
     """
     return load_dataset(str(folder), cache_dir=cache_for(builder))
+
+
+def cache_for(builder: DatasetBuilder) -> Path:
+    """A cache folder of its own for these very files, at the size and date that they have now."""
+    files_by_split = builder.config.data_files or {}
+    files = [(name, list(files), files.origin_metadata) for name, files in files_by_split.items()]
+    return Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files)
+
+
+def keep_encoded(split: Dataset) -> Dataset:
+    """Leave images as encoded bytes: who reads a row decides when, and what a bad one means."""
+    for name, feature in split.features.items():
+        if isinstance(feature, Image):
+            split = split.cast_column(name, Image(decode=False))
+    return split
 
 
 def find_tables(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from datasets import Dataset
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
-from .sources import DataError
+from .errors import DataError
 
 
 class BadImageError(DataError):

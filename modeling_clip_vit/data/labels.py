@@ -6,7 +6,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from .sources import DataError, check_columns
+from .columns import check_columns
+from .errors import DataError
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from .sources import DataError
+from .errors import DataError
 from .transforms import refuse_unless
 
 Partners = Literal["any", "concept"]

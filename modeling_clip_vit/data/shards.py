@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from datasets import Dataset, IterableDataset, load_dataset_builder, load_from_disk
 
 from .batches import SkippedSample
-from .files import READERS, TAR_SUFFIXES, reader_options, suffix_of
-from .sources import DataError, cache_for, first_line
+from .errors import DataError, first_line
+from .files import READERS, TAR_SUFFIXES, cache_for, reader_options, suffix_of
 from .tars import Row, read_tar
 
 #: Rows that are taken out of an Arrow table at once.

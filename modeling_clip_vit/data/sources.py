@@ -1,28 +1,12 @@
 """Open an image-text data set with `datasets`, and check that it holds what is asked of it."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import (
-    Dataset,
-    DatasetBuilder,
-    DatasetDict,
-    Image,
-    load_dataset,
-)
-from datasets.config import HF_DATASETS_CACHE
-from datasets.fingerprint import Hasher
+from datasets import Dataset, DatasetDict, load_dataset
 
-
-class DataError(ValueError):
-    """Something about the data that the user can mend; the message is one clear sentence."""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(":.") if lines else type(error).__name__
+from .errors import DataError, first_line
+from .files import is_local, keep_encoded, open_local
 
 
 def open_dataset(path: str, image_column: str | None = None) -> DatasetDict:
@@ -38,8 +22,6 @@ def open_dataset(path: str, image_column: str | None = None) -> DatasetDict:
     Raises:
         DataError: there is no such data set, or it cannot be read.
     """
-    from .files import is_local, open_local  # which builds on this file
-
     here = is_local(path)
     try:
         splits = open_local(path, image_column) if here else load_dataset(path)
@@ -55,21 +37,6 @@ def open_dataset(path: str, image_column: str | None = None) -> DatasetDict:
     return DatasetDict({name: keep_encoded(split) for name, split in splits.items()})
 
 
-def cache_for(builder: DatasetBuilder) -> Path:
-    """A cache folder of its own for these very files, at the size and date that they have now."""
-    files_by_split = builder.config.data_files or {}
-    files = [(name, list(files), files.origin_metadata) for name, files in files_by_split.items()]
-    return Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files)
-
-
-def keep_encoded(split: Dataset) -> Dataset:
-    """Leave images as encoded bytes: who reads a row decides when, and what a bad one means."""
-    for name, feature in split.features.items():
-        if isinstance(feature, Image):
-            split = split.cast_column(name, Image(decode=False))
-    return split
-
-
 def get_split(splits: DatasetDict, name: str, path: str, hint: str = "") -> Dataset:
     """One split by name; the hint ends the message where it is not there.
 
@@ -81,16 +48,3 @@ def get_split(splits: DatasetDict, name: str, path: str, hint: str = "") -> Data
     if len(splits[name]) == 0:
         raise DataError(f"split {name!r} of {path!r} is empty")
     return splits[name]
-
-
-def check_columns(split: Dataset, columns: Iterable[str], path: str):
-    """Check that every column is there.
-
-    Raises:
-        DataError: one is not; the message lists those that are.
-    """
-    for column in columns:
-        if column not in split.column_names:
-            raise DataError(
-                f"{path!r} has no column {column!r}: it has {', '.join(split.column_names)}"
-            )

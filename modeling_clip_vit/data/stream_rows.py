@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from .batches import SkippedSample
+from .errors import DataError
 from .shards import Shards
-from .sources import DataError
 from .tars import Row
 
 StoppingStrategy = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement"]

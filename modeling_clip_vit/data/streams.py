@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .batches import Sample, SkippedSample
 from .captions import CaptionOptions, find_texts
 from .columns import kind_of_value
+from .errors import DataError
 from .shards import Shards, open_shards
 from .shuffle import ShuffledRows
-from .sources import DataError
 from .stream_rows import Consumer, MixedRows, StoppingStrategy
 from .stream_samples import DrawnSample, SampleMaker
 from .tars import Row

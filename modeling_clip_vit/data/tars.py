@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 
 from .batches import SkippedSample
-from .sources import first_line
+from .errors import first_line
 
 IMAGE_EXTENSIONS = frozenset(
     ("avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")

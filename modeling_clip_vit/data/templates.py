@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .sources import DataError
+from .errors import DataError
 
 #: Phrases by name, each with one `{}` where the class name goes: English and Chinese.
 TEMPLATES: dict[str, tuple[str, ...]] = {

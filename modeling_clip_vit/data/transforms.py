@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from .sources import DataError
+from .errors import DataError
 
 #: Uniform numbers that one image needs.
 NOISE_SIZE = 14

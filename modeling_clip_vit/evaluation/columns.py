@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from ..data.columns import (
+    check_columns,
     choose_image_column,
     column_kinds,
     find_caption_columns,
@@ -13,7 +14,7 @@ from ..data.columns import (
     listed,
     of_kind,
 )
-from ..data.sources import DataError, check_columns
+from ..data.errors import DataError
 
 
 @dataclass

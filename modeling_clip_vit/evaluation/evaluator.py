@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import CLIPModel, CLIPProcessor
 
+from ..data.columns import check_columns
 from ..data.images import decode_all
 from ..data.labels import read_labels
-from ..data.sources import check_columns
 from ..inference.embedding import embed_pixels, embed_texts
 from ..modeling_clip_vit import ClipVitModel
 from .retrieval import list_captions, measure_retrieval

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import torch
 
-from ..data.sources import DataError
+from ..data.errors import DataError
 
 RECALL_AT = (1, 5, 10)
 #: So many scores are in memory at a time, whatever the number of queries and items.

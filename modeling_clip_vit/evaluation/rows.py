@@ -18,8 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import BatchFeature, CLIPProcessor
 
+from ..data.errors import DataError
 from ..data.images import BadImageError, BadSamples, decode_image, image_name, to_pixels
-from ..data.sources import DataError
 from ..inference.embedding import embed_image_inputs, embed_texts
 from .corruptions import corrupt
 

@@ -12,9 +12,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
+from ..data.errors import DataError
 from ..data.images import BadSamples
 from ..data.labels import read_labels
-from ..data.sources import DataError, get_split, open_dataset
+from ..data.sources import get_split, open_dataset
 from ..inference.embedding import similarity_of
 from .calibration import Reliability, measure_calibration
 from .columns import Columns, choose_columns

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..inference.exported import ExportError
 from ..inference.runtimes import require
+from ..quantization.static import HOOKS, import_nncf
 from .parts import Shapes, dynamic_shapes
 
 Inputs = dict[str, torch.Tensor]
@@ -184,21 +184,6 @@ def to_bfloat16(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).to(torch.bfloat16)
 
 
-def export_openvino(module: nn.Module, example_inputs: Inputs, path: Path, shapes: Shapes):
-    """Write one module as an OpenVINO graph, `path` (.xml) and the weights beside it (.bin).
-
-    Args:
-        module: a part of `parts.PARTS`, also one that NNCF quantised and that was trained so.
-        example_inputs: an example of what it takes.
-        path: the .xml file to write.
-        shapes: the sizes of its model.
-    """
-    import openvino
-
-    component = convert_openvino(module, example_inputs, shapes)
-    openvino.save_model(component.program, path, compress_to_fp16=False)
-
-
 def convert_openvino(
     module: nn.Module, inputs: Inputs, shapes: Shapes, quantizer: Any = None
 ) -> ExportedComponent:
@@ -209,7 +194,7 @@ def convert_openvino(
     documentation has it.
     """
     if is_nncf_module(module):
-        import nncf
+        nncf = import_nncf()
         import openvino
 
         with quiet():
@@ -229,11 +214,7 @@ def convert_openvino(
 
 def is_nncf_module(module: nn.Module) -> bool:
     """Whether NNCF put its quantisers into a module."""
-    try:
-        from nncf.torch.function_hook import is_wrapped
-    except ImportError:
-        return False
-    return is_wrapped(module)
+    return any(HOOKS in name for name, _ in module.named_modules())
 
 
 def openvino_quantizer(calibration: list[Inputs] | None) -> Any:
@@ -244,6 +225,7 @@ def openvino_quantizer(calibration: list[Inputs] | None) -> Any:
     from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
     assert calibration, "check_choice asks for it"
+    import_nncf()
     config = NNCFQuantizationConfig(subset_size=len(calibration))
     return NNCFOpenVINOQuantizer(config, calibration_dataset=calibration)
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.columns import choose_image_column, column_kinds, find_caption_columns
+from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
+from ..data.errors import DataError
 from ..data.images import BadImageError, decode_image
-from ..data.sources import DataError, check_columns, open_dataset
+from ..data.sources import open_dataset
 from ..inference.embedding import text_options
 from .parts import Shapes
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 
-from ..data.sources import first_line
+from ..data.errors import first_line
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
 from .embedding import embed_images, embed_texts

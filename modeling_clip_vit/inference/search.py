@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..data.columns import choose_image_column, column_kinds, find_caption_columns
+from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
+from ..data.errors import DataError
 from ..data.images import BadImageError, decode_image
-from ..data.sources import DataError, check_columns, open_dataset
+from ..data.sources import open_dataset
 from .loading import Encoder
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}

@@ -157,6 +157,6 @@ def float_modules(model: nn.Module, layers: Collection[str]) -> list[str]:
 def without_fakes(model: ClipVitModel) -> ClipVitModel:
     """A plain float model with the weights of one whose layers round."""
     plain: Any = ClipVitModel(deepcopy(model.config))
-    own = plain.state_dict()
-    plain.load_state_dict({name: model.state_dict()[name] for name in own})
+    given = model.state_dict()
+    plain.load_state_dict({name: given[name] for name in plain.state_dict()})
     return plain.to(model.device).eval()

@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
 
-from ..data.sources import first_line
+from ..data.errors import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,15 @@
 """From arguments to what a run trains a class head with: labelled images, processor, model."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, CLIPImageProcessor
 
 from ..configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
 from ..data.batches import Collator, ImageTextSamples
-from ..data.columns import choose_image_column, choose_label_column, column_kinds
+from ..data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
 from ..data.images import decode_all
 from ..data.labels import Labels, read_labels
-from ..data.sources import check_columns, get_split, open_dataset
+from ..data.sources import get_split, open_dataset
 from ..evaluation.classifier import ClassEvaluator
 from ..modeling_clip_vit import ClipVitForImageClassification
 from ..pretrained import load_with_report, refuse_misfits
@@ -22,6 +20,7 @@ from .preparation import (
     TrainingData,
     build_image_processor,
     build_loader,
+    find_config,
     get_eval_split,
     prepare_images,
 )
@@ -81,10 +80,7 @@ def build_classifier(
         FileNotFoundError: there is no configuration in that folder.
         ValueError: it is the configuration of another type of model, or not a valid one.
     """
-    path = Path(options.model_config)
-    if not (path / "config.json").is_file() and not path.is_file():
-        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
-    config = tower_config(str(path), options, names)
+    config = tower_config(str(find_config(options)), options, names)
     model = ClipVitForImageClassification(config)
     if options.attn_implementation:
         model.set_attn_implementation(options.attn_implementation)

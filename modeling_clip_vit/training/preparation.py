@@ -33,10 +33,10 @@ from ..data.batches import (
     number_concepts,
 )
 from ..data.captions import CaptionMaker
-from ..data.columns import choose_image_column, choose_texts, column_kinds
+from ..data.columns import check_columns, choose_image_column, choose_texts, column_kinds
 from ..data.images import BadSamples, decode_all
 from ..data.policies import SampleAugment
-from ..data.sources import check_columns, get_split, open_dataset
+from ..data.sources import get_split, open_dataset
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamCaptions, StreamLoader, peek_kinds
 from ..data.tokenizer import train_tokenizer
@@ -168,6 +168,18 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
     return model, AutoProcessor.from_pretrained(path)
 
 
+def find_config(options: ModelOptions) -> Path:
+    """Where the configuration of a new model is.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(options.model_config)
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
+    return path
+
+
 def build_model(
     options: ModelOptions, captions: CaptionMaker | StreamCaptions
 ) -> tuple[ClipVitModel, CLIPProcessor]:
@@ -179,9 +191,7 @@ def build_model(
         FileNotFoundError: there is no configuration in that folder.
         ValueError: it is the configuration of another type of model, or not a valid one.
     """
-    path = Path(options.model_config)
-    if not (path / "config.json").is_file() and not path.is_file():
-        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
+    path = find_config(options)
     config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
         raise ValueError(

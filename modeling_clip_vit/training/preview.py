@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPProcessor
 
+from ..data.errors import DataError
 from ..data.mixing import mix_batch
-from ..data.sources import DataError
 from .arguments import TrainArguments
 from .command import parse_arguments
 from .preparation import prepare

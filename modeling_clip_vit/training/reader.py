@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from ..data.sources import DataError
+from ..data.errors import DataError
 from ..data.streams import StreamLoader
 from .arguments import DataOptions
 from .preparation import TrainingData

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.sources import first_line
+from ..data.errors import first_line
 from ..evaluation.evaluator import EvaluationSet, Evaluator
 from ..hub.classifier_card import build_classifier_card
 from ..hub.model_card import CardFacts, build_model_card, code_version

@@ -18,8 +18,10 @@ from modeling_clip_vit.data.batches import (
     number_concepts,
 )
 from modeling_clip_vit.data.captions import CaptionMaker, CaptionOptions
+from modeling_clip_vit.data.columns import check_columns
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import BadImageError
-from modeling_clip_vit.data.sources import DataError, check_columns, open_dataset
+from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 from modeling_clip_vit.training.command import parse_arguments

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targets, mix_seed
-from modeling_clip_vit.data.sources import DataError
 from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.objective import ContrastiveObjective

@@ -22,9 +22,10 @@ from modeling_clip_vit.data.columns import (
     choose_texts,
     column_kinds,
 )
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import decode_all
 from modeling_clip_vit.data.labels import read_labels
-from modeling_clip_vit.data.sources import DataError, get_split, open_dataset
+from modeling_clip_vit.data.sources import get_split, open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.preparation import prepare

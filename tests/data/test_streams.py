@@ -24,7 +24,7 @@ from stream_files import (
 
 from modeling_clip_vit.data.batches import Collator, Sample, SkippedSample
 from modeling_clip_vit.data.captions import CaptionOptions, stable_number
-from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.streams import StreamCaptions, StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions

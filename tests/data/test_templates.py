@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.templates import TEMPLATES, clean_class_name, load_templates
 
 

@@ -17,7 +17,8 @@ from PIL import Image as PillowImage
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.data.sources import DataError, open_dataset
+from modeling_clip_vit.data.errors import DataError
+from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.templates import load_templates
 from modeling_clip_vit.evaluation.rows import Embedder
 from modeling_clip_vit.evaluation.tasks import NEEDS, Evaluation, EvaluationOptions

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
-from modeling_clip_vit.data.sources import DataError
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.evaluation import retrieval
 from modeling_clip_vit.evaluation.calibration import bin_confidences, measure_calibration
 from modeling_clip_vit.evaluation.probe import fit, measure_linear_probe, measure_neighbours

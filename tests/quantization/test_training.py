@@ -1,14 +1,11 @@
 """Runs with rounding in the forward pass: every mode trains, resumes, and leaves both models."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, start, train, wait_for, write_recipe
+from conftest import start, train, train_in_two_processes, wait_for, write_recipe
 from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
@@ -115,16 +112,7 @@ def test_two_processes_train_one_model(mode, tmp_path, color_dataset, linear_con
         view_loss_weight=0,
         **fields,
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    processes = ["--num_processes", "2", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launch, *processes, str(REPOSITORY / "train.py"), "--config", str(recipe)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two_processes(recipe)
     facts = json.loads((tmp_path / "out" / "int8" / "quantization.json").read_text())
     assert facts["metrics"][RECALL] >= 0.35, facts
 

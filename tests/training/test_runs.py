@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MISFITS, REPOSITORY, draw_picture, spoil, start, wait_for, write_recipe
+from conftest import (
+    MISFITS,
+    draw_picture,
+    spoil,
+    start,
+    train_in_two_processes,
+    wait_for,
+    write_recipe,
+)
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -390,15 +398,7 @@ def test_two_processes_train_one_model(tmp_path, color_dataset, model_config_fol
     recipe = write_recipe(
         tmp_path, color_dataset, tmp_path, per_device_train_batch_size=8, save_steps=0
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    processes = ["--num_processes", "2", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launch, *processes, str(REPOSITORY / "train.py"), "--config", str(recipe)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two_processes(recipe)
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     # Guessing finds one in eight.
     assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.5
