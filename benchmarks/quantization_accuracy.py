@@ -1,16 +1,18 @@
-"""What int8 costs in retrieval: naive, best after training, and trained for it.
+"""What int8 and int4 cost in accuracy: naive, best after training, and trained for it.
 
     python benchmarks/quantization_accuracy.py CHECKPOINT [--config configuration/train/emoji.yaml]
-        [--steps 200] [--factor 150] [--num_samples 0] [--json FILE]
+        [--steps 200] [--seeds 3] [--factors 1 150] [--json FILE]
 
-Two models: the checkpoint, and the same function with outliers in it: 4 channels of each norm are
-`factor` times as large, and the weights behind them as much smaller. In float nothing changes.
-Naive is one range for a whole tensor, symmetric, the largest value seen. Both models are then
-trained for a few steps with rounding, the float one as teacher; one seed.
+For each factor one model: the checkpoint's function with outliers in it. 4 channels of each norm
+are so many times as large, and the weights behind them as much smaller: in float nothing changes.
+Naive is one range for a whole tensor, symmetric, the largest value seen; 4 bits are rounded to the
+nearest, a scale a row. Models are then trained for a few steps with rounding, the float one as
+teacher, with several seeds; what is measured is the checkpoint or the OpenVINO export that remains.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 from copy import deepcopy
 from pathlib import Path
@@ -19,15 +21,19 @@ import torch
 from torchao.quantization import Int8StaticActivationInt8WeightConfig, PerTensor, quantize_
 
 from modeling_clip_vit.cli import main as clip_vit
-from modeling_clip_vit.evaluation.evaluator import Evaluator
-from modeling_clip_vit.inference.loading import load_clip
-from modeling_clip_vit.quantization.calibration import DataPlace, calibration_batches, read_samples
+from modeling_clip_vit.export.folder import NUM_CHECKS, export_clip
+from modeling_clip_vit.inference.exported import ExportError
+from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
 from modeling_clip_vit.quantization.layers import choose_layers
-from modeling_clip_vit.quantization.static import quantize_static
 from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.preparation import prepare
 
 OUTLIERS = 4  # channels of a norm
+NUM_CALIBRATION = 128
+#: How a model is trained: the mode and the bits of its weights.
+TRAINED = (("dynamic", 8), ("static", 8), ("dynamic", 4))
+METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero-shot")
 
 
 @torch.no_grad()
@@ -49,7 +55,7 @@ def add_outliers(model, factor: float):
 
 
 @torch.no_grad()
-def quantize_naively(model, layers: list[str], batches):
+def quantize_naively(model, layers: list[str], samples: list[dict[str, torch.Tensor]]):
     """A copy with a fixed symmetric range for each whole tensor: the largest value seen."""
     naive, largest = deepcopy(model), {}
 
@@ -60,10 +66,8 @@ def quantize_naively(model, layers: list[str], batches):
         return naive.get_submodule(name).register_forward_pre_hook(note)
 
     handles = [watch(name) for name in layers]
-    for batch in batches["vision_model"]:
-        naive.get_image_features(**batch)
-    for batch in batches["text_model"]:
-        naive.get_text_features(**batch)
+    for sample in samples:
+        naive(**sample)
     for handle in handles:
         handle.remove()
     for name in layers:
@@ -76,8 +80,20 @@ def quantize_naively(model, layers: list[str], batches):
     return naive
 
 
-def train_quantized(options, start: Path, folder: Path, mode: str, bits: int) -> dict:
-    """Metrics of the integer model after a few steps of training with rounding."""
+def read_samples(loader) -> list[dict[str, torch.Tensor]]:
+    """The first images and texts that the model would be trained with, one of each an entry."""
+    samples: list[dict[str, torch.Tensor]] = []
+    for batch in loader:
+        names = ("pixel_values", "input_ids", "attention_mask")
+        count = min(len(batch[name]) for name in names)
+        samples += [{name: batch[name][i : i + 1] for name in names} for i in range(count)]
+        if len(samples) >= NUM_CALIBRATION + NUM_CHECKS:
+            break
+    return samples[: NUM_CALIBRATION + NUM_CHECKS]
+
+
+def train_quantized(options, start: Path, folder: Path, mode: str, bits: int, seed: int):
+    """Train a few steps with rounding; the quantised model is then in `int8` of the folder."""
     fields = {
         "model_name_or_path": start,
         "teacher_name_or_path": options.checkpoint,
@@ -86,6 +102,7 @@ def train_quantized(options, start: Path, folder: Path, mode: str, bits: int) ->
         "optim": "adamw",
         "learning_rate": options.learning_rate,
         "max_steps": options.steps,
+        "seed": seed,
         "eval_steps": 0,
         "save_steps": 0,
         "report_to": "none",
@@ -93,20 +110,27 @@ def train_quantized(options, start: Path, folder: Path, mode: str, bits: int) ->
     }
     words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
     assert clip_vit(["train", "--config", str(options.config), *words]) == 0
-    return json.loads((folder / "int8" / "quantization.json").read_text())["metrics"]
 
 
-def recalls(metrics: dict[str, float]) -> dict[str, float]:
-    """R@1, R@5 and R@10, text to image, the mean over caption columns."""
+def figures(metrics: dict[str, float]) -> dict[str, float]:
+    """R@1, R@5 and R@10, the mean over caption columns, and zero-shot accuracy over labels."""
     found = {}
-    for key in ("R@1", "R@5", "R@10"):
+    for name in METRICS:
         values = [
             value
-            for name, value in metrics.items()
-            if name.startswith("validation/") and name.endswith(f"text_to_image/{key}")
+            for key, value in metrics.items()
+            if (key.startswith("validation/") and key.endswith(name))
+            or (name == "zero-shot" and key.startswith("zero_shot/") and key.endswith("accuracy"))
         ]
-        found[key] = sum(values) / len(values)
+        found[name] = statistics.mean(values) if values else float("nan")
     return found
+
+
+def describe(values: list[float]) -> str:
+    """Percent, with the standard deviation over seeds where there are several."""
+    percent = [100 * value for value in values]
+    told = f"{statistics.mean(percent):.1f}"
+    return f"{told} ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else told
 
 
 def main():
@@ -116,52 +140,61 @@ def main():
     parser.add_argument("--config", type=Path, default=Path("configuration/train/emoji.yaml"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--factor", type=float, default=150)
-    parser.add_argument("--num_samples", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--factors", type=float, nargs="+", default=[1, 150])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    recipe = parse_arguments(["--config", str(options.config)])
-    data, captions = recipe.data, recipe.captions.caption_columns
-
-    def read(split: str, count: int):
-        place = DataPlace(
-            data.dataset, split, data.image_column, captions, data.concept_column, count
-        )
-        return read_samples(place, model.config.vision_config.image_size)
-
-    model, processor = load_clip(options.checkpoint)
-    measure = Evaluator(read(data.eval_split, options.num_samples))
-    batches = calibration_batches(read(data.train_split, 128), processor)
+    words = ["--config", str(options.config), "--model_name_or_path", options.checkpoint]
+    ready = prepare(parse_arguments(words))
+    model, processor = ready.model.eval(), ready.processor
+    samples = read_samples(ready.data.loader)
     rows = []
 
-    def add(kind: str, how: str, metrics: dict[str, float]):
-        rows.append({"model": kind, "how": how, **recalls(metrics)})
-        cells = " | ".join(f"{100 * rows[-1][key]:.1f}" for key in ("R@1", "R@5", "R@10"))
+    def add(kind: str, how: str, *measured: dict[str, float]):
+        seeds = [figures(metrics) for metrics in measured]
+        rows.append({"model": kind, "how": how, "seeds": seeds})
+        cells = " | ".join(describe([seed[name] for seed in seeds]) for name in METRICS)
         print(f"| {kind} | {how} | {cells} |", flush=True)
 
-    print("| model | how | R@1 | R@5 | R@10 |\n" + "| --- " * 5 + "|")
+    def measure(some) -> dict[str, float]:
+        return ready.evaluator.measure(TorchEncoder(some, processor))
+
+    print(f"| model | how | {' | '.join(METRICS)} |\n" + "| --- " * 6 + "|")
     with tempfile.TemporaryDirectory() as place:
-        for kind, factor in (
-            ("as trained", 1.0),
-            (f"outliers × {options.factor:g}", options.factor),
-        ):
+        for factor in options.factors:
+            kind = "as trained" if factor == 1 else f"outliers × {factor:g}"
             spoiled, folder = add_outliers(model, factor), Path(place) / f"{factor:g}"
             spoiled.save_pretrained(folder / "start")
             processor.save_pretrained(folder / "start")
             layers = choose_layers(spoiled)
-            add(kind, "float", measure(spoiled, processor))
-            naive = quantize_naively(spoiled, layers, batches)
-            add(kind, "naive static int8", measure(naive, processor))
-            for mode, bits in (("dynamic", 8), ("dynamic", 4)):
-                quantized = quantize(spoiled, layers, mode, bits)
-                add(kind, f"{mode} int{bits}", measure(quantized, processor))
-            smooth = quantize_static(spoiled, batches, ["*.patch_embedding*"], 0.5)
-            add(kind, "smoothquant int8 (OpenVINO)", measure(smooth, processor))
-            for mode, bits in (("dynamic", 8), ("dynamic", 4), ("static", 8)):
-                metrics = train_quantized(
-                    options, folder / "start", folder / f"{mode}{bits}", mode, bits
+            add(kind, "float", measure(spoiled))
+            add(kind, "naive static int8", measure(quantize_naively(spoiled, layers, samples)))
+            for bits in (8, 4):
+                small = quantize(spoiled, layers, "dynamic", bits)
+                add(kind, f"dynamic int{bits}", measure(small))
+            try:
+                export_clip(
+                    deepcopy(spoiled),
+                    processor,
+                    folder / "openvino",
+                    "openvino",
+                    "int8",
+                    samples=samples,
+                    num_calibration=NUM_CALIBRATION,
                 )
-                add(kind, f"{mode} int{bits}, trained {options.steps} steps", metrics)
+            except ExportError as error:
+                print(f"no row of SmoothQuant int8: {error}")
+            else:
+                exported = load_encoder(str(folder / "openvino"))
+                add(kind, "SmoothQuant int8 (OpenVINO)", ready.evaluator.measure(exported))
+            for mode, bits in TRAINED:
+                measured = []
+                for seed in range(options.seeds):
+                    target = folder / f"{mode}{bits}-{seed}"
+                    train_quantized(options, folder / "start", target, mode, bits, seed)
+                    encoder = load_encoder(str(target / "int8"))
+                    measured.append(ready.evaluator.measure(encoder))
+                add(kind, f"{mode} int{bits}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

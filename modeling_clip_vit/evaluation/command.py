@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ..inference.loading import load_clip
+from ..inference.loading import load_encoder
 from .rows import start_processes
 from .tasks import NEEDS, EvaluationOptions, evaluate
 
@@ -16,7 +16,7 @@ def run_evaluate(arguments: list[str]) -> int:
     given = build_parser().parse_args(arguments)
     options = EvaluationOptions(**{f.name: given[f.name] for f in fields(EvaluationOptions)})
     state = start_processes()
-    report = evaluate(*load_clip(given.checkpoint), options)
+    report = evaluate(load_encoder(given.checkpoint, given.runtime), options)
     if report is None or not state.is_main_process:
         return 0
     from .report import save_report, write_tables
@@ -37,7 +37,9 @@ def build_parser() -> ArgumentParser:
         prog="clip-vit evaluate",
         description="Measure a CLIP on a data set: retrieval, zero-shot classes and more.",
     )
-    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument(
+        "checkpoint", type=str, help="a folder, the id of a model on the Hub, or an export"
+    )
     parser.add_argument(
         "--dataset", type=str, required=True, help="a folder that datasets reads, or a Hub id"
     )
@@ -78,6 +80,7 @@ def build_parser() -> ArgumentParser:
         default=0.01,
         help="stop when a larger share of images cannot be decoded",
     )
+    parser.add_argument("--runtime", type=str, default="auto", help="of an export; the usual one")
     parser.add_argument("--seed", type=int, default=0, help="of draws, halves and noise")
     parser.add_argument("--output_dir", type=str, default="outputs/evaluation", help="for results")
     return parser

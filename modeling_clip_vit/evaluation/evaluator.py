@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPProcessor
 from ..data.columns import check_columns
 from ..data.images import decode_all
 from ..data.labels import read_labels
-from ..inference.embedding import embed_pixels, embed_texts
+from ..inference.loading import Encoder, TorchEncoder
 from ..modeling_clip_vit import ClipVitModel
 from .retrieval import list_captions, measure_retrieval
 from .zero_shot import average_phrases, class_texts, measure_zero_shot
@@ -107,13 +107,19 @@ class Evaluator:
         """
         was_training = model.training
         model.eval()
+        metrics = self.measure(TorchEncoder(model, processor), everything)
+        model.train(was_training)
+        return metrics
+
+    def measure(self, encoder: Encoder, everything: bool = True) -> dict[str, float]:
+        """Measure a CLIP as it stands, or an export of one; otherwise as a call does."""
         data = self.evaluation
-        image_embeds = embed_pixels(model, processor, data.pixels)
-        metrics = retrieve("validation", model, processor, data, image_embeds, data)
+        image_embeds = encoder.encode_pixels(data.pixels)
+        metrics = retrieve("validation", encoder, data, image_embeds, data)
         if everything:
             for name, (classes, labels) in data.labels.items():
                 texts = class_texts(classes, self.template_sets)
-                text_embeds = embed_texts(model, processor.tokenizer, texts)
+                text_embeds = encoder.encode_text(texts)
                 class_embeds = average_phrases(text_embeds, len(classes))
                 scores = measure_zero_shot(image_embeds, class_embeds, labels)
                 metrics |= {f"zero_shot/{name}/{key}": value for key, value in scores.items()}
@@ -125,19 +131,15 @@ class Evaluator:
                     examples={},
                     labels={},
                 )
-                new_embeds = embed_pixels(model, processor, self.new_concepts.pixels)
+                new_embeds = encoder.encode_pixels(self.new_concepts.pixels)
                 embeds = torch.cat((new_embeds, image_embeds))
-                metrics |= retrieve(
-                    "new_concepts", model, processor, self.new_concepts, embeds, gallery
-                )
-        model.train(was_training)
+                metrics |= retrieve("new_concepts", encoder, self.new_concepts, embeds, gallery)
         return metrics
 
 
 def retrieve(
     name: str,
-    model: ClipVitModel | CLIPModel,
-    processor: CLIPProcessor,
+    encoder: Encoder,
     queries: EvaluationSet,
     gallery_embeds: torch.Tensor,
     gallery: EvaluationSet,
@@ -150,7 +152,7 @@ def retrieve(
     gallery_ids = torch.tensor([numbers[key] for key in gallery.keys])
     metrics = {}
     for column, (texts, keys) in queries.captions.items():
-        text_embeds = embed_texts(model, processor.tokenizer, texts)
+        text_embeds = encoder.encode_text(texts)
         text_ids = torch.tensor([numbers[key] for key in keys])
         sides = {
             "text_to_image": (text_embeds, gallery_embeds, text_ids, gallery_ids),

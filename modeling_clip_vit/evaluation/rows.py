@@ -16,11 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2.functional import to_pil_image
-from transformers import BatchFeature, CLIPProcessor
+from transformers import BatchFeature
 
 from ..data.errors import DataError
 from ..data.images import BadImageError, BadSamples, decode_image, image_name, to_pixels
-from ..inference.embedding import embed_image_inputs, embed_texts
+from ..inference.loading import Encoder, TorchEncoder
 from .corruptions import corrupt
 
 
@@ -119,34 +119,26 @@ class Preparation:
 
 
 class Embedder:
-    """Embeds images and texts with a model, in all processes together.
+    """Embeds images and texts, in all processes together.
 
     Args:
-        model: a CLIP; it goes to the device of this process.
-        processor: its processor.
+        encoder: a CLIP, which goes to the device of this process, or an export of one.
         batch_size: images or texts at a time in each process.
         num_workers: processes that decode for each process; 0 decodes in itself.
     """
 
-    def __init__(self, model, processor: CLIPProcessor, batch_size: int, num_workers: int):
-        self.model = model.to(PartialState().device)
-        self.processor = processor
+    def __init__(self, encoder: Encoder, batch_size: int, num_workers: int):
+        if isinstance(encoder, TorchEncoder):
+            encoder.model.to(PartialState().device)
+        self.encoder = encoder
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.width = embed_texts(model, processor.tokenizer, ["a"]).shape[1]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images that the model was made for."""
-        config = self.model.config.vision_config
-        if getattr(config, "image_size", None) is not None:
-            return config.image_size
-        return int(config.num_patches**0.5) * config.patch_size
+        self.width = encoder.encode_text(["a"]).shape[1]
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts, (N, P) of length 1."""
         own = [texts[place] for place in own_rows(len(texts))]
-        embeds = embed_texts(self.model, self.processor.tokenizer, own, self.batch_size)
+        embeds = self.encoder.encode_text(own, self.batch_size)
         return gather_rows(embeds, len(texts))
 
     def embed_rows(
@@ -171,14 +163,14 @@ class Embedder:
             batch_size=self.batch_size,
             sampler=rows,
             num_workers=self.num_workers,
-            collate_fn=Preparation(self.processor.image_processor),
+            collate_fn=Preparation(self.encoder.processor.image_processor),
         )
         # The last column says whether the image could be decoded.
         own, place, named = torch.zeros(len(rows), self.width + 1), 0, []
         for inputs, is_good, bad_ones in loader:
             good = place + torch.tensor(is_good).nonzero().flatten()
             if inputs is not None:
-                own[good, :-1] = embed_image_inputs(self.model, inputs)
+                own[good, :-1] = self.encoder.encode_inputs(inputs)
                 own[good, -1] = 1
             named += bad_ones
             place += len(is_good)

@@ -16,7 +16,7 @@ from ..data.errors import DataError
 from ..data.images import BadSamples
 from ..data.labels import read_labels
 from ..data.sources import get_split, open_dataset
-from ..inference.embedding import similarity_of
+from ..inference.loading import Encoder
 from .calibration import Reliability, measure_calibration
 from .columns import Columns, choose_columns
 from .corruptions import CORRUPTIONS, SEVERITIES
@@ -104,25 +104,24 @@ class EvaluationReport:
     bad: BadSamples
 
 
-def evaluate(model, processor, options: EvaluationOptions) -> EvaluationReport | None:
+def evaluate(encoder: Encoder, options: EvaluationOptions) -> EvaluationReport | None:
     """Evaluate a CLIP on a data set; in all processes together, with the report in the main one.
 
     Raises:
         DataError: the data set has not what is asked for, or one image alone.
     """
-    return Evaluation(model, processor, options)()
+    return Evaluation(encoder, options)()
 
 
 class Evaluation:
     """One evaluation: opens the data, embeds it once, and measures every task.
 
     Args:
-        model: a CLIP.
-        processor: its processor.
+        encoder: a CLIP, or an export of one.
         options: on what, and how.
     """
 
-    def __init__(self, model, processor, options: EvaluationOptions):
+    def __init__(self, encoder: Encoder, options: EvaluationOptions):
         splits = open_dataset(options.dataset, options.image_column)
         self.options = options
         self.split_name = options.split or choose_split(splits)
@@ -144,8 +143,8 @@ class Evaluation:
         for column in self.caption_columns():
             self.read_captions(column, range(len(self.split)))
         self.bad = BadSamples(options.max_bad_sample_ratio)
-        self.scale, self.bias = similarity_of(model)
-        self.embedder = Embedder(model, processor, options.batch_size, options.num_workers)
+        self.scale, self.bias = encoder.similarity
+        self.embedder = Embedder(encoder, options.batch_size, options.num_workers)
 
     def draw(self, split: Dataset) -> Dataset:
         """At most `max_samples` rows, drawn by the seed."""
@@ -328,7 +327,7 @@ class Evaluation:
         """Embed every image with one corruption, and measure; nothing but in the main process."""
         if PartialState().is_main_process and name is not None:
             print(f"robustness: {name}, severity {severity}", file=sys.stderr)
-        damage = Damage(name, severity, self.options.seed, self.embedder.image_size)
+        damage = Damage(name, severity, self.options.seed, self.embedder.encoder.image_size)
         images = self.embed(self.split, damage)
         if not PartialState().is_main_process:
             return {}

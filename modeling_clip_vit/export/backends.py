@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..inference.exported import ExportError
 from ..inference.runtimes import require
-from ..quantization.static import HOOKS, import_nncf
+from ..quantization.static import has_hooks, import_nncf
 from .parts import Shapes, dynamic_shapes
 
 Inputs = dict[str, torch.Tensor]
@@ -125,7 +125,7 @@ def convert(
         The graph, ready for `transformers.exporters.ExportedModel`.
     """
     if format == "openvino":
-        fits = precision == "int8" and not is_nncf_module(module)
+        fits = precision == "int8" and not has_hooks(module)
         quantizer = openvino_quantizer(calibration) if fits else None
         half = precision == "bf16"
         return convert_openvino(to_bfloat16(module) if half else module, inputs, shapes, quantizer)
@@ -193,7 +193,7 @@ def convert_openvino(
     modules branch on their own state: such a module takes OpenVINO's own converter, as NNCF's
     documentation has it.
     """
-    if is_nncf_module(module):
+    if has_hooks(module):
         nncf = import_nncf()
         import openvino
 
@@ -210,11 +210,6 @@ def convert_openvino(
         size = shapes.image_size
         component.program.reshape({"pixel_values": [-1, shapes.num_channels, size, size]})
     return component
-
-
-def is_nncf_module(module: nn.Module) -> bool:
-    """Whether NNCF put its quantisers into a module."""
-    return any(HOOKS in name for name, _ in module.named_modules())
 
 
 def openvino_quantizer(calibration: list[Inputs] | None) -> Any:

@@ -1,7 +1,6 @@
 """Write an export: graphs, processor, export.json and example.py, all or nothing."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..conversion.folders import new_folder
 from ..inference.embedding import similarity_of
 from ..inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportError, fingerprint
 from ..inference.runtimes import open_session
+from ..quantization.static import has_hooks
 from .backends import FORMATS, PRECISIONS, Inputs, check_choice, convert
 from .check import compare, expect, make_cases
 from .examples import write_example
@@ -53,13 +53,13 @@ def export_clip(
     part: str = "both",
     samples: list[Inputs] | None = None,
     num_calibration: int = 64,
-    modules: Mapping[str, nn.Module] | None = None,
 ) -> dict:
     """Export a CLIP, check that the graphs compute what it does, and only then write.
 
     Args:
         model: a CLIP of ours or of Transformers, with `get_image_features` and
-            `get_text_features`; it is left in float32 and on the CPU.
+            `get_text_features`; it is left in float32 and on the CPU. One whose towers NNCF has
+            quantised is exported with those ranges, and checked against its own rounding.
         processor: its processor.
         target: a folder that is not there yet, or empty.
         format: a key of `FORMATS`.
@@ -67,8 +67,6 @@ def export_clip(
         part: a key of `PART_CHOICES`.
         samples: real inputs as `calibration.read_samples` gives them; the last `NUM_CHECKS` check.
         num_calibration: so many samples, the first, fit int8.
-        modules: modules to export instead of the model's, such as `nncf_quantize` makes of them
-            and training then improves, by part; these are checked against themselves.
 
     Returns:
         The content of export.json.
@@ -85,8 +83,8 @@ def export_clip(
     names = PART_CHOICES[part]
     if format == "executorch" and part == "both":
         names = ("image",)
-    # Modules that are quantised already need nothing to be fitted to.
-    check_choice(format, precision, names, bool(samples or modules))
+    # Towers that are quantised already need nothing to be fitted to.
+    check_choice(format, precision, names, bool(samples) or has_hooks(model))
     if getattr(model.config, "quantization_config", None) is not None:
         raise ExportError(
             "the checkpoint is quantised already, and no exporter takes that: export the float "
@@ -97,7 +95,7 @@ def export_clip(
     with new_folder(target) as folder:
         components, checks = {}, {}
         for name in names:
-            module = (modules or {}).get(name) or PARTS[name][0](model).eval()
+            module = PARTS[name][0](model).eval()
             kinds = PARTS[name][1]
             chosen = [pick(sample, kinds) for sample in samples]
             graph = Graph(name, module, kinds, shapes, format, precision)

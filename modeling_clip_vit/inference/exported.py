@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPProcessor
 
+from ..data.transforms import normalize
 from .embedding import text_options
 from .runtimes import Session, open_session
 
@@ -40,6 +41,8 @@ FIELDS = {
     "vocab_size": int,
     "text_inputs": list,
     "logit_scale": float,
+    "image_mean": list,
+    "image_std": list,
     "files": dict,
     "components": dict,
 }
@@ -192,10 +195,19 @@ class ExportedEncoder:
         """Embed RGB images of any size: float32 (N, P) of length 1."""
         parts = []
         for start in range(0, len(images), batch_size):
-            batch = list(images[start : start + batch_size])
-            inputs = self.processor(images=batch, return_tensors="np")
-            parts.append(torch.from_numpy(self.run_image(inputs["pixel_values"])))
+            some = list(images[start : start + batch_size])
+            parts.append(self.encode_inputs(self.processor(images=some, return_tensors="pt")))
         return torch.cat(parts)
+
+    def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Embed decoded images, uint8 (N, 3, S, S) of the model's size: float32 (N, P)."""
+        mean, std = self.manifest["image_mean"], self.manifest["image_std"]
+        batches = [normalize(part.float() / 255, mean, std) for part in pixels.split(batch_size)]
+        return torch.cat([self.encode_inputs({"pixel_values": batch}) for batch in batches])
+
+    def encode_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Embed what the image processor made of images: float32 (N, P) of length 1."""
+        return torch.from_numpy(self.run_image(inputs["pixel_values"].numpy()))
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
@@ -208,6 +220,16 @@ class ExportedEncoder:
             inputs = {name: tokens[name].astype(np.int64) for name in self.manifest["text_inputs"]}
             parts.append(torch.from_numpy(self.run_text(inputs)))
         return torch.cat(parts)
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square images that the model was made for."""
+        return self.manifest["image_size"]
+
+    @property
+    def similarity(self) -> tuple[float, float | None]:
+        """The factor on cosines that makes them logits, and what is added: None without a bias."""
+        return self.manifest["logit_scale"], self.manifest["logit_bias"]
 
     def _session(self, part: str) -> Session:
         if part not in self.sessions:

@@ -6,12 +6,25 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoProcessor,
+    BatchFeature,
+    CLIPModel,
+    CLIPProcessor,
+)
 
 from ..data.errors import first_line
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
-from .embedding import embed_images, embed_texts
+from .embedding import (
+    embed_image_inputs,
+    embed_images,
+    embed_pixels,
+    embed_texts,
+    similarity_of,
+)
 from .exported import EXPORT_FILE, ExportedEncoder
 from .runtimes import RUNTIMES
 
@@ -68,12 +81,33 @@ class TorchEncoder:
         """Embed RGB images of any size: float32 (N, P) of length 1."""
         return embed_images(self.model, self.processor, images, batch_size)
 
+    def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Embed decoded images, uint8 (N, 3, S, S) of the model's size: float32 (N, P)."""
+        return embed_pixels(self.model, self.processor, pixels, batch_size)
+
+    def encode_inputs(self, inputs: BatchFeature) -> torch.Tensor:
+        """Embed what the image processor made of images: float32 (N, P) of length 1."""
+        return embed_image_inputs(self.model, inputs)
+
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
         return embed_texts(self.model, self.processor.tokenizer, texts, batch_size)
 
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square images that the model was made for."""
+        config = self.model.config.vision_config
+        if getattr(config, "image_size", None) is not None:
+            return config.image_size
+        return int(config.num_patches**0.5) * config.patch_size
 
-#: What embeds images and texts, by `encode_image` and `encode_text`, on any runtime.
+    @property
+    def similarity(self) -> tuple[float, float | None]:
+        """The factor on cosines that makes them logits, and what is added: None without a bias."""
+        return similarity_of(self.model)
+
+
+#: What embeds images and texts on any runtime.
 Encoder = TorchEncoder | ExportedEncoder
 
 

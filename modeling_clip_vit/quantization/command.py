@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -11,16 +10,12 @@ from ..conversion.folders import check_new, new_folder
 from ..evaluation.evaluator import EvaluationSet, Evaluator
 from ..inference.loading import load_clip
 from ..modeling_clip_vit import ClipVitModel
-from .calibration import DataPlace, calibration_batches, read_samples
 from .eight_bits import quantize, require_torchao
 from .folder import weight_bytes, write_quantized
-from .layers import QuantizationError, check_patterns, choose_layers
+from .layers import QuantizationError, choose_layers
 from .options import DEFAULT_SKIP
+from .samples import DataPlace, read_samples
 from .sensitivity import as_table, measure_sensitivity, save_picture
-from .static import import_nncf, quantize_static
-
-#: How much of the activations' spread moves into the weights, by mode; None for nothing.
-STATIC_MODES = {"static": None, "smoothquant": 0.5}
 
 
 def run_quantize(arguments: list[str]) -> int:
@@ -38,11 +33,19 @@ def run_quantize(arguments: list[str]) -> int:
     model = model.float().cpu()
     samples = None
     if options.dataset:
-        place = place_of(options, options.dataset, options.split)
+        place = DataPlace(
+            options.dataset,
+            options.split,
+            options.image_column,
+            options.caption_columns,
+            options.concept_column,
+            options.num_samples,
+        )
         samples = read_samples(place, model.config.vision_config.image_size)
+    layers = choose_layers(model, options.skip, options.embeddings)
     if options.report:
-        return report(options, model, processor, samples)
-    quantized = quantize_model(options, model, processor)
+        return report(options, model, processor, samples, layers)
+    quantized = quantize(model, layers, options.mode, options.weight_bits)
     facts = {
         "mode": options.mode,
         "weight_bits": options.weight_bits,
@@ -73,14 +76,12 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["dynamic", "weight_only", *STATIC_MODES],
+        choices=["dynamic", "weight_only"],
         default="dynamic",
-        help="dynamic and weight_only stay models of Transformers; static and smoothquant, with "
-        "ranges found from --calibration, become OpenVINO's",
+        help="also activations, token by token, or weights alone; for ranges that are fixed "
+        "beforehand see clip-vit export --precision int8",
     )
-    parser.add_argument(
-        "--weight_bits", type=int, choices=[8, 4], default=8, help="4 with the first two modes"
-    )
+    parser.add_argument("--weight_bits", type=int, choices=[8, 4], default=8, help="of a weight")
     parser.add_argument("--embeddings", type=bool, default=False, help="also token embeddings")
     parser.add_argument(
         "--skip",
@@ -88,17 +89,12 @@ def build_parser() -> ArgumentParser:
         default=list(DEFAULT_SKIP),
         help="names or patterns of layers that stay float",
     )
-    parser.add_argument("--calibration", type=str, help="a data set to find ranges from")
-    parser.add_argument("--calibration_split", type=str, default="train", help="of it")
-    parser.add_argument("--num_calibration_samples", type=int, default=128, help="rows of it")
     parser.add_argument("--report", action="store_true", help="measure the layers, one at a time")
     parser.add_argument("--dataset", type=str, help="a data set to measure on")
     parser.add_argument("--split", type=str, default="validation", help="of it")
     parser.add_argument("--num_samples", type=int, default=0, help="rows of it; 0 for all")
-    parser.add_argument("--image_column", type=str, default="image", help="of both data sets")
-    parser.add_argument(
-        "--caption_columns", type=list[str], default=["caption"], help="of both data sets"
-    )
+    parser.add_argument("--image_column", type=str, default="image", help="of it")
+    parser.add_argument("--caption_columns", type=list[str], default=["caption"], help="of it")
     parser.add_argument(
         "--concept_column", type=str, help="rows with an equal value belong together"
     )
@@ -111,53 +107,18 @@ def check_options(options: Namespace):
     Raises:
         ValueError: with what to give.
     """
-    if options.report and options.mode in STATIC_MODES:
-        raise QuantizationError(f"--report goes with dynamic and weight_only, not {options.mode}")
     if options.report and not options.dataset:
         raise QuantizationError("--report needs --dataset: a data set to measure on")
     if not options.report and not options.target:
         raise QuantizationError("there is no folder to write to: clip-vit quantize SOURCE TARGET")
-    if options.mode in STATIC_MODES:
-        if not options.calibration:
-            raise QuantizationError(
-                f"there is no calibration data: --mode {options.mode} needs --calibration, a data "
-                "set to find the ranges of activations from"
-            )
-        if options.weight_bits != 8:
-            raise QuantizationError(f"--weight_bits 4 is not allowed with --mode {options.mode}")
-        import_nncf()
-    else:
-        require_torchao()
+    require_torchao()
     if options.target:
         check_new(Path(options.target))
 
 
-def place_of(options: Namespace, dataset: str, split: str, num_samples: int | None = None):
-    """The rows that the options name."""
-    return DataPlace(
-        dataset,
-        split,
-        options.image_column,
-        options.caption_columns,
-        options.concept_column,
-        options.num_samples if num_samples is None else num_samples,
-    )
-
-
-def quantize_model(options: Namespace, model: ClipVitModel, processor) -> Any:
-    """The quantised model that the options ask for."""
-    if options.mode not in STATIC_MODES:
-        layers = choose_layers(model, options.skip, options.embeddings)
-        return quantize(model, layers, options.mode, options.weight_bits)
-    check_patterns(model, options.skip)
-    count = options.num_calibration_samples
-    place = place_of(options, options.calibration, options.calibration_split, count)
-    samples = read_samples(place, model.config.vision_config.image_size)
-    batches = calibration_batches(samples, processor)
-    return quantize_static(model, batches, options.skip, STATIC_MODES[options.mode])
-
-
-def compare(model: ClipVitModel, quantized: Any, processor, samples: EvaluationSet) -> dict:
+def compare(
+    model: ClipVitModel, quantized: ClipVitModel, processor, samples: EvaluationSet
+) -> dict:
     """Measure the float and the quantised model, and print both."""
     measure = Evaluator(samples)
     figures = {"float_metrics": measure(model, processor), "metrics": measure(quantized, processor)}
@@ -168,9 +129,10 @@ def compare(model: ClipVitModel, quantized: Any, processor, samples: EvaluationS
     return figures
 
 
-def report(options: Namespace, model: ClipVitModel, processor, samples) -> int:
+def report(
+    options: Namespace, model: ClipVitModel, processor, samples: EvaluationSet, layers: list[str]
+) -> int:
     """Print what each layer loses; with a target, also write it there, with a picture."""
-    layers = choose_layers(model, options.skip, options.embeddings)
     found = measure_sensitivity(
         model, processor, samples, layers, options.mode, options.weight_bits
     )

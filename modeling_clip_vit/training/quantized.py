@@ -1,7 +1,5 @@
 """Training with rounding in the forward pass, and the quantised model at its end."""
 
-from typing import Any
-
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch.utils.data import DataLoader
@@ -125,7 +123,7 @@ class QuantizedTraining:
         device = self.preparation.model.device
         return {
             name: [{key: batch[key].to(device) for key in inputs} for batch in batches]
-            for name, (_, _, inputs) in static.PARTS.items()
+            for name, inputs in static.TOWERS.items()
         }
 
     def open_loader(self) -> DataLoader | StreamLoader:
@@ -138,17 +136,17 @@ class QuantizedTraining:
             loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
         )
 
-    def finish(self, model: ClipVitModel) -> tuple[ClipVitModel, Any]:
+    def finish(self, model: ClipVitModel) -> tuple[ClipVitModel, ClipVitModel]:
         """The trained weights as a float model, and the quantised model that they make.
+
+        With `static`, that is the model itself: it rounds as the export of it will.
 
         Args:
             model: with all of its weights.
         """
         plain = eight_bits.without_fakes(model)
         if self.is_static:
-            batches = self.calibration_batches()
-            parts = {name: part(model) for name, (part, _, _) in static.PARTS.items()}
-            return plain, static.to_openvino(parts, {name: batches[name][0] for name in parts})
+            return plain, model.eval()
         quantized = eight_bits.quantize(
             plain,
             self.layers,

@@ -8,13 +8,16 @@ import torch
 
 from ..data.errors import first_line
 from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..export.folder import export_clip
 from ..hub.classifier_card import build_classifier_card
 from ..hub.model_card import CardFacts, build_model_card, code_version
 from ..hub.push import files_to_push, push
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
-from ..quantization.folder import weight_bytes, write_quantized
+from ..modeling_clip_vit import ClipVitModel
+from ..quantization.folder import weight_bytes, write_facts, write_quantized
+from ..quantization.static import has_hooks
 from .arguments import TrainArguments
 from .checkpoints import SaveError, replace_files
 from .curves import save_curves
@@ -80,14 +83,26 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
         card = build_model_card(card_facts(args, result, draw_searches(folder, result)))
     card.save(folder / "README.md")
     if result.quantized is not None:
-        (folder / QUANTIZED_FOLDER).mkdir()
         facts = {
             **vars(args.quantization),
             "metrics": result.quantized_metrics,
             "float_metrics": result.metrics,
             "float_bytes": weight_bytes(folder),
         }
-        write_quantized(result.quantized, processor, folder / QUANTIZED_FOLDER, facts)
+        write_integers(result.quantized, processor, folder / QUANTIZED_FOLDER, facts)
+
+
+def write_integers(quantized: ClipVitModel, processor, folder: Path, facts: dict):
+    """Write a quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export.
+
+    Raises:
+        ExportError: the export does not compute what the model does.
+    """
+    if has_hooks(quantized):
+        export_clip(quantized, processor, folder, "openvino", "int8")
+        write_facts(folder, facts)
+    else:
+        write_quantized(quantized, processor, folder, facts)
 
 
 def draw_searches(folder: Path, result: TrainingResult) -> str:

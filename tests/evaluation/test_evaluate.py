@@ -23,7 +23,7 @@ from modeling_clip_vit.data.templates import load_templates
 from modeling_clip_vit.evaluation.rows import Embedder
 from modeling_clip_vit.evaluation.tasks import NEEDS, Evaluation, EvaluationOptions
 from modeling_clip_vit.inference.embedding import embed_texts
-from modeling_clip_vit.inference.loading import load_clip
+from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
 
 #: No processes that decode: starting them takes longer than these data sets.
 QUICK = ["--num_workers", "0"]
@@ -150,7 +150,9 @@ def test_each_of_several_captions_is_right(checkpoint, tmp_path):
     metrics = run(checkpoint, data, tmp_path / "out", "--tasks", "retrieval")["metrics"]
     model, processor = load_clip(str(checkpoint))
     split = open_dataset(str(data))["validation"]
-    images, _, _ = Embedder(model, processor, 3, 0).embed_rows(split, "image", "data", 0)
+    images, _, _ = Embedder(TorchEncoder(model, processor), 3, 0).embed_rows(
+        split, "image", "data", 0
+    )
     texts = [text for some in captions for text in some]
     owners = torch.tensor([row for row, some in enumerate(captions) for _ in some])
     scores = embed_texts(model, processor.tokenizer, texts) @ images.t()
@@ -195,7 +197,7 @@ def test_unreadable_images_are_left_out_and_named(checkpoint, tmp_path, capsys):
 def test_images_are_not_kept(checkpoint, color_dataset):
     """However many rows there are, a batch of images is alive at a time."""
     model, processor = load_clip(str(checkpoint))
-    embedder = Embedder(model, processor, batch_size=4, num_workers=0)
+    embedder = Embedder(TorchEncoder(model, processor), batch_size=4, num_workers=0)
     split = open_dataset(str(color_dataset))["train"]
     prepare, alive = processor.image_processor, []
 
@@ -220,7 +222,7 @@ def test_images_are_not_kept(checkpoint, color_dataset):
 def test_a_draw_of_rows_is_the_seeds(checkpoint, color_dataset):
     def drawn(seed: int) -> list:
         options = EvaluationOptions(str(color_dataset), max_samples=3, seed=seed, num_workers=0)
-        return list(Evaluation(*load_clip(str(checkpoint)), options).split["key"])
+        return list(Evaluation(load_encoder(str(checkpoint)), options).split["key"])
 
     assert drawn(0) == drawn(0)
     assert len(drawn(0)) == 3
@@ -346,9 +348,9 @@ def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
     options = EvaluationOptions(str(tmp_path), tasks=["knn"], num_workers=0)
     if "mild" in names:
         with pytest.raises(DataError, match="'mild', which is none of the classes"):
-            Evaluation(*load_clip(str(checkpoint)), options)()
+            Evaluation(load_encoder(str(checkpoint)), options)()
         return
-    report = Evaluation(*load_clip(str(checkpoint)), options)()
+    report = Evaluation(load_encoder(str(checkpoint)), options)()
     assert report.metrics["knn/label/accuracy"] == 1
 
 

@@ -358,12 +358,6 @@ def test_a_module_that_nncf_quantised_exports_as_it_computes(tmp_path, processor
     assert cosine_similarity(torch.from_numpy(found), expected).min() > 0.9999
     assert (plain - expected).abs().max() > 1e-3
 
-    manifest = export_clip(
-        model, processor, tmp_path / "out", "openvino", "int8", part, modules={part: quantised}
-    )
-    assert manifest["checks"][part]["cosine"] > 0.999
-    assert (tmp_path / "out" / f"openvino_{part}.bin").stat().st_size < 150_000
-
 
 def test_transformers_reads_an_export_too(exports):
     from transformers.exporters import ExportedModel

@@ -9,10 +9,9 @@ from PIL import Image
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_pixels, embed_texts
 from modeling_clip_vit.inference.loading import load_clip
-from modeling_clip_vit.quantization.calibration import DataPlace, read_samples
 from modeling_clip_vit.quantization.layers import choose_layers
+from modeling_clip_vit.quantization.samples import DataPlace, read_samples
 from modeling_clip_vit.quantization.sensitivity import measure_sensitivity
-from modeling_clip_vit.quantization.static import OpenVinoClip
 
 pytestmark = pytest.mark.slow
 
@@ -28,19 +27,16 @@ def samples(color_dataset):
     )
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "weight_only", "static", "smoothquant"])
+@pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
 def test_every_mode_writes_a_model_that_embeds_alike(
     mode, checkpoint, color_dataset, samples, tmp_path, capsys
 ):
-    data = ["--calibration", str(color_dataset), "--dataset", str(color_dataset), *COLUMNS]
+    data = ["--dataset", str(color_dataset), *COLUMNS]
     target = tmp_path / "small"
     assert main(["quantize", str(checkpoint), str(target), "--mode", mode, *data]) == 0
     assert f"is now {target}" in capsys.readouterr().out
     model, processor = load_clip(str(checkpoint))
-    if mode in ("static", "smoothquant"):
-        small = OpenVinoClip.from_pretrained(target)
-    else:
-        small, _ = load_clip(str(target))
+    small, _ = load_clip(str(target))
     for embed in (
         lambda one: embed_pixels(one, processor, samples.pixels),
         lambda one: embed_texts(one, processor.tokenizer, samples.examples["caption_zh"]),
@@ -92,14 +88,9 @@ def test_bad_input_ends_in_one_sentence(checkpoint, color_dataset, tmp_path, cap
     source, target = str(checkpoint), str(tmp_path / "small")
     assert "no folder to write to" in refused(source)
     assert "--report needs --dataset" in refused(source, "--report")
-    assert "--mode static needs --calibration" in refused(source, target, "--mode", "static")
-    assert "--weight_bits 4 is not allowed with --mode static" in refused(
-        source, target, "--mode", "static", "--weight_bits", "4", "--calibration", "x"
-    )
     assert "no layer is called 'text_mode.*'" in refused(source, target, "--skip", "[text_mode.*]")
-    data = ["--calibration", str(color_dataset)]
     assert "no column 'caption': it has image, caption_en" in refused(
-        source, target, "--mode", "static", *data
+        source, target, "--dataset", str(color_dataset)
     )
     assert "no checkpoint folder" in refused("./nowhere", target)
     assert "is not an empty folder" in refused(source, source)

@@ -1,14 +1,11 @@
-"""Data to find ranges from, and to see what quantisation changes."""
+"""Data to see on what quantisation changes."""
 
 from dataclasses import dataclass
 
 import torch
-from transformers import CLIPProcessor
 
 from ..data.sources import get_split, open_dataset
-from ..data.transforms import normalize
 from ..evaluation.evaluator import EvaluationSet, read_evaluation_set
-from .static import Batch
 
 
 @dataclass
@@ -52,29 +49,3 @@ def read_samples(place: DataPlace, image_size: int) -> EvaluationSet:
         [],
         max_bad_sample_ratio=0.05,
     )
-
-
-def calibration_batches(
-    samples: EvaluationSet, processor: CLIPProcessor, batch_size: int = 16
-) -> dict[str, list[Batch]]:
-    """Inputs of each of `static.PARTS`: every image once, and every caption of every column."""
-    images, texts = processor.image_processor, processor.tokenizer
-    pixels = normalize(samples.pixels.float() / 255, images.image_mean, images.image_std)
-    captions = [caption for column in samples.examples.values() for caption in column]
-    tokens = [
-        dict(
-            texts(
-                captions[start : start + batch_size],
-                padding=True,
-                truncation=True,
-                return_tensors="pt",
-            )
-        )
-        for start in range(0, len(captions), batch_size)
-    ]
-    return {
-        "vision_model": [{"pixel_values": part} for part in pixels.split(batch_size)],
-        "text_model": [
-            {name: batch[name] for name in ("input_ids", "attention_mask")} for batch in tokens
-        ],
-    }
