@@ -1,0 +1,139 @@
+"""Accuracy against speed: one trained checkpoint in every form that it can be deployed in.
+
+    python benchmarks/accuracy_and_speed.py CHECKPOINT [--config configuration/train/emoji.yaml]
+        [--trained NAME=FOLDER ...] [--json FILE] [--plot FILE]
+
+Accuracy is what the recipe evaluates; speed that of decoded images in batches of 16, by turns, the
+median call. `--trained` adds quantised models that runs with `quantization_mode` left.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from quantization_accuracy import METRICS, NUM_CALIBRATION, figures, read_samples
+
+from modeling_clip_vit.export.folder import export_clip
+from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
+from modeling_clip_vit.quantization.eight_bits import quantize
+from modeling_clip_vit.quantization.layers import choose_layers
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.preparation import prepare
+
+BATCH = 16
+EXPORTS = (
+    ("onnx", "fp32"),
+    ("onnx", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+COLORS = {"torch": "#0969da", "onnx": "#1a7f37", "openvino": "#bf3989"}
+
+
+def make_encoders(model, processor, samples, folder: Path, trained: dict[str, str]) -> dict:
+    """Every form of a checkpoint, by name; the first is the float one."""
+    compiled = quantize(model, choose_layers(model), "dynamic", 8)
+    compiled.get_image_features = torch.compile(compiled.get_image_features, dynamic=False)
+    encoders = {
+        "torch fp32": TorchEncoder(model, processor),
+        "torch bf16": TorchEncoder(deepcopy(model).bfloat16(), processor),
+        "torch int8, compiled": TorchEncoder(compiled, processor),
+    }
+    for format, precision in EXPORTS:
+        target = folder / f"{format}-{precision}"
+        fit = samples if precision == "int8" else None
+        export_clip(
+            deepcopy(model),
+            processor,
+            target,
+            format,
+            precision,
+            samples=fit,
+            num_calibration=NUM_CALIBRATION,
+        )
+        encoders[f"{format} {precision}"] = load_encoder(str(target))
+    return encoders | {name: load_encoder(path) for name, path in trained.items()}
+
+
+def measure_speed(encoders: dict, pixels: torch.Tensor, rounds: int, calls: int) -> dict:
+    """Images a second of each, in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    for turn in range(rounds + 1):
+        for name, encoder in encoders.items():
+            for _ in range(calls):
+                start = time.perf_counter()
+                encoder.encode_pixels(pixels, BATCH)
+                if turn:  # the first compiles and warms up
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: len(pixels) / statistics.median(values) for name, values in seconds.items()}
+
+
+def draw(path: Path, rows: list[dict], metric: str):
+    """One point a form."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=110)
+    axis = figure.subplots()
+    for row in rows:
+        color = COLORS[row["name"].split()[0]]
+        place = (row["images_per_second"], 100 * row["metrics"][metric])
+        axis.plot(*place, "o", color=color)
+        axis.annotate(row["name"], place, (5, 5), textcoords="offset points", fontsize=8)
+    axis.set_xlabel(f"images a second, batches of {BATCH}")
+    axis.set_ylabel(f"{metric}, %")
+    axis.grid(alpha=0.3)
+    axis.margins(0.12, 0.2)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main():
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--config", type=Path, default=Path("configuration/train/emoji.yaml"))
+    parser.add_argument("--trained", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--calls", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    words = ["--config", str(options.config), "--model_name_or_path", options.checkpoint]
+    ready = prepare(parse_arguments(words))
+    samples = read_samples(ready.data.loader)
+    with tempfile.TemporaryDirectory() as folder:
+        encoders = make_encoders(
+            ready.model.eval(),
+            ready.processor,
+            samples,
+            Path(folder),
+            dict(word.split("=", 1) for word in options.trained),
+        )
+        measured = {name: ready.evaluator.measure(encoder) for name, encoder in encoders.items()}
+        pixels = ready.evaluator.evaluation.pixels[:BATCH]
+        speed = measure_speed(encoders, pixels, options.rounds, options.calls)
+    rows = [
+        {"name": name, "metrics": figures(measured[name]), "images_per_second": speed[name]}
+        for name in encoders
+    ]
+    metric = next(name for name in METRICS if rows[0]["metrics"][name] == rows[0]["metrics"][name])
+    print(f"| form | {' | '.join(METRICS)} | images/s | ratio |\n" + "| --- " * 7 + "|")
+    for row in rows:
+        cells = [f"{100 * row['metrics'][name]:.1f}" for name in METRICS]
+        cells += [f"{row['images_per_second']:.0f}"]
+        cells += [f"{row['images_per_second'] / rows[0]['images_per_second']:.2f}"]
+        print(f"| {row['name']} | {' | '.join(cells)} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.plot:
+        draw(options.plot, rows, metric)
+
+
+if __name__ == "__main__":
+    main()
