@@ -5,8 +5,9 @@
 
 One run gives two figures: what the row reaches after as many steps as any other, and after as many
 seconds of training. A run whose figures are in the file already is not made again, so the command
-goes on where it stopped. Nothing else should run on the machine. `ablation_report.py` makes tables
-and pictures of the file.
+goes on where it stopped. Nothing else should run on the machine: runs go side by side with one core
+each (`--jobs`), which makes more of the cores than one run on all of them. `ablation_report.py`
+makes tables and pictures of the file.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +92,8 @@ def run(row: Row, seed: int) -> dict:
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", *row.arguments(seed), "--output_dir", folder]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)
             done.check_returncode()
@@ -144,6 +147,7 @@ def main():
     parser.add_argument("--groups", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--hours", type=float, default=4.0, help="start no run after this time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true", help="print the command of every row")
     options = parser.parse_args()
@@ -155,20 +159,28 @@ def main():
         return
     results = read_results(options.results)
     ends = time.time() + 3600 * options.hours
-    for row, seed in list(wanted_runs(rows, options.seeds, results)):
-        if time.time() > ends:
-            print("the time is up: the same command goes on")
-            return
-        started = time.time()
-        result = run(row, seed)
-        results[row.key(seed)] = result
-        write_results(options.results, results)
-        print(
-            f"{row.group}: {row.name}, seed {seed}: {100 * result['curve'][-1][1]:.1f} % after "
-            f"{result['curve'][-1][0]} steps, {result['images_per_second']:.0f} images/s "
-            f"({time.time() - started:.0f} s)",
-            flush=True,
-        )
+
+    def run_until_the_end(wanted: tuple[Row, int]) -> tuple[Row, int, dict] | None:
+        try:
+            return (*wanted, run(*wanted)) if time.time() < ends else None
+        except subprocess.CalledProcessError:
+            return None  # Its message has been printed; the other runs go on.
+
+    missing = list(wanted_runs(rows, options.seeds, results))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for finished in as_completed([pool.submit(run_until_the_end, each) for each in missing]):
+            if finished.result() is None:
+                continue
+            row, seed, result = finished.result()
+            results[row.key(seed)] = result
+            write_results(options.results, results)
+            print(
+                f"{row.group}: {row.name}, seed {seed}: {100 * result['curve'][-1][1]:.1f} % after "
+                f"{result['curve'][-1][0]} steps, {result['images_per_second']:.0f} images/s",
+                flush=True,
+            )
+    if any(wanted_runs(rows, options.seeds, results)):
+        print("runs are missing: the same command goes on")
 
 
 if __name__ == "__main__":

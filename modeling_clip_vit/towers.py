@@ -146,9 +146,14 @@ def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
 def change_fields(config: PreTrainedConfig, fields: dict):
     """Change fields of a configuration: of a tower, or of a joint model.
 
+    Where every head has keys of its own, that stays so with another number of heads.
+
     Raises:
-        ValueError: it has no such field.
+        ValueError: it has no such field, or not such a value.
     """
+    heads = getattr(config, "num_attention_heads", None)
+    if "num_attention_heads" in fields and getattr(config, "num_key_value_heads", None) == heads:
+        fields = {"num_key_value_heads": fields["num_attention_heads"], **fields}
     for name, value in fields.items():
         if not hasattr(config, name) and name not in FOREIGN_FIELDS:
             raise ValueError(
