@@ -33,6 +33,13 @@ def test_a_recipe_changes_fields_of_the_model():
     assert changed.conv_stem_widths == [64, 64, 128, 128, 256]
 
 
+def test_every_head_keeps_keys_of_its_own_unless_a_recipe_says_otherwise():
+    heads = {"hidden_size": 96, "num_attention_heads": 6}
+    for fields, keys in ((heads, 6), ({**heads, "num_key_value_heads": 2}, 2)):
+        model, _ = build_model(ModelOptions(str(EMOJI), vision_fields=fields), Words())
+        assert model.config.vision_config.num_key_value_heads == keys
+
+
 def test_a_field_that_a_tower_does_not_have_is_refused():
     with pytest.raises(ValueError, match="poling='mean' is not allowed"):
         build_model(ModelOptions(str(EMOJI), vision_fields={"poling": "mean"}), Words())
