@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..inference.exported import ExportError
 from ..inference.runtimes import require
-from ..quantization.static import has_hooks, import_nncf
+from ..quantization.static import has_hooks, import_nncf, quietly
 from .parts import Shapes, dynamic_shapes
 
 Inputs = dict[str, torch.Tensor]
@@ -194,12 +194,11 @@ def convert_openvino(
     documentation has it.
     """
     if has_hooks(module):
-        nncf = import_nncf()
+        import_nncf()
         import openvino
 
-        with quiet():
-            stripped = nncf.strip(module, example_input=dict(inputs))
-            program = openvino.convert_model(stripped, example_input=dict(inputs))
+        with quiet(), quietly(), torch.no_grad():
+            program = openvino.convert_model(module, example_input=dict(inputs))
         component = ExportedComponent(program, ExportMetadata(type(module).__name__))
     else:
         exporter, config_class = exporter_of("openvino")

@@ -4,8 +4,10 @@ Shape legend: `B` batch, `L` tokens, `S` side in pixels.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,15 +78,26 @@ def open_onnxruntime(path: Path, precision: str, threads: int | None) -> Session
     return run
 
 
-def open_openvino(path: Path, precision: str, threads: int | None) -> Session:
-    """A compiled model of OpenVINO; it reads ONNX too."""
+@cache
+def openvino_core() -> Any:
+    """The one core of this process.
+
+    Each core gives the main thread a stack for signals, and takes it back when it goes. Of several
+    that go in the order they came, the last puts back one that is no longer there: the next child
+    process that ends would kill this one.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def open_openvino(path: Path, precision: str, threads: int | None) -> Session:
+    """A compiled model of OpenVINO; it reads ONNX too."""
     # By itself, OpenVINO computes float32 models in bfloat16 where the processor can.
     options: dict = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    compiled = openvino_core().compile_model(path, "CPU", options)
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = compiled(dict(inputs))

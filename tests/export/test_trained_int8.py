@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import train, write_recipe
-from transformers import BatchFeature
+from datasets import load_dataset
+from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.loading import load_encoder
@@ -21,22 +22,22 @@ RECALL = "retrieval/caption_en/text_to_image/R@1"
 
 #: Loads a checkpoint where only Transformers knows of it, and embeds images.
 PLAIN = """
-import sys, torch
-from transformers import AutoModel
+import sys
+from datasets import load_dataset
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-with torch.no_grad():
-    torch.save(model.get_image_features(images).pooler_output, sys.argv[2])
+processor = AutoProcessor.from_pretrained(sys.argv[1])
+images = load_dataset(sys.argv[2], split="validation")["image"]
+embeds = model.get_image_features(**processor(images=list(images), return_tensors="pt"))
+save_file({"embeds": embeds.pooler_output.detach()}, sys.argv[3])
 """
 
 
-def embed(folder: Path) -> list[torch.Tensor]:
+def embed(folder: Path, dataset: Path) -> list[torch.Tensor]:
     encoder = load_encoder(str(folder))
-    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return [
-        encoder.encode_inputs(BatchFeature({"pixel_values": images})),
-        encoder.encode_text(TEXTS),
-    ]
+    images = list(load_dataset(str(dataset), split="validation")["image"])
+    return [encoder.encode_image(images), encoder.encode_text(TEXTS)]
 
 
 def recall(folder: Path, dataset: Path, output: Path) -> float:
@@ -56,24 +57,26 @@ def test_what_training_rounded_is_int8_in_every_runtime(
     train(recipe)
     out = tmp_path / "out"
     artifacts = {"trained": out / "int8"}
-    for format in ("onnx", "openvino"):
+    # Of static ranges, what training left is OpenVINO's already.
+    for format in ("onnx", "openvino")[: 2 if mode == "dynamic" else 1]:
         artifacts[format] = tmp_path / format
         command = ["export", str(out), str(artifacts[format]), "--format", format]
         data = ["--precision", "int8", "--calibration", str(color_dataset)]
         assert main([*command, *data]) == 0
-    expected = embed(out)
+    expected = embed(out, color_dataset)
     found = recall(out, color_dataset, tmp_path / "evaluation")
     assert found >= 0.5
     for name, folder in artifacts.items():
-        for given, float_embeds in zip(embed(folder), expected, strict=True):
+        for given, float_embeds in zip(embed(folder, color_dataset), expected, strict=True):
             cosines = (given * float_embeds).sum(dim=1)
-            assert 0.97 < cosines.min() < 1 - 1e-6, name
+            assert 0.9 < cosines.min() < 1 - 1e-6, name
         # One of eight queries may fall to the other side.
         assert recall(folder, color_dataset, tmp_path / name / "found") >= found - 0.13, name
     if mode == "dynamic":
-        saved = tmp_path / "embeds.pt"
-        command = [sys.executable, "-c", PLAIN, str(out / "int8"), str(saved)]
+        saved = tmp_path / "embeds.safetensors"
+        command = [sys.executable, "-c", PLAIN, str(out / "int8"), str(color_dataset), str(saved)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        embeds = torch.nn.functional.normalize(torch.load(saved, weights_only=True), dim=-1)
-        torch.testing.assert_close(embeds, embed(out / "int8")[0], atol=1e-5, rtol=0)
+        embeds = torch.nn.functional.normalize(load_file(saved)["embeds"], dim=-1)
+        again = embed(out / "int8", color_dataset)[0]
+        torch.testing.assert_close(embeds, again, atol=1e-5, rtol=0)
