@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -96,7 +97,7 @@ class TorchEncoder:
     @property
     def image_size(self) -> int:
         """S, the side of the square images that the model was made for."""
-        config = self.model.config.vision_config
+        config: Any = self.model.config.vision_config
         if getattr(config, "image_size", None) is not None:
             return config.image_size
         return int(config.num_patches**0.5) * config.patch_size

@@ -43,7 +43,7 @@ def run_quantize(arguments: list[str]) -> int:
         )
         samples = read_samples(place, model.config.vision_config.image_size)
     layers = choose_layers(model, options.skip, options.embeddings)
-    if options.report:
+    if options.report and samples is not None:
         return report(options, model, processor, samples, layers)
     quantized = quantize(model, layers, options.mode, options.weight_bits)
     facts = {
