@@ -56,13 +56,10 @@ def test_what_training_rounded_is_int8_in_every_runtime(
     recipe = write_recipe(tmp_path, color_dataset, linear_config, quantization_mode=mode, **fields)
     train(recipe)
     out = tmp_path / "out"
-    artifacts = {"trained": out / "int8"}
-    # Of static ranges, what training left is OpenVINO's already.
-    for format in ("onnx", "openvino")[: 2 if mode == "dynamic" else 1]:
-        artifacts[format] = tmp_path / format
-        command = ["export", str(out), str(artifacts[format]), "--format", format]
-        data = ["--precision", "int8", "--calibration", str(color_dataset)]
-        assert main([*command, *data]) == 0
+    # Of static ranges that is an OpenVINO export; ONNX Runtime rounds the trained weights again.
+    artifacts = {"trained": out / "int8", "onnx": tmp_path / "onnx"}
+    command = ["export", str(out), str(artifacts["onnx"]), "--format", "onnx"]
+    assert main([*command, "--precision", "int8"]) == 0
     expected = embed(out, color_dataset)
     found = recall(out, color_dataset, tmp_path / "evaluation")
     assert found >= 0.5
