@@ -167,7 +167,8 @@ def main():
             return None  # Its message has been printed; the other runs go on.
 
     missing = list(wanted_runs(rows, options.seeds, results))
-    with ThreadPoolExecutor(options.jobs) as pool:
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
         for finished in as_completed([pool.submit(run_until_the_end, each) for each in missing]):
             if finished.result() is None:
                 continue
@@ -179,6 +180,8 @@ def main():
                 f"{result['curve'][-1][0]} steps, {result['images_per_second']:.0f} images/s",
                 flush=True,
             )
+    finally:
+        pool.shutdown(cancel_futures=True)  # who interrupts it does not wait for all the others
     if any(wanted_runs(rows, options.seeds, results)):
         print("runs are missing: the same command goes on")
 

@@ -16,14 +16,12 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from quantization_accuracy import METRICS, NUM_CALIBRATION, figures, read_samples
+from quantization_accuracy import METRICS, NUM_CALIBRATION, figures, prepare_plainly, read_samples
 
 from modeling_clip_vit.export.folder import export_clip
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
 from modeling_clip_vit.quantization.layers import choose_layers
-from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
 
 BATCH = 16
 EXPORTS = (
@@ -81,7 +79,7 @@ def draw(path: Path, rows: list[dict], metric: str):
     figure = Figure(figsize=(8, 4.5), dpi=110)
     axis = figure.subplots()
     for row in rows:
-        color = COLORS[row["name"].split()[0]]
+        color = COLORS.get(row["name"].split()[0], "#57606a")
         place = (row["images_per_second"], 100 * row["metrics"][metric])
         axis.plot(*place, "o", color=color)
         axis.annotate(row["name"], place, (5, 5), textcoords="offset points", fontsize=8)
@@ -104,8 +102,7 @@ def main():
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    words = ["--config", str(options.config), "--model_name_or_path", options.checkpoint]
-    ready = prepare(parse_arguments(words))
+    ready = prepare_plainly(options.config, options.checkpoint)
     samples = read_samples(ready.data.loader)
     with tempfile.TemporaryDirectory() as folder:
         encoders = make_encoders(

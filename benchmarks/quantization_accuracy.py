@@ -21,18 +21,21 @@ import torch
 from torchao.quantization import Int8StaticActivationInt8WeightConfig, PerTensor, quantize_
 
 from modeling_clip_vit.cli import main as clip_vit
+from modeling_clip_vit.data.transforms import AMOUNTS, SHARES
 from modeling_clip_vit.export.folder import NUM_CHECKS, export_clip
 from modeling_clip_vit.inference.exported import ExportError
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
 from modeling_clip_vit.quantization.layers import choose_layers
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
+from modeling_clip_vit.training.preparation import Preparation, prepare
 
 OUTLIERS = 4  # channels of a norm
 NUM_CALIBRATION = 128
 #: How a model is trained: the mode and the bits of its weights.
 TRAINED = (("dynamic", 8), ("static", 8), ("dynamic", 4))
+#: What varies the pictures of a recipe.
+VARIED = (*AMOUNTS, *SHARES)
 METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero-shot")
 
 
@@ -80,13 +83,23 @@ def quantize_naively(model, layers: list[str], samples: list[dict[str, torch.Ten
     return naive
 
 
+def prepare_plainly(config: Path, checkpoint: str) -> Preparation:
+    """A recipe's data with a checkpoint, its pictures as they are: ranges are found from them."""
+    words = ["--config", str(config), "--model_name_or_path", checkpoint]
+    return prepare(parse_arguments([*words, *(w for name in VARIED for w in (f"--{name}", "0"))]))
+
+
 def read_samples(loader) -> list[dict[str, torch.Tensor]]:
     """The first images and texts that the model would be trained with, one of each an entry."""
     samples: list[dict[str, torch.Tensor]] = []
     for batch in loader:
-        names = ("pixel_values", "input_ids", "attention_mask")
-        count = min(len(batch[name]) for name in names)
-        samples += [{name: batch[name][i : i + 1] for name in names} for i in range(count)]
+        for pixels, ids, mask in zip(
+            batch["pixel_values"], batch["input_ids"], batch["attention_mask"], strict=False
+        ):
+            # Padding is no text: ranges are not to be found from it.
+            inputs = {"pixel_values": pixels, "input_ids": ids[mask > 0]}
+            inputs["attention_mask"] = mask[mask > 0]
+            samples.append({name: value[None] for name, value in inputs.items()})
         if len(samples) >= NUM_CALIBRATION + NUM_CHECKS:
             break
     return samples[: NUM_CALIBRATION + NUM_CHECKS]
@@ -144,8 +157,7 @@ def main():
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 150])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    words = ["--config", str(options.config), "--model_name_or_path", options.checkpoint]
-    ready = prepare(parse_arguments(words))
+    ready = prepare_plainly(options.config, options.checkpoint)
     model, processor = ready.model.eval(), ready.processor
     samples = read_samples(ready.data.loader)
     rows = []

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.cli import main
@@ -234,6 +235,12 @@ def checkpoint(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     build_processor(tokenizer, image_size=32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint):
+    """The tokenizer and image processor of that CLIP."""
+    return AutoProcessor.from_pretrained(checkpoint)
 
 
 @pytest.fixture

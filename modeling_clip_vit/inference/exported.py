@@ -202,8 +202,11 @@ class ExportedEncoder:
     def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Embed decoded images, uint8 (N, 3, S, S) of the model's size: float32 (N, P)."""
         mean, std = self.manifest["image_mean"], self.manifest["image_std"]
-        batches = [normalize(part.float() / 255, mean, std) for part in pixels.split(batch_size)]
-        return torch.cat([self.encode_inputs({"pixel_values": batch}) for batch in batches])
+        parts = []
+        for batch in pixels.split(batch_size):
+            inputs = {"pixel_values": normalize(batch.float() / 255, mean, std)}
+            parts.append(self.encode_inputs(inputs))
+        return torch.cat(parts)
 
     def encode_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Embed what the image processor made of images: float32 (N, P) of length 1."""

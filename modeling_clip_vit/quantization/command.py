@@ -14,7 +14,7 @@ from .eight_bits import quantize, require_torchao
 from .folder import weight_bytes, write_quantized
 from .layers import QuantizationError, choose_layers
 from .options import DEFAULT_SKIP
-from .samples import DataPlace, read_samples
+from .samples import read_samples
 from .sensitivity import as_table, measure_sensitivity, save_picture
 
 
@@ -33,17 +33,18 @@ def run_quantize(arguments: list[str]) -> int:
     model = model.float().cpu()
     samples = None
     if options.dataset:
-        place = DataPlace(
+        samples = read_samples(
             options.dataset,
             options.split,
+            model.config.vision_config.image_size,
             options.image_column,
             options.caption_columns,
             options.concept_column,
             options.num_samples,
         )
-        samples = read_samples(place, model.config.vision_config.image_size)
     layers = choose_layers(model, options.skip, options.embeddings)
-    if options.report and samples is not None:
+    if options.report:
+        assert samples is not None, "check_options asks for it"
         return report(options, model, processor, samples, layers)
     quantized = quantize(model, layers, options.mode, options.weight_bits)
     facts = {

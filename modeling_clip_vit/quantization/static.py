@@ -63,23 +63,19 @@ def nncf_quantize(
     model_part: nn.Module,
     batches: Sequence[Batch],
     skip: Collection[str] = (),
-    smooth_alpha: float | None = 0.5,
-    correct_bias: bool = True,
 ) -> nn.Module:
     """A copy of a module with NNCF's fake quantisation in it, ranges found from calibration data.
 
-    Weights are symmetric and have a range a row, activations one for the whole tensor.
+    Weights are symmetric and have a range a row, activations one for the whole tensor. There is no
+    smoothing (SmoothQuant) and no bias correction: both would change the weights.
 
     Args:
         model_part: a tower.
         batches: its inputs by name, each batch of at least one item.
         skip: patterns of the layers that stay float, as the module calls them.
-        smooth_alpha: how much of the activations' spread moves into the weights (Xiao et al., 2023:
-            SmoothQuant), from 0 to 1; None for nothing.
-        correct_bias: shift biases so that the mean output stays what it was (Nagel et al., 2019).
 
     Returns:
-        The copy, in evaluation mode. With `smooth_alpha` or `correct_bias` its weights differ.
+        The copy, in evaluation mode.
 
     Raises:
         QuantizationError: NNCF is not installed, or there is no calibration data.
@@ -93,10 +89,8 @@ def nncf_quantize(
     if not batches:
         raise QuantizationError("there is no calibration data: static ranges need at least a batch")
     advanced = AdvancedQuantizationParameters(
-        disable_bias_correction=not correct_bias,
-        smooth_quant_alphas=AdvancedSmoothQuantParameters(
-            convolution=-1, matmul=-1 if smooth_alpha is None else smooth_alpha
-        ),
+        disable_bias_correction=True,
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
     )
     model_part = model_part.eval()
     with quietly():
@@ -128,29 +122,20 @@ def operations_of(module: nn.Module, example: Batch, skip: Collection[str]) -> l
 
 
 def fake_quantize_towers(
-    model: ClipVitModel,
-    batches: dict[str, list[Batch]],
-    skip: Collection[str] = (),
-    smooth_alpha: float | None = None,
-    correct_bias: bool = False,
+    model: ClipVitModel, batches: dict[str, list[Batch]], skip: Collection[str] = ()
 ):
     """Let a joint model's towers round as they will in int8 with static ranges, in place.
 
-    Without smoothing and bias correction, weights stay what they were. The ranges are parameters,
-    and learn (Jain et al., 2019).
+    Weights stay what they were. The ranges are parameters, and learn (Jain et al., 2019).
 
     Args:
         model: float.
         batches: calibration data of each tower in `TOWERS`.
         skip: patterns of layers that stay float.
-        smooth_alpha, correct_bias: as in `nncf_quantize`.
     """
     for tower in TOWERS:
         own = [pattern.removeprefix(f"{tower}.") for pattern in skip]
-        quantized = nncf_quantize(
-            getattr(model, tower), batches[tower], own, smooth_alpha, correct_bias
-        )
-        setattr(model, tower, quantized)
+        setattr(model, tower, nncf_quantize(getattr(model, tower), batches[tower], own))
 
 
 def has_hooks(module: nn.Module) -> bool:

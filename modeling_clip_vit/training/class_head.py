@@ -13,6 +13,7 @@ from ..data.sources import get_split, open_dataset
 from ..evaluation.classifier import ClassEvaluator
 from ..modeling_clip_vit import ClipVitForImageClassification
 from ..pretrained import load_with_report, refuse_misfits
+from ..towers import change_fields
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
 from .preparation import (
@@ -136,10 +137,10 @@ def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitV
             f"{path} has an image tower of type {config.model_type!r}; a class head goes on "
             f"{ClipVitVisionConfig.model_type!r} alone"
         )
-    values = config.to_dict()
     for name in options.vision_fields:
-        if name not in values:
+        if name not in config.to_dict():
             raise ValueError(f"{name!r} is no field of an image tower: see docs/architecture.md")
-    values |= options.vision_fields
-    values |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    return ClipVitVisionConfig(**values)
+    change_fields(config, options.vision_fields)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    return config

@@ -258,11 +258,6 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def processor(checkpoint):
-    return load_clip(str(checkpoint))[1]
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_other_architectures_export(tmp_path, processor, variant, format):
