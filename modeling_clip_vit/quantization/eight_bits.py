@@ -2,15 +2,16 @@
 
 from collections.abc import Collection
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from transformers import TorchAoConfig
+from transformers import PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
-from ..modeling_clip_vit import ClipVitModel
 from .layers import QuantizationError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class Scheme(NamedTuple):
@@ -108,9 +109,7 @@ def switch_fake(model: nn.Module, is_on: bool):
             module.enabled = is_on
 
 
-def quantize(
-    model: ClipVitModel, layers: Collection[str], mode: str, bits: int = 8
-) -> ClipVitModel:
+def quantize(model: Model, layers: Collection[str], mode: str, bits: int = 8) -> Model:
     """A quantised copy of a float model, ready to be saved.
 
     Args:
@@ -154,9 +153,9 @@ def float_modules(model: nn.Module, layers: Collection[str]) -> list[str]:
     ]
 
 
-def without_fakes(model: ClipVitModel) -> ClipVitModel:
+def without_fakes(model: Model) -> Model:
     """A plain float model with the weights of one whose layers round."""
-    plain: Any = ClipVitModel(deepcopy(model.config))
+    plain: Any = type(model)(deepcopy(model.config))
     given = model.state_dict()
     plain.load_state_dict({name: given[name] for name in plain.state_dict()})
     return plain.to(model.device).eval()

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from transformers import CLIPProcessor
+from transformers import PreTrainedModel
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
@@ -12,18 +13,19 @@ from ..modeling_clip_vit import ClipVitModel
 FACTS_FILE = "quantization.json"
 
 
-def write_quantized(quantized: ClipVitModel, processor: CLIPProcessor, folder: Path, facts: dict):
+def write_quantized(quantized: PreTrainedModel, processor: Any, folder: Path, facts: dict):
     """Write a model with torchao's weights, for `AutoModel`, its processor and what is known of it.
 
     Args:
         quantized: as `eight_bits.quantize` makes it.
-        processor: its tokenizer and image processor.
+        processor: its processor, or of a classifier its image processor.
         folder: an empty folder.
         facts: plain values; the size of the weights is added.
     """
     quantized.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_sentence_transformers_files(folder)
+    if isinstance(quantized, ClipVitModel):
+        write_sentence_transformers_files(folder)
     write_facts(folder, facts)
 
 

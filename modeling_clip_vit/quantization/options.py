@@ -5,7 +5,7 @@ from typing import Literal
 
 #: Layers that stay float unless a recipe says otherwise: the first and the last. They are a small
 #: share of the work, and what they round away, nothing behind them can mend.
-DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*")
+DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*", "classifier*")
 
 
 @dataclass

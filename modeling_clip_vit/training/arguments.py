@@ -361,10 +361,15 @@ class TrainArguments:
                     f"{name}={values[name]} is not allowed with task='classification', which has "
                     f"no texts and no pairs: leave it at {defaults[name]}"
                 )
-        if self.quantization.quantization_mode != "none":
+        if self.quantization.quantization_mode == "static":
             raise ValueError(
-                f"quantization_mode={self.quantization.quantization_mode!r} is not allowed with "
-                "task='classification': quantise the CLIP whose tower it has"
+                "quantization_mode='static' is not allowed with task='classification', which has "
+                "no export: use 'dynamic' or 'weight_only'"
+            )
+        if self.quantization.quantization_embeddings:
+            raise ValueError(
+                "quantization_embeddings=true is not allowed with task='classification', which "
+                "has no tokens"
             )
         if self.model.frozen_towers not in ([], ["vision"]):
             raise ValueError(

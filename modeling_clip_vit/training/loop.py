@@ -91,7 +91,7 @@ class TrainingResult:
     metrics: dict[str, float]
     progress: Progress
     precision: str
-    quantized: ClipVitModel | None = None
+    quantized: PreTrainedModel | None = None
     quantized_metrics: dict[str, float] = field(default_factory=dict)
 
 

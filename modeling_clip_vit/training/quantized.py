@@ -1,12 +1,14 @@
 """Training with rounding in the forward pass, and the quantised model at its end."""
 
+from typing import Any
+
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch.utils.data import DataLoader
 
 from ..data.streams import StreamLoader
-from ..modeling_clip_vit import ClipVitModel
 from ..quantization import eight_bits, static
+from ..quantization.eight_bits import Model
 from ..quantization.layers import check_patterns, choose_layers
 from .arguments import TrainArguments
 from .gradient_cache import read_random_state, write_random_state
@@ -94,7 +96,7 @@ class QuantizedTraining:
 
     def find_ranges(self):
         """Take the ranges from the weights and activations as they are; the same everywhere."""
-        model = self.preparation.model
+        model: Any = self.preparation.model
         fresh = eight_bits.without_fakes(model)
         skip = self.options.quantization_skip
         static.fake_quantize_towers(fresh, self.calibration_batches(), skip)
@@ -136,7 +138,7 @@ class QuantizedTraining:
             loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
         )
 
-    def finish(self, model: ClipVitModel) -> tuple[ClipVitModel, ClipVitModel]:
+    def finish(self, model: Model) -> tuple[Model, Model]:
         """The trained weights as a float model, and the quantised model that they make.
 
         With `static`, that is the model itself: it rounds as the export of it will.

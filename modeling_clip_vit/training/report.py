@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from ..data.errors import first_line
 from ..evaluation.evaluator import EvaluationSet, Evaluator
@@ -15,7 +16,6 @@ from ..hub.push import files_to_push, push
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
-from ..modeling_clip_vit import ClipVitModel
 from ..quantization.folder import weight_bytes, write_facts, write_quantized
 from ..quantization.static import has_hooks
 from .arguments import TrainArguments
@@ -92,7 +92,7 @@ def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
         write_integers(result.quantized, processor, folder / QUANTIZED_FOLDER, facts)
 
 
-def write_integers(quantized: ClipVitModel, processor, folder: Path, facts: dict):
+def write_integers(quantized: PreTrainedModel, processor, folder: Path, facts: dict):
     """Write a quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export.
 
     Raises:

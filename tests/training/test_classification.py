@@ -172,6 +172,30 @@ def test_the_engine_trains_classifiers(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
+def test_a_classifier_trains_with_rounding(mode, tmp_path, labelled_colors, tower_config):
+    recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, quantization_mode=mode)
+    train(recipe)
+    folder = tmp_path / "out" / "int8"
+    facts = json.loads((folder / "quantization.json").read_text())
+    accuracy = facts["metrics"]["validation/top1_accuracy"]
+    assert accuracy >= 0.5
+    assert facts["bytes"] < facts["float_bytes"]
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert not (folder / "modules.json").exists()
+
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    block = model.vision_model.encoder.layers[0]
+    assert type(block.attention.qkv_proj.weight) is not torch.nn.Parameter
+    assert type(model.classifier.weight) is torch.nn.Parameter
+    pictures = [draw_picture(color, 400 + number) for number, color in enumerate(NAMES)]
+    inputs = AutoImageProcessor.from_pretrained(folder)(pictures, return_tensors="pt")
+    found = model(**inputs).logits.argmax(dim=1) == torch.arange(8)
+    assert found.float().mean().item() == pytest.approx(accuracy)
+
+
+@pytest.mark.slow
 def test_a_resumed_classifier_has_the_weights_of_an_unbroken_run(
     tmp_path, labelled_colors, tower_config
 ):
@@ -253,6 +277,8 @@ def test_what_only_contrast_knows_is_refused(tmp_path, labelled_colors, tower_co
         "zero_shot_columns": "[label]",
         "teacher_name_or_path": "x",
         "label_templates": "[zh]",
+        "quantization_mode": "static",
+        "quantization_embeddings": "true",
     }.items():
         assert main(["train", "--config", str(recipe), f"--{name}", value]) == 1
         message = capsys.readouterr().err
