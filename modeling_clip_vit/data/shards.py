@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from datasets import Dataset, IterableDataset, load_dataset_builder, load_from_disk
+from datasets import ClassLabel, Dataset, IterableDataset, load_dataset_builder, load_from_disk
 
 from .batches import SkippedSample
 from .errors import DataError, first_line
@@ -20,6 +20,8 @@ class Shards(Protocol):
     """The shards of one split of a data set."""
 
     path: str
+    #: Column of class labels -> the names of its classes, as far as they are known beforehand.
+    class_names: dict[str, list[str]]
 
     def __len__(self) -> int: ...
 
@@ -34,6 +36,7 @@ class TarShards:
 
     def __init__(self, path: str, urls: list[str]):
         self.path, self.urls = path, urls
+        self.class_names: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self.urls)
@@ -46,7 +49,10 @@ class TarShards:
 
 
 class DatasetShards:
-    """The shards of what `datasets` streams, such as one parquet file each."""
+    """The shards of what `datasets` streams, such as one parquet file each.
+
+    A class label comes as the name of its class, which says the same in every source.
+    """
 
     def __init__(self, path: str, rows: IterableDataset, files: list[str]):
         self.path = path
@@ -55,6 +61,12 @@ class DatasetShards:
         count = rows.num_shards
         numbered = [f"shard {shard} of {path}" for shard in range(count)]
         self.names = files if len(files) == count else numbered
+        self.folder = str(Path(files[0]).parent if files else path)
+        self.class_names = {
+            name: list(feature.names)
+            for name, feature in (rows.features or {}).items()
+            if isinstance(feature, ClassLabel) and feature.names
+        }
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,12 +87,18 @@ class DatasetShards:
                 else:
                     table_of_chosen = table
                 for at, columns in zip(chosen, table_of_chosen.to_pylist(), strict=True):
-                    yield number + at, Row(f"{name}, row {number + at}", columns)
+                    columns |= {of: self.name_class(columns[of], of) for of in self.class_names}
+                    yield number + at, Row(f"{name}, row {number + at}", columns, 0, self.folder)
                 number += len(table)
         except Exception as error:  # Arrow's, and those of every remote system
             if wanted(number):
                 reason = f"the rest cannot be read: {first_line(error)}"
                 yield number, SkippedSample(self.names[shard], reason)
+
+    def name_class(self, value: Any, column: str) -> str | None:
+        """The name of a class; None where a row has none of those that there are."""
+        names = self.class_names[column]
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:

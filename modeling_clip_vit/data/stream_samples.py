@@ -4,7 +4,9 @@ Shape legend: `S` side in pixels.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,15 @@ from .captions import (
     choose_columns,
     draw_one,
     find_texts,
+    name_classes,
     stable_number,
     vary_caption,
 )
+from .files import decode_base64
 from .images import BadImageError, decode_image
 from .policies import SampleAugment
 from .tars import Row
+from .templates import clean_class_name
 from .transforms import NOISE_SIZE, AugmentOptions
 
 
@@ -46,6 +51,58 @@ class MissingTextError(ValueError):
     """A row without a usable caption."""
 
 
+class StreamClasses:
+    """The classes of a stream's rows, as texts call them.
+
+    Args:
+        options: which column has them, and what they are called in which set of phrases.
+        names: of the classes in their order, where a source says them.
+
+    Raises:
+        DataError: `label_names` has not one for each class.
+    """
+
+    def __init__(self, options: CaptionOptions, names: Sequence[str] = ()):
+        self.options = options
+        self.places = {name: place for place, name in enumerate(names)}
+        self.names = name_classes(options, list(names)) if names else {}
+
+    def name(self, columns: dict, source: str) -> str:
+        """The name of a row's class in the phrases of a set.
+
+        Raises:
+            MissingTextError: it has no class, or one that the set has no name for.
+        """
+        column, value = str(self.options.label_column), self.read(columns)
+        if value in self.places:
+            return self.names[source][self.places[value]]
+        given = self.options.label_names.get(source)
+        if given is None:
+            return clean_class_name(value)
+        if value.isdecimal() and int(value) < len(given) and not self.places:
+            return given[int(value)]
+        raise MissingTextError(
+            f"its {column!r} is {value!r}, which label_names has no name for: {source!r} has "
+            f"{len(given)}"
+        )
+
+    def read(self, columns: dict) -> str:
+        """The class of a row, as its source calls it.
+
+        Raises:
+            MissingTextError: it has none.
+        """
+        column = str(self.options.label_column)
+        value = columns.get(column)
+        if column not in columns:
+            raise MissingTextError(f"its {column!r} is missing: it has {', '.join(columns)}")
+        if value is None or not str(value).strip():
+            raise MissingTextError(f"its {column!r} is empty")
+        if not isinstance(value, str | int):
+            raise MissingTextError(f"its {column!r} is no class but {type(value).__name__}")
+        return str(value).strip()
+
+
 class SampleMaker:
     """Makes samples of rows.
 
@@ -57,10 +114,14 @@ class SampleMaker:
         captions: which columns hold captions, and how texts are made of them. A caption may be a
             list of strings, of which one is drawn.
         concept_column: rows with an equal value are positives of each other; where it is null,
-            rows with equal captions are.
+            rows of an equal class are, or without classes those with equal captions.
         image_size: side S of the pixels.
         seed: of everything random.
         augment: how images are varied one at a time; None for not at all.
+        class_names: of the classes of the label column, where a source says them.
+
+    Raises:
+        DataError: `label_names` has not one for each class.
     """
 
     def __init__(
@@ -71,18 +132,24 @@ class SampleMaker:
         image_size: int,
         seed: int,
         augment: AugmentOptions | None = None,
+        class_names: Sequence[str] = (),
     ):
         self.image_column = image_column
         self.captions = captions
         self.concept_column = concept_column
         self.vary = SampleAugment(augment or AugmentOptions(), image_size)
         self.seed = seed
+        #: Sets of phrases that class names go into, if there are classes.
+        self.phrases = captions.label_phrases if captions.label_column else {}
+        self.classes = StreamClasses(captions, class_names)
 
     def columns(self) -> list[str]:
         """Every column that a sample is made of."""
         columns = [self.image_column, *self.captions.caption_columns]
         columns += self.captions.tags_columns.values()
-        return columns + ([self.concept_column] if self.concept_column else [])
+        return columns + [
+            name for name in (self.captions.label_column, self.concept_column) if name
+        ]
 
     def draw(self, row: Row | SkippedSample, epoch: int) -> DrawnSample | SkippedSample:
         """The texts and the random numbers of a row."""
@@ -94,7 +161,7 @@ class SampleMaker:
             columns = choose_columns(self.captions, rng)
             drawn = [self.draw_caption(row.columns, column, rng) for column in columns]
             texts = [
-                vary_caption(caption, column, self.tags(row.columns, column), self.captions, rng)
+                self.vary_caption(row.columns, column, caption, rng)
                 for column, caption in zip(columns, drawn, strict=True)
             ]
             "".join(texts).encode()
@@ -104,15 +171,19 @@ class SampleMaker:
         if image is None:
             have = ", ".join(row.columns) or "nothing"
             return SkippedSample(row.name, f"there is no {self.image_column!r}: it has {have}")
+        if isinstance(image, str):
+            image = locate_image(image, row.folder)
         concept = self.concept(row.columns, drawn)
         return DrawnSample(row.name, image, noise, texts, concept, draw_seed(rng))
 
     def draw_caption(self, columns: dict, column: str, rng: np.random.Generator) -> str:
-        """The caption of a column, one of several drawn.
+        """The caption of a column, one of several drawn, or a class as a set of phrases calls it.
 
         Raises:
             MissingTextError: it has none.
         """
+        if column in self.phrases:
+            return self.classes.name(columns, column)
         captions = find_texts(columns.get(column))
         if not captions:
             have = ", ".join(columns) or "nothing"
@@ -120,13 +191,22 @@ class SampleMaker:
             raise MissingTextError(f"its {column!r} {where}")
         return draw_one(captions, rng)
 
+    def vary_caption(
+        self, columns: dict, source: str, caption: str, rng: np.random.Generator
+    ) -> str:
+        """A caption in a phrase or with tags, as the options say; a class name in a phrase."""
+        if source in self.phrases:
+            return draw_one(self.phrases[source], rng).replace("{}", caption)
+        return vary_caption(caption, source, self.tags(columns, source), self.captions, rng)
+
     def tags(self, columns: dict, column: str) -> list[str]:
         """The tags of a caption column."""
         return find_texts(columns.get(self.captions.tags_columns.get(column, "")))
 
     def concept(self, columns: dict, captions: list[str]) -> int:
         """What a row shows, as a number that agrees over processes."""
-        value = columns.get(self.concept_column) if self.concept_column else None
+        column = self.concept_column or self.captions.label_column
+        value = columns.get(column) if column else None
         if value is None:
             return stable_number("\n".join(captions))
         return stable_number(json.dumps(value, sort_keys=True, default=str))
@@ -139,3 +219,16 @@ class SampleMaker:
         except BadImageError as error:
             return SkippedSample(drawn.name, str(error))
         return Sample(pixels, drawn.noise, drawn.texts, drawn.concept, drawn.seed)
+
+
+def locate_image(text: str, folder: str) -> bytes | str:
+    """The image that a text stands for: itself in base64, or the path of its file.
+
+    Args:
+        text: in base64, a path, or an address.
+        folder: what a relative path begins at.
+    """
+    content = decode_base64(text)
+    if content is not None:
+        return content
+    return text if "://" in text else str(Path(folder) / text)

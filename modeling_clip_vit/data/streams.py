@@ -4,6 +4,7 @@ rows of shards → mixed → shuffled → text drawn → sorted by length in a w
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import fsspec
@@ -17,7 +18,7 @@ from .errors import DataError
 from .shards import Shards, open_shards
 from .shuffle import ShuffledRows
 from .stream_rows import Consumer, MixedRows, StoppingStrategy
-from .stream_samples import DrawnSample, SampleMaker
+from .stream_samples import DrawnSample, MissingTextError, SampleMaker, StreamClasses
 from .tars import Row
 
 #: So many unusable samples for one batch are no accident.
@@ -410,8 +411,21 @@ def peek_kinds(path: str, split: str, most: int = 100) -> dict[str, str]:
     for shard in range(len(shards)):
         for _, row in shards.read(shard, 0, lambda number: number < most):
             if isinstance(row, Row):
-                return {name: kind_of_value(value) for name, value in row.columns.items()}
+                kinds = {name: kind_of_value(value) for name, value in row.columns.items()}
+                return kinds | dict.fromkeys(shards.class_names, "label")
     return {}
+
+
+def find_class_names(options: StreamOptions, split: str, column: str | None) -> list[str]:
+    """The names of the classes of a column, by the first source that says them; else none.
+
+    Raises:
+        DataError: a source cannot be opened.
+    """
+    if column is None:
+        return []
+    sources = (open_shards(path, split) for path in options.stream_sources)
+    return next((found for shards in sources if (found := shards.class_names.get(column))), [])
 
 
 class StreamCaptions:
@@ -422,18 +436,28 @@ class StreamCaptions:
         split: of each source.
         captions: which columns hold captions.
         count: rows to read, of all sources together.
+
+    Raises:
+        DataError: a source cannot be opened, or `label_names` has not one for each class.
     """
 
     def __init__(
         self, options: StreamOptions, split: str, captions: CaptionOptions, count: int = 100_000
     ):
         self.options, self.split, self.captions, self.count = options, split, captions, count
+        #: Of the classes, where a source says them.
+        self.class_names = find_class_names(options, split, captions.label_column)
+        self.classes = StreamClasses(captions, self.class_names)
 
     def corpus(self) -> list[str]:
         """Every distinct caption and phrase, in order, the same on every process."""
         texts = dict.fromkeys(self.captions.words_around())
+        for names in self.classes.names.values():
+            texts.update(dict.fromkeys(names))
         columns = [*self.captions.caption_columns, *self.captions.tags_columns.values()]
-        sources = [open_shards(path, self.split, columns) for path in self.options.stream_sources]
+        label = self.captions.label_column
+        needed = [*columns, label] if label else columns
+        sources = [open_shards(path, self.split, needed) for path in self.options.stream_sources]
         strategy: StoppingStrategy = "all_exhausted_without_replacement"
         rows = MixedRows(sources, self.options.weights(), Consumer(), strategy)
         while rows.count < self.count and (row := rows.read()) is not None:
@@ -441,4 +465,7 @@ class StreamCaptions:
                 continue
             for column in columns:
                 texts.update(dict.fromkeys(find_texts(row.columns.get(column))))
+            for source in self.captions.label_phrases if label else ():
+                with suppress(MissingTextError):
+                    texts[self.classes.name(row.columns, source)] = None
         return list(texts)

@@ -32,11 +32,13 @@ class Row:
         name: what to call it in a message; all that is random in its sample comes from it.
         columns: its values by column; images as bytes or as the `{"bytes", "path"}` of `datasets`.
         passes: how often the stream has started over before it.
+        folder: what its paths to files begin at.
     """
 
     name: str
     columns: dict[str, Any]
     passes: int = field(default=0, compare=False)
+    folder: str = ""
 
 
 @dataclass

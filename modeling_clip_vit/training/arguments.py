@@ -389,11 +389,6 @@ class TrainArguments:
             )
         if self.data.images_per_concept > 1:
             raise ValueError("images_per_concept > 1 is not allowed with stream_sources")
-        if self.captions.label_column:
-            raise ValueError(
-                f"label_column={self.captions.label_column!r} is not allowed with stream_sources, "
-                "whose rows come with captions: give the source as dataset instead"
-            )
         if self.loss.loss in ("clip", "hard_negative"):
             raise ValueError(
                 f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "

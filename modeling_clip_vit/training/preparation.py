@@ -38,7 +38,7 @@ from ..data.images import BadSamples, decode_all
 from ..data.policies import SampleAugment
 from ..data.sources import get_split, open_dataset
 from ..data.stream_samples import SampleMaker
-from ..data.streams import StreamCaptions, StreamLoader, peek_kinds
+from ..data.streams import StreamCaptions, StreamLoader, find_class_names, peek_kinds
 from ..data.tokenizer import train_tokenizer
 from ..evaluation.classifier import ClassEvaluator
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
@@ -117,10 +117,11 @@ def prepare(args: TrainArguments) -> Preparation:
         data = prepare_stream(args, processor, image_size)
     else:
         data = prepare_data(args, train_split, captions, processor, image_size)
-    labels = (
-        captions.labels.names if isinstance(captions, CaptionMaker) and captions.labels else None
-    )
-    evaluator = prepare_evaluator(args, splits, image_size, labels)
+    if isinstance(captions, CaptionMaker):
+        classes = captions.labels.names if captions.labels else []
+    else:
+        classes = captions.class_names
+    evaluator = prepare_evaluator(args, splits, image_size, classes or None)
     return Preparation(model, processor, data, evaluator, freeze(model, args.model))
 
 
@@ -381,6 +382,7 @@ def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: i
             image_size,
             args.run.seed,
             args.augment,
+            find_class_names(args.stream, options.train_split, args.captions.label_column),
         ),
         build_collator(args, processor),
         args.optimizer.per_device_train_batch_size,

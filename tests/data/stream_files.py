@@ -93,6 +93,8 @@ def make_loader(sources, *, collate=list, batch_size=4, captions=None, concept=N
         for name in ("seed", "num_workers", "rank", "world_size")
         if name in options
     }
-    maker = SampleMaker("image", captions or CaptionOptions(["caption"]), concept, 16, seed=5)
+    class_names = options.pop("class_names", ())
+    captions = captions or CaptionOptions(["caption"])
+    maker = SampleMaker("image", captions, concept, 16, seed=5, class_names=class_names)
     stream = StreamOptions([str(source) for source in sources], **options)
     return StreamLoader(stream, "train", maker, collate, batch_size, **of_loader)

@@ -379,6 +379,20 @@ def test_the_recipe_of_cifar10_trains_on_data_of_its_form(tmp_path, labelled_col
     assert PillowImage.open(tmp_path / "out" / "retrieval.png").size[0] > 400
 
 
+@pytest.mark.slow
+def test_a_stream_of_labelled_images_trains_as_the_table_does(
+    tmp_path, labelled_colors, linear_config
+):
+    recipe = cifar10_recipe(
+        tmp_path, labelled_colors, linear_config, max_steps=80, save_steps=0, ema_decay=0.8
+    )
+    sources = ["--stream_sources", f"[{labelled_colors}]", "--samples_per_epoch", "32"]
+    train(recipe, "--learning_rate", "5e-3", *sources)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    assert metrics["zero_shot/label/accuracy"] >= 0.5, metrics
+    assert metrics["validation/zh/image_to_text/R@1"] >= 0.5, metrics
+
+
 def test_a_pair_loss_with_labels_is_refused(tmp_path, labelled_colors, linear_config, capsys):
     recipe = cifar10_recipe(tmp_path, labelled_colors, linear_config, label_smoothing=0)
     assert "loss='clip' is not allowed with label_column" in one_error(
