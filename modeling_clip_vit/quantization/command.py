@@ -82,7 +82,9 @@ def build_parser() -> ArgumentParser:
         help="also activations, token by token, or weights alone; for ranges that are fixed "
         "beforehand see clip-vit export --precision int8",
     )
-    parser.add_argument("--weight_bits", type=int, choices=[8, 4], default=8, help="of a weight")
+    parser.add_argument(
+        "--weight_bits", type=int, choices=[8, 4, 3, 2], default=8, help="of a weight"
+    )
     parser.add_argument("--embeddings", type=bool, default=False, help="also token embeddings")
     parser.add_argument(
         "--skip",

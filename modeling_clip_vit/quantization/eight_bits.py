@@ -1,4 +1,4 @@
-"""Int8 and int4 weights with torchao: fake in training, real afterwards, saved as safetensors."""
+"""Weights of 8 to 2 bits with torchao: fake in training, real afterwards, saved as safetensors."""
 
 from collections.abc import Collection
 from copy import deepcopy
@@ -49,7 +49,7 @@ def build_scheme(mode: str, bits: int = 8) -> Scheme:
 
     Args:
         mode: `dynamic` or `weight_only`.
-        bits: of a weight, 8 or 4.
+        bits: of a weight, 8, 4, 3 or 2.
 
     Raises:
         QuantizationError: torchao is not installed.
@@ -65,18 +65,18 @@ def build_scheme(mode: str, bits: int = 8) -> Scheme:
     )
     from torchao.quantization.qat import IntxFakeQuantizeConfig
 
-    dtype = torch.int8 if bits == 8 else getattr(torch, f"int{bits}")
-    real: dict[tuple[str, int], Any] = {
-        ("dynamic", 8): lambda: Int8DynamicActivationInt8WeightConfig(
+    dtype = getattr(torch, f"int{bits}")
+    real: dict[tuple[str, bool], Any] = {
+        ("dynamic", True): lambda: Int8DynamicActivationInt8WeightConfig(
             act_mapping_type=MappingType.ASYMMETRIC, set_inductor_config=False
         ),
-        ("dynamic", 4): lambda: Int8DynamicActivationIntxWeightConfig(dtype, PerAxis(0)),
-        ("weight_only", 8): lambda: Int8WeightOnlyConfig(set_inductor_config=False),
-        ("weight_only", 4): lambda: IntxWeightOnlyConfig(dtype, PerAxis(0)),
+        ("dynamic", False): lambda: Int8DynamicActivationIntxWeightConfig(dtype, PerAxis(0)),
+        ("weight_only", True): lambda: Int8WeightOnlyConfig(set_inductor_config=False),
+        ("weight_only", False): lambda: IntxWeightOnlyConfig(dtype, PerAxis(0)),
     }
     weight = IntxFakeQuantizeConfig(dtype, "per_channel", is_symmetric=True)
     activation = IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False)
-    return Scheme(weight, activation if mode == "dynamic" else None, real[mode, bits]())
+    return Scheme(weight, activation if mode == "dynamic" else None, real[mode, bits == 8]())
 
 
 def schemes_for(mode: str, bits: int) -> dict[type[nn.Module], Scheme]:

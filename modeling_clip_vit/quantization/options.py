@@ -16,7 +16,8 @@ class QuantizationOptions:
         quantization_mode: `none`; `dynamic` for int8 weights, and activations that are scaled token
             by token; `weight_only` for int8 weights alone; `static` for int8 weights, and
             activations whose ranges training fixes: it becomes an OpenVINO model.
-        quantization_weight_bits: of each weight, 8 or 4; 4 with `dynamic` and `weight_only`.
+        quantization_weight_bits: of each weight, 8, 4, 3 or 2; fewer than 8 with `dynamic` and
+            `weight_only`.
         quantization_embeddings: also the table of token embeddings; with `static` it always is.
         quantization_skip: layers that stay float, by name or pattern, such as
             `text_model.encoder.layers.0.*`.
@@ -28,7 +29,7 @@ class QuantizationOptions:
     """
 
     quantization_mode: Literal["none", "dynamic", "weight_only", "static"] = "none"
-    quantization_weight_bits: Literal[8, 4] = 8
+    quantization_weight_bits: Literal[8, 4, 3, 2] = 8
     quantization_embeddings: bool = False
     quantization_skip: list[str] = field(default_factory=lambda: list(DEFAULT_SKIP))
     quantization_start_step: int = 0
@@ -51,9 +52,10 @@ class QuantizationOptions:
                 f"quantization_freeze_step={freeze} is not allowed with "
                 f"quantization_mode={self.quantization_mode!r}: only static ranges learn"
             )
-        if self.quantization_weight_bits == 4 and self.quantization_mode == "static":
+        if self.quantization_weight_bits < 8 and self.quantization_mode == "static":
             raise ValueError(
-                "quantization_weight_bits=4 is not allowed with quantization_mode='static': use 8"
+                f"quantization_weight_bits={self.quantization_weight_bits} is not allowed with "
+                "quantization_mode='static': use 8"
             )
         if self.quantization_calibration_batches < 1:
             raise ValueError(
