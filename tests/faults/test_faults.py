@@ -25,7 +25,8 @@ KILLS = int(os.environ.get("CLIP_VIT_KILLS", "3"))
 
 def test_kills_at_random_moments_change_nothing(tmp_path, color_dataset, linear_config):
     """A checkpoint at every step, so that many a kill falls into its writing."""
-    fields = {"max_steps": 400, "save_steps": 1, "eval_steps": 0, "ema_decay": 0.9}
+    steps = 60 + 20 * KILLS
+    fields = {"max_steps": steps, "save_steps": 1, "eval_steps": 0, "ema_decay": 0.9}
     folders = tmp_path / "whole", tmp_path / "killed"
     for folder in folders:
         folder.mkdir()
