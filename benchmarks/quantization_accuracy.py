@@ -1,12 +1,12 @@
-"""What int8 and int4 cost in accuracy: naive, best after training, and trained for it.
+"""What 8 and fewer bits cost in accuracy: naive, best after training, and trained for it.
 
     python benchmarks/quantization_accuracy.py CHECKPOINT [--config configuration/train/emoji.yaml]
         [--steps 200] [--seeds 3] [--factors 1 150] [--json FILE]
 
 For each factor one model: the checkpoint's function with outliers in it. 4 channels of each norm
 are so many times as large, and the weights behind them as much smaller: in float nothing changes.
-Naive is one range for a whole tensor, symmetric, the largest value seen; 4 bits are rounded to the
-nearest, a scale a row. Models are then trained for a few steps with rounding, the float one as
+Naive is one range for a whole tensor, symmetric, the largest value seen; fewer bits are rounded to
+the nearest, a scale a row. Models are then trained for a few steps with rounding, the float one as
 teacher, with several seeds; what is measured is the checkpoint or the OpenVINO export that remains.
 """
 
@@ -33,7 +33,7 @@ from modeling_clip_vit.training.preparation import Preparation, prepare
 OUTLIERS = 4  # channels of a norm
 NUM_CALIBRATION = 128
 #: How a model is trained: the mode and the bits of its weights.
-TRAINED = (("dynamic", 8), ("static", 8), ("dynamic", 4))
+TRAINED = (("dynamic", 8), ("static", 8), ("dynamic", 2))
 #: What varies the pictures of a recipe.
 VARIED = (*AMOUNTS, *SHARES)
 METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero-shot")
@@ -181,7 +181,7 @@ def main():
             layers = choose_layers(spoiled)
             add(kind, "float", measure(spoiled))
             add(kind, "naive static int8", measure(quantize_naively(spoiled, layers, samples)))
-            for bits in (8, 4):
+            for bits in (8, 4, 3, 2):
                 small = quantize(spoiled, layers, "dynamic", bits)
                 add(kind, f"dynamic int{bits}", measure(small))
             try:
