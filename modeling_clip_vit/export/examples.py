@@ -57,7 +57,7 @@ def run(part, inputs):
 
 def run(part, inputs):
     path = folder / export["components"][part]["file"]
-    method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
+    method = Runtime.get().load_program(path).load_method("forward")
     return [x.numpy() for x in method.execute([torch.from_numpy(x) for x in inputs.values()])]
 """,
 }

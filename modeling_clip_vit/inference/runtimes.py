@@ -125,15 +125,18 @@ def open_torch(path: Path, precision: str, threads: int | None) -> Session:
 
 
 def open_executorch(path: Path, precision: str, threads: int | None) -> Session:
-    """A program of ExecuTorch for one image at a time."""
+    """A program of ExecuTorch, which takes one image at a time: a batch goes through it in turn."""
     from executorch.runtime import Runtime
 
-    program = Runtime.get().load_program(path.read_bytes())
+    # By its path: of bytes, the runtime keeps the address and not the bytes themselves.
+    program = Runtime.get().load_program(path)
     method = program.load_method("forward")
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (embeds,) = method.execute([torch.from_numpy(value) for value in inputs.values()])
-        return {"image_embeds": embeds.numpy()}
+        pixels = torch.from_numpy(inputs["pixel_values"])
+        # Each output lies where the next one will.
+        rows = [method.execute([image.contiguous()])[0].clone() for image in pixels.split(1)]
+        return {"image_embeds": torch.cat(rows).numpy()}
 
     return run
 

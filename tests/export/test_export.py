@@ -334,9 +334,17 @@ def test_executorch_takes_the_image_tower(tmp_path, checkpoint):
     assert main(["export", str(checkpoint), target, "--format", "executorch"]) == 0
     encoder = load_encoder(target)
     model = AutoModel.from_pretrained(checkpoint)
-    expected = embed(model, {"pixel_values": make_images(1)})["image_embeds"]
-    found = encoder.run_image(make_images(1).numpy())
+    expected = embed(model, {"pixel_values": make_images(3)})["image_embeds"]
+    found = encoder.run_image(make_images(3).numpy())
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    draw_picture("red", 7).save(tmp_path / "picture.png")
+    command = [sys.executable, f"{target}/example.py", str(tmp_path / "picture.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Its picture was resized by Pillow.
+    shown = torch.tensor(json.loads(done.stdout))
+    expected = encoder.encode_image([draw_picture("red", 7)])[0]
+    assert torch.cosine_similarity(shown, expected, dim=0) > 0.99
 
 
 ENDS_A_CHILD = """
