@@ -21,7 +21,7 @@ from modeling_clip_vit.quantization.eight_bits import (
 )
 from modeling_clip_vit.quantization.layers import QuantizationError, choose_layers
 
-WAYS = [("dynamic", 8), ("dynamic", 4), ("weight_only", 8), ("weight_only", 4)]
+WAYS = [("dynamic", 8), ("dynamic", 4), ("dynamic", 2), ("weight_only", 8), ("weight_only", 3)]
 MODELS = {
     "plain": ({}, {}),
     "modern": (
