@@ -191,7 +191,7 @@ def sample_makers(images: list[bytes], captions: list[str]):
 
     def ours(fields: dict):
         options = AugmentOptions(**fields)
-        maker = SampleMaker("image", CaptionOptions(), None, 224, 0, options)
+        maker = SampleMaker("image", CaptionOptions(["caption"]), None, 224, 0, options)
         collate = Collator(tokenizer, options, [0.5] * 3, [0.5] * 3)
         return lambda: collate([maker.decode(maker.draw(row, 0)) for row in rows])
 
