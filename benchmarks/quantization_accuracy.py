@@ -32,8 +32,8 @@ from modeling_clip_vit.training.preparation import Preparation, prepare
 
 OUTLIERS = 4  # channels of a norm
 NUM_CALIBRATION = 128
-#: How a model is trained: the mode and the bits of its weights.
-TRAINED = (("dynamic", 8), ("static", 8), ("dynamic", 2))
+#: How a model is trained: the mode, the bits of its weights, and the smoothing before it.
+TRAINED = (("dynamic", 8, 0.0), ("static", 8, 0.0), ("static", 8, 0.5), ("dynamic", 2, 0.0))
 #: What varies the pictures of a recipe.
 VARIED = (*AMOUNTS, *SHARES)
 METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero-shot")
@@ -105,13 +105,15 @@ def read_samples(loader) -> list[dict[str, torch.Tensor]]:
     return samples[: NUM_CALIBRATION + NUM_CHECKS]
 
 
-def train_quantized(options, start: Path, folder: Path, mode: str, bits: int, seed: int):
+def train_quantized(options, start: Path, folder: Path, way: tuple[str, int, float], seed: int):
     """Train a few steps with rounding; the quantised model is then in `int8` of the folder."""
+    mode, bits, smoothing = way
     fields = {
         "model_name_or_path": start,
         "teacher_name_or_path": options.checkpoint,
         "quantization_mode": mode,
         "quantization_weight_bits": bits,
+        "quantization_smoothing": smoothing,
         "optim": "adamw",
         "learning_rate": options.learning_rate,
         "max_steps": options.steps,
@@ -199,14 +201,16 @@ def main():
             else:
                 exported = load_encoder(str(folder / "openvino"))
                 add(kind, "SmoothQuant int8 (OpenVINO)", ready.evaluator.measure(exported))
-            for mode, bits in TRAINED:
+            for mode, bits, smoothing in TRAINED:
                 measured = []
                 for seed in range(options.seeds):
-                    target = folder / f"{mode}{bits}-{seed}"
-                    train_quantized(options, folder / "start", target, mode, bits, seed)
+                    target = folder / f"{mode}{bits}-{smoothing}-{seed}"
+                    way = mode, bits, smoothing
+                    train_quantized(options, folder / "start", target, way, seed)
                     encoder = load_encoder(str(target / "int8"))
                     measured.append(ready.evaluator.measure(encoder))
-                add(kind, f"{mode} int{bits}, trained {options.steps} steps", *measured)
+                smoothed = ", smoothed" if smoothing else ""
+                add(kind, f"{mode} int{bits}{smoothed}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

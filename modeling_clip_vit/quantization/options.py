@@ -21,17 +21,21 @@ class QuantizationOptions:
         quantization_embeddings: also the table of token embeddings; with `static` it always is.
         quantization_skip: layers that stay float, by name or pattern, such as
             `text_model.encoder.layers.0.*`.
+        quantization_smoothing: from 0 for none to 1: before training, outliers of activations move
+            into the weights behind norms, and the model computes the same (SmoothQuant: Xiao et
+            al., 2023, where it is 0.5).
         quantization_start_step: updates in float before the rounding begins.
         quantization_freeze_step: updates after which the ranges of activations no longer learn;
             0 for never; with `static` only.
-        quantization_calibration_batches: batches from which those ranges are found at the start;
-            with `static` only.
+        quantization_calibration_batches: batches from which those ranges are found at the start,
+            and those outliers.
     """
 
     quantization_mode: Literal["none", "dynamic", "weight_only", "static"] = "none"
     quantization_weight_bits: Literal[8, 4, 3, 2] = 8
     quantization_embeddings: bool = False
     quantization_skip: list[str] = field(default_factory=lambda: list(DEFAULT_SKIP))
+    quantization_smoothing: float = 0.0
     quantization_start_step: int = 0
     quantization_freeze_step: int = 0
     quantization_calibration_batches: int = 4
@@ -41,6 +45,10 @@ class QuantizationOptions:
         if start < 0:
             raise ValueError(
                 f"quantization_start_step={start} is not allowed: it must be at least 0"
+            )
+        if not 0 <= self.quantization_smoothing <= 1:
+            raise ValueError(
+                f"quantization_smoothing={self.quantization_smoothing} is not allowed: from 0 to 1"
             )
         if freeze and freeze < start:
             raise ValueError(

@@ -10,6 +10,7 @@ from ..data.streams import StreamLoader
 from ..quantization import eight_bits, static
 from ..quantization.eight_bits import Model
 from ..quantization.layers import check_patterns, choose_layers
+from ..quantization.smoothing import smooth_tower
 from .arguments import TrainArguments
 from .gradient_cache import read_random_state, write_random_state
 from .learning import freeze
@@ -41,6 +42,11 @@ class QuantizedTraining:
         if self.is_static:
             self.refuse_what_static_cannot()
             check_patterns(model, skip)
+        if self.options.quantization_smoothing:
+            for name, batches in self.calibration_batches().items():
+                tower = getattr(model, name)
+                smooth_tower(tower, batches, self.options.quantization_smoothing)
+        if self.is_static:
             static.fake_quantize_towers(model, self.calibration_batches(), skip)
         else:
             eight_bits.require_torchao()
@@ -126,6 +132,7 @@ class QuantizedTraining:
         return {
             name: [{key: batch[key].to(device) for key in inputs} for batch in batches]
             for name, inputs in static.TOWERS.items()
+            if hasattr(self.preparation.model, name)  # a classifier has one
         }
 
     def open_loader(self) -> DataLoader | StreamLoader:

@@ -30,7 +30,12 @@ OPTIONS = {
         "ema_decay": 0.9,
     },
     "gradient cache": {"quantization_mode": "dynamic", "gradient_cache_batch_size": 5},
-    "static": {"quantization_mode": "static", "quantization_freeze_step": 40, "ema_decay": 0.9},
+    "static": {
+        "quantization_mode": "static",
+        "quantization_smoothing": 0.5,
+        "quantization_freeze_step": 40,
+        "ema_decay": 0.9,
+    },
     "static, late": {
         "quantization_mode": "static",
         "quantization_start_step": 30,
@@ -66,6 +71,7 @@ def test_a_killed_run_resumes_to_the_same_weights(mode, tmp_path, color_dataset,
     fields = {
         "quantization_mode": mode,
         "quantization_start_step": 20,
+        "quantization_smoothing": 0.5,
         "ema_decay": 0.9,
         "max_steps": 60,
         "save_steps": 10,
@@ -152,6 +158,9 @@ def test_bad_input_ends_in_one_sentence(tmp_path, color_dataset, linear_config, 
     )
     assert "torch_compile=true is not allowed with quantization_mode='static'" in refused(
         "static", "--torch_compile", "true"
+    )
+    assert "quantization_smoothing=2.0 is not allowed: from 0 to 1" in refused(
+        "dynamic", "--quantization_smoothing", "2"
     )
     assert "quantization_weight_bits=4 is not allowed" in refused(
         "static", "--quantization_weight_bits", "4"

@@ -174,7 +174,8 @@ def test_the_engine_trains_classifiers(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
 def test_a_classifier_trains_with_rounding(mode, tmp_path, labelled_colors, tower_config):
-    recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, quantization_mode=mode)
+    fields = {"quantization_mode": mode, "quantization_smoothing": 0.5}
+    recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, **fields)
     train(recipe)
     folder = tmp_path / "out" / "int8"
     facts = json.loads((folder / "quantization.json").read_text())

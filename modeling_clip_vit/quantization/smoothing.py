@@ -1,0 +1,88 @@
+"""Move outliers of activations into the weights behind them (SmoothQuant: Xiao et al., 2023).
+
+NNCF does this too, with multiplications of its own in the graph. Here norms and linear layers take
+the factors up, so a model keeps its layers and names, and its float checkpoint computes the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..encoder import ClipVitEncoderLayer
+from .layers import QuantizationError
+
+#: Nothing is divided by less.
+SMALLEST = 1e-5
+
+
+@torch.no_grad()
+def smooth_tower(
+    tower: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], strength: float
+) -> None:
+    """Even out the inputs of the linear layers behind norms, in place; what is computed stays.
+
+    A channel is divided by `max|x|^strength / max|w|^(1 - strength)` in the norm, and its column of
+    weights multiplied by that (section 4, equation 4).
+
+    Args:
+        tower: of a joint model, float.
+        batches: its inputs by name, to see how large activations are.
+        strength: 0 looks at the weights alone, 1 makes all channels equally large.
+
+    Raises:
+        QuantizationError: no norm of it feeds a linear layer alone.
+    """
+    pairs = find_pairs(tower)
+    if not pairs:
+        raise QuantizationError(
+            "quantization_smoothing needs blocks of this package whose norms stand before their "
+            f"branches, and a {type(tower).__name__} as it is configured has none"
+        )
+    for (norm, linear), peaks in zip(pairs, find_peaks(tower, pairs, batches), strict=True):
+        columns = linear.weight.abs().amax(dim=0).clamp(min=SMALLEST)
+        factors = peaks.clamp(min=SMALLEST) ** strength / columns ** (1 - strength)
+        norm.weight /= factors
+        if getattr(norm, "bias", None) is not None:
+            norm.bias /= factors
+        linear.weight *= factors
+
+
+def find_pairs(tower: nn.Module) -> list[tuple[Any, nn.Linear]]:
+    """Norms, each with the only layer that takes what it puts out."""
+    blocks = [block for block in tower.modules() if isinstance(block, ClipVitEncoderLayer)]
+    return [
+        pair
+        for block in blocks
+        if block.placement != "post"
+        for pair in (
+            (block.norm1, block.attention.qkv_proj),
+            (block.norm2, block.feed_forward.fc1),
+        )
+    ]
+
+
+def find_peaks(
+    tower: nn.Module,
+    pairs: Sequence[tuple[nn.Module, nn.Linear]],
+    batches: Sequence[Mapping[str, torch.Tensor]],
+) -> list[torch.Tensor]:
+    """How large each channel of each norm's output becomes."""
+    seen: list[list[torch.Tensor]] = [[] for _ in pairs]
+
+    def watch(place: int):
+        def note(module, inputs, output):
+            seen[place].append(output.abs().flatten(0, -2).amax(dim=0))
+
+        return pairs[place][0].register_forward_hook(note)
+
+    handles = [watch(place) for place in range(len(pairs))]
+    is_training = tower.training
+    tower.eval()
+    for batch in batches:
+        tower(**batch)
+    tower.train(is_training)
+    for handle in handles:
+        handle.remove()
+    return [torch.stack(peaks).amax(dim=0) for peaks in seen]
