@@ -27,6 +27,7 @@ from modeling_clip_vit.inference.exported import ExportError
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
 from modeling_clip_vit.quantization.layers import choose_layers
+from modeling_clip_vit.quantization.smoothing import find_pairs
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.preparation import Preparation, prepare
 
@@ -45,15 +46,11 @@ def add_outliers(model, factor: float):
     spoiled = deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for tower in (spoiled.vision_model, spoiled.text_model):
-        for block in tower.encoder.layers:
-            for norm, linear in (
-                (block.norm1, block.attention.qkv_proj),
-                (block.norm2, block.feed_forward.fc1),
-            ):
-                channels = torch.randperm(len(norm.weight), generator=generator)[:OUTLIERS]
-                norm.weight[channels] *= factor
-                norm.bias[channels] *= factor
-                linear.weight[:, channels] /= factor
+        for norm, linear in find_pairs(tower):
+            channels = torch.randperm(len(norm.weight), generator=generator)[:OUTLIERS]
+            norm.weight[channels] *= factor
+            norm.bias[channels] *= factor
+            linear.weight[:, channels] /= factor
     return spoiled
 
 

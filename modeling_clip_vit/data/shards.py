@@ -1,6 +1,7 @@
 """Open a data set of any size as shards, each read from its beginning or from any row on."""
 
 import glob
+import os.path
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -60,8 +61,10 @@ class DatasetShards:
         self.rows = rows.with_format("arrow")
         count = rows.num_shards
         numbered = [f"shard {shard} of {path}" for shard in range(count)]
-        self.names = files if len(files) == count else numbered
-        self.folder = str(Path(files[0]).parent if files else path)
+        is_one_each = len(files) == count
+        self.names = files if is_one_each else numbered
+        folders = [os.path.dirname(file) for file in files] or [path]
+        self.folders = folders if is_one_each else folders[:1] * count
         self.class_names = {
             name: list(feature.names)
             for name, feature in (rows.features or {}).items()
@@ -87,8 +90,10 @@ class DatasetShards:
                 else:
                     table_of_chosen = table
                 for at, columns in zip(chosen, table_of_chosen.to_pylist(), strict=True):
-                    columns |= {of: self.name_class(columns[of], of) for of in self.class_names}
-                    yield number + at, Row(f"{name}, row {number + at}", columns, 0, self.folder)
+                    for column in self.class_names.keys() & columns.keys():
+                        columns[column] = self.name_class(columns[column], column)
+                    told = f"{name}, row {number + at}"
+                    yield number + at, Row(told, columns, folder=self.folders[shard])
                 number += len(table)
         except Exception as error:  # Arrow's, and those of every remote system
             if wanted(number):

@@ -241,7 +241,7 @@ def torch_quantizer(calibration: list[Inputs] | None) -> Any:
 def onnx_quantizer() -> Any:
     """ONNX Runtime's dynamic quantisation, a scale for each output channel.
 
-    Convolutions stay float: its integer ones take longer (a stem of them four times as long).
+    Convolutions stay float: its integer ones take longer.
     Ranges that are fixed before, from a few images, were further from the source at B/32.
     """
     from onnxruntime.quantization.registry import IntegerOpsRegistry

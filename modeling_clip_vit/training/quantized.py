@@ -42,12 +42,13 @@ class QuantizedTraining:
         if self.is_static:
             self.refuse_what_static_cannot()
             check_patterns(model, skip)
-        if self.options.quantization_smoothing:
-            for name, batches in self.calibration_batches().items():
-                tower = getattr(model, name)
-                smooth_tower(tower, batches, self.options.quantization_smoothing)
+        smoothing = self.options.quantization_smoothing
+        batches = self.calibration_batches() if self.is_static or smoothing else {}
+        if smoothing:
+            for name in batches:
+                smooth_tower(getattr(model, name), batches[name], smoothing)
         if self.is_static:
-            static.fake_quantize_towers(model, self.calibration_batches(), skip)
+            static.fake_quantize_towers(model, batches, skip)
         else:
             eight_bits.require_torchao()
             embeddings = self.options.quantization_embeddings
