@@ -6,7 +6,7 @@
 Each size runs in a process of its own, text to image and image to text. Prints a table: the peak of
 resident memory above that of the process before it had embeddings, what the embeddings take, and
 what the matrix of all similarities would take; draws all three, and the time. With several
-captions an image, mAP is measured as well, which sorts.
+captions an image, mAP is measured as well.
 """
 
 import argparse

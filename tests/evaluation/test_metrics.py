@@ -14,6 +14,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
 
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.evaluation import retrieval
@@ -46,23 +47,42 @@ def clustered(rows: int, seed: int, num_classes: int = 7) -> tuple[torch.Tensor,
     return normalize(embeds(num_classes, 9)[labels] + 1.2 * embeds(rows, seed), dim=-1), labels
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 1000, None])
-def test_ranks_equal_sorting(block_size):
+@pytest.mark.parametrize("tile", [(1, 1), (50, 7), (10_000, 59), (10_000, 60)])
+def test_any_tiles_give_what_sorting_gives(tile, monkeypatch):
+    scores_at_once, tile_width = tile
+    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(retrieval, "TILE_WIDTH", tile_width)
     queries, gallery = embeds(40, 0), embeds(60, 1)
-    query_ids, gallery_ids = torch.arange(40) % 15, torch.arange(60) % 15
-    ranks = rank_of_best_match(queries, gallery, query_ids, gallery_ids, block_size)
-    for query, identity, rank in zip(queries, query_ids, ranks, strict=True):
-        order = (gallery @ query).argsort(descending=True)
-        first = (gallery_ids[order] == identity).nonzero()[0, 0]
-        assert rank == first
+    query_ids = torch.arange(40) % 15
+    gallery_ids = (torch.arange(60) % 17)[torch.randperm(60)]  # of some items three, of others four
+    sides = queries, gallery, query_ids, gallery_ids
+    ranks, precisions = rank_of_best_match(*sides), average_precision(*sides)
+    for query, identity, rank, precision in zip(queries, query_ids, ranks, precisions, strict=True):
+        right = gallery_ids[(gallery @ query).argsort(descending=True)] == identity
+        assert rank == right.nonzero()[0, 0]
+        places = right.nonzero()[:, 0] + 1
+        shares = torch.arange(1, len(places) + 1) / places
+        assert precision.item() == pytest.approx(shares.mean().item())
 
 
 def test_a_model_that_gives_everything_the_same_embedding_finds_nothing():
-    same = normalize(torch.ones(20, 4), dim=-1)
-    ids = torch.arange(20)
-    ranks = rank_of_best_match(same, same, ids, ids)
-    assert retrieval_metrics(ranks)["R@10"] == 0
-    assert average_precision(same, same, ids, ids).tolist() == pytest.approx([1 / 20] * 20)
+    same = normalize(torch.ones(5000, 37), dim=-1)  # of several tiles, the last one narrower
+    ids = torch.arange(len(same)) // 2
+    assert rank_of_best_match(same, same, ids, ids).unique().tolist() == [4998]
+    expected = (1 / 4999 + 2 / 5000) / 2
+    assert average_precision(same, same, ids, ids).unique().tolist() == [pytest.approx(expected)]
+
+
+def test_embeddings_that_are_not_numbers_find_nothing():
+    queries, gallery = embeds(3, 0), embeds(6, 1)
+    queries[1] = torch.nan
+    ids = torch.arange(6) // 2
+    assert rank_of_best_match(queries, queries, torch.arange(3), torch.arange(3)).tolist()[1] == 2
+    gallery[2:4] = torch.nan
+    assert rank_of_best_match(queries, gallery, torch.arange(3), ids)[1] == 4
+    assert average_precision(queries, gallery, torch.arange(3), ids)[1] == pytest.approx(
+        (1 / 5 + 2 / 6) / 2
+    )
 
 
 def test_recall_counts_places():
@@ -97,11 +117,22 @@ def test_retrieval_with_several_captions_agrees_with_clip_benchmark():
 
 
 def test_memory_does_not_grow_with_queries_times_items(monkeypatch):
-    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", 100)
-    sides = (embeds(40, 0), embeds(60, 1), torch.arange(40) % 15, torch.arange(60) % 15)
-    blocks = [scores.clone() for scores, _ in retrieval.score_blocks(*sides)]
-    assert max(block.numel() for block in blocks) <= 100
-    torch.testing.assert_close(torch.cat(blocks), sides[0] @ sides[1].t())
+    largest = 0
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            nonlocal largest
+            result = function(*arguments, **(keywords or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.untyped_storage().nbytes() // result.itemsize)
+            return result
+
+    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", 1000)
+    monkeypatch.setattr(retrieval, "TILE_WIDTH", 50)
+    sides = (embeds(300, 0), embeds(400, 1), torch.arange(300) % 100, torch.arange(400) % 100)
+    with Watch():
+        measure_retrieval(*sides)
+    assert largest <= 400 * 16  # the gallery's embeddings; the scores would be 120,000
 
 
 def test_a_text_asks_once_for_a_key():
