@@ -152,7 +152,7 @@ def main():
     parser.add_argument("--config", type=Path, default=Path("configuration/train/emoji.yaml"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="0: nothing is trained")
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 150])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -198,7 +198,7 @@ def main():
             else:
                 exported = load_encoder(str(folder / "openvino"))
                 add(kind, "SmoothQuant int8 (OpenVINO)", ready.evaluator.measure(exported))
-            for mode, bits, smoothing in TRAINED:
+            for mode, bits, smoothing in TRAINED if options.seeds else ():
                 measured = []
                 for seed in range(options.seeds):
                     target = folder / f"{mode}{bits}-{smoothing}-{seed}"

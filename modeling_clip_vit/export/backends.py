@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers.exporters import ExportedComponent, ExportMetadata
+from transformers.exporters.configs import ExportFormat
 from transformers.utils import logging as transformers_logging
 
 from ..inference.exported import ExportError
@@ -125,10 +126,11 @@ def convert(
         The graph, ready for `transformers.exporters.ExportedModel`.
     """
     if format == "openvino":
-        fits = precision == "int8" and not has_hooks(module)
-        quantizer = openvino_quantizer(calibration) if fits else None
         half = precision == "bf16"
-        return convert_openvino(to_bfloat16(module) if half else module, inputs, shapes, quantizer)
+        component = convert_openvino(to_bfloat16(module) if half else module, inputs, shapes)
+        if precision == "int8" and not has_hooks(module):
+            component.program = quantize_openvino(component.program, inputs, calibration)
+        return component
     exporter, config_class = exporter_of(format)
     options: dict[str, Any] = {}
     if not FORMATS[format].is_static:
@@ -184,9 +186,7 @@ def to_bfloat16(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).to(torch.bfloat16)
 
 
-def convert_openvino(
-    module: nn.Module, inputs: Inputs, shapes: Shapes, quantizer: Any = None
-) -> ExportedComponent:
+def convert_openvino(module: nn.Module, inputs: Inputs, shapes: Shapes) -> ExportedComponent:
     """Export a module as an OpenVINO graph.
 
     torch.export, and so Transformers' exporter, cannot trace NNCF's fake quantisation, whose
@@ -202,7 +202,7 @@ def convert_openvino(
         component = ExportedComponent(program, ExportMetadata(type(module).__name__))
     else:
         exporter, config_class = exporter_of("openvino")
-        config = config_class(dynamic_shapes=dynamic_shapes(shapes, inputs), quantizer=quantizer)
+        config = config_class(dynamic_shapes=dynamic_shapes(shapes, inputs))
         component = export_with(exporter, module, inputs, config)
     # The frontend leaves every side of an image open, though only the batch is.
     if "pixel_values" in inputs:
@@ -211,17 +211,42 @@ def convert_openvino(
     return component
 
 
-def openvino_quantizer(calibration: list[Inputs] | None) -> Any:
-    """NNCF's quantisation after training, with SmoothQuant, as it has it for Transformers.
+def quantize_openvino(program: Any, inputs: Inputs, calibration: list[Inputs] | None) -> Any:
+    """An OpenVINO graph in int8: NNCF's quantisation after training, with SmoothQuant.
 
-    It takes in linear layers, embedding tables and the patch convolution.
+    It takes in linear layers, embedding tables and the patch convolution. Projections stay float,
+    and so do the logits: they run once an image or a text, and pooled features are where a range
+    that does not fit costs most.
     """
     from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
     assert calibration, "check_choice asks for it"
-    import_nncf()
-    config = NNCFQuantizationConfig(subset_size=len(calibration))
-    return NNCFOpenVINOQuantizer(config, calibration_dataset=calibration)
+    nncf = import_nncf()
+    scope = nncf.IgnoredScope(names=last_products(program))
+    config = NNCFQuantizationConfig(subset_size=len(calibration), ignored_scope=scope)
+    quantizer = NNCFOpenVINOQuantizer(config, calibration_dataset=calibration)
+    with quiet():
+        return quantizer.quantize(program, dict(inputs), ExportFormat.OPENVINO)
+
+
+def last_products(program: Any) -> list[str]:
+    """The names of an OpenVINO graph's last matrix products of all, where they are of vectors.
+
+    Those of tokens have three sides, or have others behind them.
+    """
+    found, seen = [], set()
+    waiting = list(program.get_results())
+    while waiting:
+        operation = waiting.pop()
+        name = operation.get_friendly_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if operation.get_type_name() != "MatMul":
+            waiting.extend(value.get_node() for value in operation.input_values())
+        elif len(operation.get_output_partial_shape(0)) == 2:
+            found.append(name)
+    return found
 
 
 def torch_quantizer(calibration: list[Inputs] | None) -> Any:

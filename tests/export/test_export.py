@@ -133,6 +133,21 @@ def test_an_export_embeds_what_torch_does_at_any_batch_and_length(
                     )
 
 
+@pytest.mark.parametrize(("part", "number"), [("both", 1), ("joint", 3)])
+def test_openvinos_int8_leaves_projections_and_logits_float(exports, part, number):
+    import openvino
+
+    for file in exports("openvino", "int8", part).glob("openvino_*.xml"):
+        rounded = {"vectors": [], "tokens": []}
+        for operation in openvino.Core().read_model(file).get_ordered_ops():
+            if operation.get_type_name() == "MatMul":
+                kind = "vectors" if len(operation.get_output_partial_shape(0)) == 2 else "tokens"
+                kinds = [value.get_node().get_type_name() for value in operation.input_values()]
+                rounded[kind].append("FakeQuantize" in kinds)
+        assert rounded["vectors"] == [False] * number
+        assert sum(rounded["tokens"]) >= 4
+
+
 @pytest.mark.parametrize("format", [format for format in FORMATS if format != "openvino"])
 def test_fewer_bits_are_fewer_bytes_and_not_the_same_numbers(exports, format):
     checks = {
