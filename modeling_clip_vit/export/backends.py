@@ -126,8 +126,9 @@ def convert(
         The graph, ready for `transformers.exporters.ExportedModel`.
     """
     if format == "openvino":
-        half = precision == "bf16"
-        component = convert_openvino(to_bfloat16(module) if half else module, inputs, shapes)
+        source = to_bfloat16(module) if precision == "bf16" else module
+        component = convert_openvino(source, inputs, shapes)
+        own_constants(component.program)
         if precision == "int8" and not has_hooks(module):
             component.program = quantize_openvino(component.program, inputs, calibration)
         return component
@@ -209,6 +210,21 @@ def convert_openvino(module: nn.Module, inputs: Inputs, shapes: Shapes) -> Expor
         size = shapes.image_size
         component.program.reshape({"pixel_values": [-1, shapes.num_channels, size, size]})
     return component
+
+
+def own_constants(program: Any):
+    """Copy what an OpenVINO graph holds in bfloat16, in place, while its source is still there.
+
+    Of such tensors, OpenVINO's frontend keeps the address and not the tensor: when the source
+    goes, other numbers take their place.
+    """
+    from openvino import Type, op
+
+    for operation in program.get_ordered_ops():
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == Type.bf16:
+            own = op.Constant(operation.get_tensor_view(), shared_memory=False)
+            own.set_friendly_name(operation.get_friendly_name())
+            operation.output(0).replace(own.output(0))
 
 
 def quantize_openvino(program: Any, inputs: Inputs, calibration: list[Inputs] | None) -> Any:

@@ -93,17 +93,18 @@ def export_clip(
     model = model.cpu().float().eval()
     shapes = shapes_of(model, processor)
     with new_folder(target) as folder:
-        components, checks = {}, {}
-        for name in names:
-            module = PARTS[name][0](model).eval()
-            kinds = PARTS[name][1]
-            chosen = [pick(sample, kinds) for sample in samples]
-            graph = Graph(name, module, kinds, shapes, format, precision)
-            components[name], checks[name] = graph.make(
-                folder, chosen[:num_calibration], chosen[-NUM_CHECKS:]
-            )
-        backend = FORMATS[format].backend
-        ExportedModel(components, backend).save_pretrained(folder)
+        graphs = [
+            Graph(name, PARTS[name][0](model).eval(), PARTS[name][1], shapes, format, precision)
+            for name in names
+        ]
+        # Before anything is converted: the source must not be able to change with its graph.
+        cases = [graph.make_cases(samples[-NUM_CHECKS:]) for graph in graphs]
+        components = {graph.name: graph.convert(samples[:num_calibration]) for graph in graphs}
+        ExportedModel(components, FORMATS[format].backend).save_pretrained(folder)
+        # After everything is written: what is checked is what will be given out.
+        checks = {
+            graph.name: graph.check(folder, *own) for graph, own in zip(graphs, cases, strict=True)
+        }
         write_processor(processor, folder, shapes)
         example = names[0] if len(names) == 1 else "both"
         (folder / "example.py").write_text(write_example(format, example), encoding="utf-8")
@@ -130,33 +131,32 @@ class Graph:
     format: str
     precision: str
 
-    def make(
-        self, folder: Path, calibration: list[Inputs], checks: list[Inputs]
-    ) -> tuple[ExportedComponent, dict[str, float]]:
-        """Convert, write into a folder, and run what was written against the source.
+    def make_cases(self, samples: list[Inputs]) -> tuple[list[Inputs], list[Inputs]]:
+        """Inputs to check the graph with, and what its source makes of them."""
+        chosen = [pick(sample, self.kinds) for sample in samples]
+        cases = make_cases(self.shapes, self.kinds, chosen, FORMATS[self.format].is_static)
+        return cases, expect(self.module, cases)
 
-        Returns:
-            The graph, and how far it is from its source.
+    def convert(self, calibration: list[Inputs]) -> ExportedComponent:
+        """The graph; int8 is fitted to samples, of which it takes what it needs."""
+        return convert(
+            self.module,
+            example_inputs(self.shapes, self.kinds, FORMATS[self.format].is_static),
+            self.shapes,
+            self.format,
+            self.precision,
+            [pick(sample, self.kinds) for sample in calibration],
+        )
+
+    def check(self, folder: Path, cases: list[Inputs], expected: list[Inputs]) -> dict[str, float]:
+        """Run the graph that lies in a folder; how far it is from what its source made.
 
         Raises:
             ExportError: it is too far.
         """
-        is_static = FORMATS[self.format].is_static
-        cases = make_cases(self.shapes, self.kinds, checks, is_static)
-        expected = expect(self.module, cases)
-        component = convert(
-            self.module,
-            example_inputs(self.shapes, self.kinds, is_static),
-            self.shapes,
-            self.format,
-            self.precision,
-            calibration,
-        )
-        exported = ExportedModel({self.name: component}, FORMATS[self.format].backend)
-        exported.save_pretrained(folder)
         file = read_manifest(folder)["components"][self.name]["file"]
         session = open_session(folder / file, RUNTIMES_OF[self.format][0], self.precision)
-        return component, compare(session, cases, expected, self.precision, self.name)
+        return compare(session, cases, expected, self.precision, self.name)
 
 
 def read_manifest(folder: Path) -> dict:

@@ -28,7 +28,7 @@ from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.export import backends
 from modeling_clip_vit.export.check import LEAST_COSINE
 from modeling_clip_vit.export.folder import export_clip
-from modeling_clip_vit.export.parts import ImagePart
+from modeling_clip_vit.export.parts import ImagePart, example_inputs, shapes_of
 from modeling_clip_vit.inference import runtimes
 from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportedEncoder
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
@@ -146,6 +146,29 @@ def test_openvinos_int8_leaves_projections_and_logits_float(exports, part, numbe
                 rounded[kind].append("FakeQuantize" in kinds)
         assert rounded["vectors"] == [False] * number
         assert sum(rounded["tokens"]) >= 4
+
+
+def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
+    model, processor = load_clip(str(checkpoint))
+    module, shapes = ImagePart(model).eval(), shapes_of(model, processor)
+    inputs, copies = example_inputs(shapes, ("image",)), []
+
+    def keep(source):
+        copies.append(halve(source))
+        return copies[0]
+
+    halve = backends.to_bfloat16
+    monkeypatch.setattr(backends, "to_bfloat16", keep)
+    component = backends.convert(module, inputs, shapes, "openvino", "bf16")
+    with torch.no_grad():
+        for weight in copies[0].parameters():
+            weight.fill_(torch.nan)  # as when the copy is gone and its memory is used again
+    compiled = runtimes.openvino_core().compile_model(component.program, "CPU")
+    found = torch.from_numpy(
+        np.array(compiled({"pixel_values": inputs["pixel_values"].numpy()})[0])
+    )
+    expected = embed(model, inputs)["image_embeds"]
+    assert cosine_similarity(found, expected).min() >= LEAST_COSINE["bf16"]
 
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format != "openvino"])
