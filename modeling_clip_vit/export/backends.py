@@ -128,7 +128,6 @@ def convert(
     if format == "openvino":
         source = to_bfloat16(module) if precision == "bf16" else module
         component = convert_openvino(source, inputs, shapes)
-        own_constants(component.program)
         if precision == "int8" and not has_hooks(module):
             component.program = quantize_openvino(component.program, inputs, calibration)
         return component
@@ -209,6 +208,7 @@ def convert_openvino(module: nn.Module, inputs: Inputs, shapes: Shapes) -> Expor
     if "pixel_values" in inputs:
         size = shapes.image_size
         component.program.reshape({"pixel_values": [-1, shapes.num_channels, size, size]})
+    own_constants(component.program)
     return component
 
 
@@ -238,30 +238,30 @@ def quantize_openvino(program: Any, inputs: Inputs, calibration: list[Inputs] | 
 
     assert calibration, "check_choice asks for it"
     nncf = import_nncf()
-    scope = nncf.IgnoredScope(names=last_products(program))
+    scope = nncf.IgnoredScope(names=products_of_vectors(program))
     config = NNCFQuantizationConfig(subset_size=len(calibration), ignored_scope=scope)
     quantizer = NNCFOpenVINOQuantizer(config, calibration_dataset=calibration)
     with quiet():
         return quantizer.quantize(program, dict(inputs), ExportFormat.OPENVINO)
 
 
-def last_products(program: Any) -> list[str]:
-    """The names of an OpenVINO graph's last matrix products of all, where they are of vectors.
+def products_of_vectors(program: Any) -> list[str]:
+    """The names of an OpenVINO graph's matrix products behind pooling.
 
-    Those of tokens have three sides, or have others behind them.
+    From the results back, everything is of vectors, with two sides, until it is of tokens.
     """
     found, seen = [], set()
-    waiting = list(program.get_results())
+    waiting = [result.input_value(0) for result in program.get_results()]
     while waiting:
-        operation = waiting.pop()
+        value = waiting.pop()
+        operation = value.get_node()
         name = operation.get_friendly_name()
-        if name in seen:
+        if name in seen or value.get_partial_shape().rank != 2:
             continue
         seen.add(name)
-        if operation.get_type_name() != "MatMul":
-            waiting.extend(value.get_node() for value in operation.input_values())
-        elif len(operation.get_output_partial_shape(0)) == 2:
+        if operation.get_type_name() == "MatMul":
             found.append(name)
+        waiting.extend(operation.input_values())
     return found
 
 

@@ -28,7 +28,7 @@ from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.export import backends
 from modeling_clip_vit.export.check import LEAST_COSINE
 from modeling_clip_vit.export.folder import export_clip
-from modeling_clip_vit.export.parts import ImagePart, example_inputs, shapes_of
+from modeling_clip_vit.export.parts import ImagePart, TextPart, example_inputs, shapes_of
 from modeling_clip_vit.inference import runtimes
 from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportedEncoder
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
@@ -146,6 +146,15 @@ def test_openvinos_int8_leaves_projections_and_logits_float(exports, part, numbe
                 rounded[kind].append("FakeQuantize" in kinds)
         assert rounded["vectors"] == [False] * number
         assert sum(rounded["tokens"]) >= 4
+
+
+def test_a_projection_of_several_layers_stays_float_whole(processor):
+    model = small_model({"projection_type": "mlp"}, {"projection_type": "mlp"})
+    shapes = shapes_of(model, processor)
+    for part, kinds in ((ImagePart, ("image",)), (TextPart, ("text",))):
+        inputs = example_inputs(shapes, kinds)
+        component = backends.convert_openvino(part(model).eval(), inputs, shapes)
+        assert len(backends.products_of_vectors(component.program)) == 2
 
 
 def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
