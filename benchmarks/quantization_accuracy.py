@@ -1,7 +1,7 @@
 """What 8 and fewer bits cost in accuracy: naive, best after training, and trained for it.
 
     python benchmarks/quantization_accuracy.py CHECKPOINT [--config configuration/train/emoji.yaml]
-        [--steps 200] [--seeds 3] [--factors 1 150] [--json FILE]
+        [--steps 200] [--seeds 3] [--trained "dynamic int8" ...] [--factors 1 150] [--json FILE]
 
 For each factor one model: the checkpoint's function with outliers in it. 4 channels of each norm
 are so many times as large, and the weights behind them as much smaller: in float nothing changes.
@@ -33,8 +33,13 @@ from modeling_clip_vit.training.preparation import Preparation, prepare
 
 OUTLIERS = 4  # channels of a norm
 NUM_CALIBRATION = 128
-#: How a model is trained: the mode, the bits of its weights, and the smoothing before it.
-TRAINED = (("dynamic", 8, 0.0), ("static", 8, 0.0), ("static", 8, 0.5), ("dynamic", 2, 0.0))
+#: How a model is trained -> the mode, the bits of its weights, and the smoothing before it.
+TRAINED = {
+    "dynamic int8": ("dynamic", 8, 0.0),
+    "static int8": ("static", 8, 0.0),
+    "static int8, smoothed": ("static", 8, 0.5),
+    "dynamic int2": ("dynamic", 2, 0.0),
+}
 #: What varies the pictures of a recipe.
 VARIED = (*AMOUNTS, *SHARES)
 METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero-shot")
@@ -153,6 +158,7 @@ def main():
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3, help="0: nothing is trained")
+    parser.add_argument("--trained", nargs="+", choices=TRAINED, default=list(TRAINED))
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 150])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -198,16 +204,14 @@ def main():
             else:
                 exported = load_encoder(str(folder / "openvino"))
                 add(kind, "SmoothQuant int8 (OpenVINO)", ready.evaluator.measure(exported))
-            for mode, bits, smoothing in TRAINED if options.seeds else ():
+            for how in options.trained if options.seeds else ():
                 measured = []
                 for seed in range(options.seeds):
-                    target = folder / f"{mode}{bits}-{smoothing}-{seed}"
-                    way = mode, bits, smoothing
-                    train_quantized(options, folder / "start", target, way, seed)
+                    target = folder / f"{how}-{seed}"
+                    train_quantized(options, folder / "start", target, TRAINED[how], seed)
                     encoder = load_encoder(str(target / "int8"))
                     measured.append(ready.evaluator.measure(encoder))
-                smoothed = ", smoothed" if smoothing else ""
-                add(kind, f"{mode} int{bits}{smoothed}, trained {options.steps} steps", *measured)
+                add(kind, f"{how}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
