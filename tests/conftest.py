@@ -99,28 +99,43 @@ def make_images(count: int, size: int = 32) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
 
 
-def run_without_package(code: str, folder) -> str:
-    """Run code in another process, in `folder`, where `modeling_clip_vit` cannot be imported."""
-    block = """
+def run_without_package(
+    code: str, folder, *arguments: str, without: tuple[str, ...] = ("modeling_clip_vit",)
+) -> str:
+    """Run code in another process, in `folder`, where some packages cannot be imported."""
+    block = f"""
         import sys
         class Block:
             def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] == "modeling_clip_vit":
+                if name.split(".")[0] in {without}:
                     raise ModuleNotFoundError("No module named " + name, name=name)
         sys.meta_path.insert(0, Block())
         try:
-            import modeling_clip_vit
+            import {without[0]}
         except ModuleNotFoundError:
             pass
         else:
             raise SystemExit("the package can still be imported")
     """
     program = textwrap.dedent(block) + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], cwd=folder, capture_output=True, text=True
-    )
+    command = [sys.executable, "-I", "-c", program, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_example(
+    folder,
+    *arguments: str,
+    without: tuple[str, ...] = ("torch", "transformers", "modeling_clip_vit"),
+) -> str:
+    """What an export's example.py prints where some packages cannot be imported."""
+    code = """
+        import runpy
+        sys.argv[0] = "example.py"
+        runpy.run_path("example.py", run_name="__main__")
+    """
+    return run_without_package(code, folder, *arguments, without=without)
 
 
 #: How a checkpoint can misfit -> what the refusal says of the weight `WEIGHT`.

@@ -12,8 +12,15 @@ def check_new(target: Path):
     """Refuse to write over anything.
 
     Raises:
-        ConversionError: there is a file of that name, or a folder that is not empty.
+        ConversionError: there is a file of that name, a folder that is not empty or is the current
+            one, or a file where a folder above it should be.
     """
+    target = target.resolve()
+    if target == Path.cwd():
+        raise ConversionError("the current folder cannot be replaced: name one that is not there")
+    for parent in target.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ConversionError(f"{str(target)!r} cannot be made: {str(parent)!r} is a file")
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ConversionError(f"{str(target)!r} exists and is not an empty folder")
 
@@ -26,6 +33,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         ConversionError: the target is there already, and not empty.
     """
     check_new(target)
+    target = target.resolve()  # where a link leads
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -43,6 +43,9 @@ def run(part, inputs):
     return list(openvino.Core().compile_model(path, "CPU", precision)(inputs).values())
 """,
     "torch_export": """
+if export["precision"] == "int8":
+    import torch.ao.quantization.fx._decomposed  # its operators
+
 
 def run(part, inputs):
     path = folder / export["components"][part]["file"]
@@ -64,7 +67,11 @@ def run(part, inputs):
 
 IMAGE = """
 size = (export["image_size"], export["image_size"])
-image = Image.open(sys.argv[1]).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if image.mode.startswith("I;16"):
+    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+image = image.convert("RGBA")  # what is transparent lies on white
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 resize = ImageOps.fit if export["crops_images"] else Image.Image.resize
 pixels = np.asarray(resize(image, size, export["resample"]), np.float32) / 255
 pixels = (pixels - np.float32(export["image_mean"])) / np.float32(export["image_std"])

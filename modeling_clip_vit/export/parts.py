@@ -3,6 +3,7 @@
 Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,19 @@ from ..inference.embedding import longest_text, reads_padding, similarity_of
 LARGEST_BATCH = 65536
 
 
+def leave_out(model: Any, *names: str) -> Any:
+    """A model that shares everything with this one but for some modules, which it has not."""
+    rest = copy.copy(model)
+    rest._modules = {name: part for name, part in model._modules.items() if name not in names}
+    return rest
+
+
 class ImagePart(nn.Module):
     """The image tower: pixel_values (B, 3, S, S) to image_embeds (B, P) of length 1, float32."""
 
     def __init__(self, model: Any):
         super().__init__()
-        self.model = model
+        self.model = leave_out(model, "text_model", "text_projection")
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Embed images; `pixel_values` is float32 whatever the precision of the weights."""
@@ -36,7 +44,7 @@ class TextPart(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.model = model
+        self.model = leave_out(model, "vision_model", "visual_projection")
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from .loading import load_encoder
 from .runtimes import RUNTIMES
@@ -41,7 +42,7 @@ def build_parser() -> ArgumentParser:
         "--images", type=str, required=True, help="a folder of image files, or a data set"
     )
     parser.add_argument("--save", type=str, help="save a picture of the best here")
-    parser.add_argument("--top_k", type=int, default=5, help="how many to show")
+    parser.add_argument("--top_k", type=PositiveInt, default=5, help="how many to show")
     parser.add_argument("--image_column", type=str | None, default=None, help="of a data set")
     parser.add_argument("--split", type=str, help="only this split of a data set")
     parser.add_argument(

@@ -5,6 +5,8 @@ Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,21 @@ def check_texts(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
     if not 1 <= ids.shape[1] <= most:
         raise ExportError(f"texts of {ids.shape[1]} tokens are not allowed: 1 to {most} are")
     if ids.size and not (ids.min() >= 0 and ids.max() < vocab):
-        raise ExportError(f"token {ids.max()} is not allowed: this export has tokens below {vocab}")
+        worst = ids.min() if ids.min() < 0 else ids.max()
+        raise ExportError(f"token {worst} is not allowed: this export has tokens 0 to {vocab - 1}")
+
+
+def read_processor(folder: Path, manifest: Mapping[str, Any]) -> CLIPProcessor:
+    """The processor of an export, from the files that export.json lists and no others.
+
+    Transformers would read what somebody put beside them as well, and cut texts differently.
+    """
+    graphs = {component["file"] for component in manifest["components"].values()}
+    with tempfile.TemporaryDirectory() as place:
+        for name in set(manifest["files"]) - graphs:
+            if not name.endswith((".bin", ".data")):  # weights
+                shutil.copy(folder / name, place)
+        return AutoProcessor.from_pretrained(place)
 
 
 class ExportedEncoder:
@@ -165,7 +181,7 @@ class ExportedEncoder:
                 "it holds: name the runtime 'torch' if you trust where it is from"
             )
         self.runtime = runtime or runtimes[0]
-        self.processor: CLIPProcessor = AutoProcessor.from_pretrained(folder)
+        self.processor = read_processor(folder, self.manifest)
         self.sessions: dict[str, Session] = {
             name: open_session(
                 folder / component["file"], self.runtime, self.manifest["precision"], threads

@@ -27,7 +27,7 @@ from .embedding import (
     similarity_of,
 )
 from .exported import EXPORT_FILE, ExportedEncoder
-from .runtimes import RUNTIMES
+from .runtimes import RUNTIMES, require
 
 
 class LoadError(ValueError):
@@ -52,6 +52,8 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise LoadError(f"{path!r} is not a checkpoint: {first_line(error)}") from error
+    if getattr(config, "quantization_config", None) is not None:
+        require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")
     try:
         model = load_whole(AutoModel, path, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)

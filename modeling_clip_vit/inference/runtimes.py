@@ -5,6 +5,7 @@ Shape legend: `B` batch, `L` tokens, `S` side in pixels.
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def open_torch(path: Path, precision: str, threads: int | None) -> Session:
     """A program of torch.export. Loading one can run code that it holds: only for trusted files."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if precision == "int8":
+        import_module("torch.ao.quantization.fx._decomposed")  # registers what rounds
     module = torch.export.load(path).module()
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,13 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import COLORS, REPOSITORY, draw_picture, make_images, make_texts, small_model
+from conftest import (
+    COLORS,
+    REPOSITORY,
+    draw_picture,
+    make_images,
+    make_texts,
+    run_example,
+    small_model,
+)
 from PIL import Image as PillowImage
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import (
@@ -214,31 +221,6 @@ def test_search_on_an_export_ranks_as_on_the_checkpoint(
     assert search(exported, "--runtime", runtime) == search(checkpoint)
 
 
-NO_TORCH = """
-    import runpy
-    import sys
-
-    class Block:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("torch", "transformers", "modeling_clip_vit"):
-                raise ModuleNotFoundError("No module named " + name, name=name)
-
-    sys.meta_path.insert(0, Block())
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def run_example(folder: Path, *arguments: str, code: str = NO_TORCH) -> str:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", textwrap.dedent(code), str(folder / "example.py"), *arguments],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize(("format", "precision"), [("onnx", "fp32"), ("openvino", "int8")])
 def test_the_example_gives_the_encoders_cosines_where_torch_cannot_be_imported(
     tmp_path, exports, pictures, format, precision
@@ -279,8 +261,8 @@ def test_the_example_of_each_part_runs_without_torch(exports, pictures, part):
 
 
 def test_the_example_of_torch_export_runs_without_this_package_and_transformers(exports, pictures):
-    code = NO_TORCH.replace('("torch", ', "(")
-    lines = run_example(exports("torch_export"), str(pictures / "red.png"), "cat", code=code)
+    others = ("transformers", "modeling_clip_vit")
+    lines = run_example(exports("torch_export"), str(pictures / "red.png"), "cat", without=others)
     expected = run_example(exports("onnx"), str(pictures / "red.png"), "cat")
     assert lines == expected
 
@@ -561,7 +543,7 @@ BAD_INPUTS = {
     "one image": ({"pixel_values": IMAGES[0]}, "float32 of shape (batch, 3, 32, 32)"),
     "length": ({"input_ids": np.ones((1, 17), np.int64)}, "texts of 17 tokens are not allowed"),
     "token": ({"input_ids": IDS * 300}, "token 300 is not allowed"),
-    "negative": ({"input_ids": IDS * -1}, "token -1 is not allowed"),
+    "negative": ({"input_ids": IDS - [0, 2, 0, 0]}, "token -1 is not allowed"),
     "id type": ({"input_ids": IDS.astype(np.int32)}, "input_ids is int32 of shape (2, 4)"),
     "no mask": ({"input_ids": IDS, "attention_mask": None}, "the text inputs are input_ids, but"),
     "mask": (

@@ -1,0 +1,120 @@
+"""What lies in an exported folder, beside it and in its way; and pictures of every kind."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_example
+from PIL import Image
+from torch.nn.functional import cosine_similarity
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.images import decode_image
+from modeling_clip_vit.inference import runtimes
+from modeling_clip_vit.inference.loading import load_clip, load_encoder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, checkpoint) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    assert main(["export", str(checkpoint), str(folder), "--format", "onnx"]) == 0
+    return folder
+
+
+def draw(kind: str, path: Path):
+    """A picture of the model's own size, so that nothing is resized, and not as RGB as others."""
+    numbers = np.random.default_rng(0).integers(0, 256, (32, 32, 4))
+    if kind == "sixteen bits":
+        Image.fromarray((numbers[..., 0] * 257).astype(np.uint16)).save(path)
+    elif kind == "on its side":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        rows = np.repeat(np.arange(32)[:, None] * 8, 32, 1).astype(np.uint8)
+        Image.fromarray(rows).convert("RGB").save(path, "PNG", exif=exif)
+    elif kind == "palette":
+        indices = Image.fromarray((numbers[..., 0] // 64).astype(np.uint8), "P")
+        indices.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+        indices.save(path, transparency=0)
+    else:
+        numbers[:8, :, 3] = 0
+        Image.fromarray(numbers.astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("kind", ["transparent", "palette", "on its side", "sixteen bits"])
+def test_the_example_sees_every_picture_as_the_package_does(tmp_path, exported, kind):
+    path = tmp_path / "picture.png"
+    draw(kind, path)
+    texts = ["a red square", "蓝色方块", "green"]
+    printed = run_example(exported, str(path), *texts)
+    found = [float(line.split()[0]) for line in printed.splitlines()]
+    encoder = load_encoder(str(exported))
+    text_embeds = encoder.encode_text(texts)
+    expected = text_embeds @ encoder.encode_image([decode_image(str(path))])[0]
+    assert found == pytest.approx(expected.tolist(), abs=1e-3)
+    # The picture as Pillow converts it by itself is another one.
+    plain = Image.fromarray(np.asarray(Image.open(path).convert("RGB")))
+    plain = text_embeds @ encoder.encode_image([plain])[0]
+    assert (plain - expected).abs().max() > 5e-3
+
+
+def test_programs_of_torch_hold_one_tower_and_their_example_needs_torch_alone(
+    tmp_path, checkpoint, color_dataset
+):
+    options = ["--precision", "int8", "--calibration", str(color_dataset)]
+    options += ["--num_calibration", "8"]
+    embeds = {}
+    for name, chosen in (("float", []), ("rounded", options)):
+        folder = tmp_path / name
+        command = ["export", str(checkpoint), str(folder), "--format", "torch_export", *chosen]
+        assert main([*command, "--part", "image"]) == 0
+        program = torch.export.load(folder / "image.pt2")
+        assert not [key for key in program.state_dict if "text" in key]
+        draw("palette", tmp_path / "picture.png")
+        others = ("torchao", "transformers", "modeling_clip_vit")
+        printed = run_example(folder, str(tmp_path / "picture.png"), without=others)
+        embeds[name] = torch.tensor([float(n) for n in printed.strip(" []\n").split(",")])
+    assert 0.97 < cosine_similarity(embeds["float"], embeds["rounded"], dim=0) < 1 - 1e-7
+
+
+def test_what_was_put_beside_an_export_is_not_read(tmp_path, exported):
+    folder = Path(shutil.copytree(exported, tmp_path / "copied"))
+    texts = ["a red square", "unknown ☃ words"]
+    expected = load_encoder(str(exported)).encode_text(texts)
+    (folder / "special_tokens_map.json").write_text('{"unk_token": "a"}')
+    (folder / "added_tokens.json").write_text('{"red": 6000}')
+    (folder / "chat_template.json").write_text("{}")
+    torch.testing.assert_close(load_encoder(str(folder)).encode_text(texts), expected)
+
+
+def export_to(target: str, checkpoint: Path) -> int:
+    return main(["export", str(checkpoint), target, "--format", "onnx", "--part", "text"])
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export_to(".", checkpoint) == 1
+    assert "the current folder cannot be replaced" in capsys.readouterr().err
+    (tmp_path / "notes").write_text("mine")
+    assert export_to("notes/sub", checkpoint) == 1
+    assert re.search("cannot be made: .*notes' is a file", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_link_to_an_empty_folder_leads_to_it(tmp_path, checkpoint):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert export_to(str(tmp_path / "link"), checkpoint) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "empty" / "text.onnx").is_file()
+
+
+def test_a_quantised_checkpoint_names_the_extra_that_reads_it(tmp_path, checkpoint, monkeypatch):
+    target = str(tmp_path / "small")
+    assert main(["quantize", str(checkpoint), target]) == 0
+    found = runtimes.find_spec
+    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == "torchao" else found(n))
+    with pytest.raises(ValueError, match=r"needs torchao, .* 'clip-vit\[quantize\]'"):
+        load_clip(target)
