@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
 
 from ..conversion.folders import check_new, new_folder
 from ..evaluation.evaluator import EvaluationSet, Evaluator
@@ -51,6 +53,7 @@ def run_quantize(arguments: list[str]) -> int:
         "mode": options.mode,
         "weight_bits": options.weight_bits,
         "skip": options.skip,
+        "embeddings": options.embeddings,
         "float_bytes": weight_bytes(Path(options.checkpoint)),
     }
     if samples is not None:
@@ -82,9 +85,7 @@ def build_parser() -> ArgumentParser:
         help="also activations, token by token, or weights alone; for ranges that are fixed "
         "beforehand see clip-vit export --precision int8",
     )
-    parser.add_argument(
-        "--weight_bits", type=int, choices=[8, 4, 3, 2], default=8, help="of a weight"
-    )
+    parser.add_argument("--weight_bits", type=Literal[8, 4, 3, 2], default=8, help="of a weight")
     parser.add_argument("--embeddings", type=bool, default=False, help="also token embeddings")
     parser.add_argument(
         "--skip",
@@ -95,7 +96,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--report", action="store_true", help="measure the layers, one at a time")
     parser.add_argument("--dataset", type=str, help="a data set to measure on")
     parser.add_argument("--split", type=str, default="validation", help="of it")
-    parser.add_argument("--num_samples", type=int, default=0, help="rows of it; 0 for all")
+    parser.add_argument(
+        "--num_samples", type=NonNegativeInt, default=0, help="rows of it; 0 for all"
+    )
     parser.add_argument("--image_column", type=str, default="image", help="of it")
     parser.add_argument("--caption_columns", type=list[str], default=["caption"], help="of it")
     parser.add_argument(
@@ -112,6 +115,8 @@ def check_options(options: Namespace):
     """
     if options.report and not options.dataset:
         raise QuantizationError("--report needs --dataset: a data set to measure on")
+    if options.dataset and not options.caption_columns:
+        raise QuantizationError("--caption_columns names no column to measure on")
     if not options.report and not options.target:
         raise QuantizationError("there is no folder to write to: clip-vit quantize SOURCE TARGET")
     require_torchao()

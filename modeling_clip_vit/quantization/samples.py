@@ -2,6 +2,7 @@
 
 import torch
 
+from ..data.columns import check_columns
 from ..data.sources import get_split, open_dataset
 from ..evaluation.evaluator import EvaluationSet, read_evaluation_set
 
@@ -30,6 +31,8 @@ def read_samples(
         DataError: it is not there, or its images cannot be decoded.
     """
     split = get_split(open_dataset(path), split_name, path)
+    if concept_column is not None:
+        check_columns(split, [concept_column], path)
     if 0 < num_samples < len(split):
         split = split.select(torch.linspace(0, len(split) - 1, num_samples).long().tolist())
     return read_evaluation_set(

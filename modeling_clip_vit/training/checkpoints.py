@@ -272,3 +272,14 @@ def replace_files(source: Path, target: Path):
     for path in sorted(source.iterdir()):
         os.replace(path, target / path.name)
     source.rmdir()
+
+
+def replace_folder(source: Path, target: Path):
+    """Move a folder to where an older one may be, of which nothing remains."""
+    sync_files(source)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -24,6 +24,7 @@ from .preparation import (
     find_config,
     get_eval_split,
     prepare_images,
+    refuse_quantized,
 )
 
 
@@ -99,6 +100,7 @@ def load_classifier(
         ValueError: the checkpoint holds another type of model, or other weights than it has.
     """
     saved = AutoConfig.from_pretrained(path)
+    refuse_quantized(saved, path)
     config = tower_config(path, options, names)
     model, found = load_with_report(
         ClipVitForImageClassification,

@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -155,6 +156,7 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         raise ValueError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
+    refuse_quantized(config, path)
     change_fields(config, options.model_fields)
     change_fields(config.vision_config, options.vision_fields)
     change_fields(config.text_config, options.text_fields)
@@ -167,6 +169,19 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         attn_implementation=options.attn_implementation,
     )
     return model, AutoProcessor.from_pretrained(path)
+
+
+def refuse_quantized(config: PretrainedConfig, path: str):
+    """Refuse a checkpoint in integers, which do not learn.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{path} is quantised already: train the float checkpoint that it was made of, with "
+            "quantization_mode"
+        )
 
 
 def find_config(options: ModelOptions) -> Path:

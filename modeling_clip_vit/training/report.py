@@ -16,10 +16,10 @@ from ..hub.push import files_to_push, push
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
-from ..quantization.folder import weight_bytes, write_facts, write_quantized
+from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..quantization.static import has_hooks
 from .arguments import TrainArguments
-from .checkpoints import SaveError, replace_files
+from .checkpoints import SaveError, replace_files, replace_folder
 from .curves import save_curves
 from .loop import TrainingResult
 
@@ -42,8 +42,9 @@ def write_outputs(args: TrainArguments, result: TrainingResult):
         partial.mkdir(parents=True)
         write_files(partial, args, result)
         if result.quantized is not None:
-            (folder / QUANTIZED_FOLDER).mkdir(exist_ok=True)
-            replace_files(partial / QUANTIZED_FOLDER, folder / QUANTIZED_FOLDER)
+            replace_folder(partial / QUANTIZED_FOLDER, folder / QUANTIZED_FOLDER)
+        elif (folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
+            shutil.rmtree(folder / QUANTIZED_FOLDER)  # of the model that is replaced
         replace_files(partial, folder)
     except Exception as error:  # safetensors and matplotlib have their own errors for a full disk
         shutil.rmtree(partial, ignore_errors=True)

@@ -90,6 +90,11 @@ def test_bad_input_ends_in_one_sentence(checkpoint, color_dataset, tmp_path, cap
     assert "no column 'caption': it has image, caption_en" in refused(
         source, target, "--dataset", str(color_dataset)
     )
+    data = [source, target, "--dataset", str(color_dataset)]
+    assert "no column 'hex': it has image" in refused(
+        *data, "--caption_columns", "[caption_en]", "--concept_column", "hex"
+    )
+    assert "--caption_columns names no column" in refused(*data, "--caption_columns", "[]")
     assert "no checkpoint folder" in refused("./nowhere", target)
     assert "is not an empty folder" in refused(source, source)
     assert main(["quantize", source, target]) == 0

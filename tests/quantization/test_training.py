@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import BatchFeature
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.inference.loading import load_encoder
+from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.static import HOOKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
@@ -165,4 +165,29 @@ def test_bad_input_ends_in_one_sentence(tmp_path, color_dataset, linear_config, 
     assert "quantization_weight_bits=4 is not allowed" in refused(
         "static", "--quantization_weight_bits", "4"
     )
+    (tmp_path / "float").mkdir()
+    float_recipe = write_recipe(
+        tmp_path / "float", color_dataset, linear_config, max_steps=1, eval_steps=0
+    )
+    train(float_recipe)
+    assert main(["quantize", str(tmp_path / "float" / "out"), str(tmp_path / "small")]) == 0
+    for mode in ("none", "dynamic", "static"):
+        assert "small is quantised already: train the float checkpoint" in refused(
+            mode, "--model_name_or_path", str(tmp_path / "small")
+        )
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_another_run_leaves_nothing_of_the_one_before(tmp_path, color_dataset, linear_config):
+    fields = {"view_loss_weight": 0, "max_steps": 3, "save_steps": 0, "eval_steps": 0}
+    recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
+    rounded = tmp_path / "out" / "int8"
+    train(recipe, "--quantization_mode", "static")
+    assert (rounded / "export.json").is_file()
+    train(recipe, "--quantization_mode", "dynamic")
+    assert not list(rounded.glob("*openvino*"))
+    assert not (rounded / "export.json").exists()
+    assert isinstance(load_encoder(str(rounded)), TorchEncoder)
+    train(recipe, "--quantization_mode", "none")
+    assert not rounded.exists()
+    assert not list((tmp_path / "out").glob(".*"))
