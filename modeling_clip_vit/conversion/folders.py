@@ -15,10 +15,10 @@ def check_new(target: Path):
         ConversionError: there is a file of that name, a folder that is not empty or is the current
             one, or a file where a folder above it should be.
     """
-    target = target.resolve()
-    if target == Path.cwd():
+    place = target.resolve()
+    if place == Path.cwd():
         raise ConversionError("the current folder cannot be replaced: name one that is not there")
-    for parent in target.parents:
+    for parent in place.parents:
         if parent.exists() and not parent.is_dir():
             raise ConversionError(f"{str(target)!r} cannot be made: {str(parent)!r} is a file")
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):

@@ -14,6 +14,7 @@ from transformers.exporters import ExportedComponent, ExportedModel
 from ..conversion.folders import new_folder
 from ..inference.embedding import similarity_of
 from ..inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportError, fingerprint
+from ..inference.loading import is_quantized
 from ..inference.runtimes import open_session
 from ..quantization.static import has_hooks
 from .backends import FORMATS, PRECISIONS, Inputs, check_choice, convert
@@ -85,7 +86,7 @@ def export_clip(
         names = ("image",)
     # Towers that are quantised already need nothing to be fitted to.
     check_choice(format, precision, names, bool(samples) or has_hooks(model))
-    if getattr(model.config, "quantization_config", None) is not None:
+    if is_quantized(model.config):
         raise ExportError(
             "the checkpoint is quantised already, and no exporter takes that: export the float "
             "checkpoint with --precision int8"

@@ -14,6 +14,7 @@ from transformers import (
     BatchFeature,
     CLIPModel,
     CLIPProcessor,
+    PretrainedConfig,
 )
 
 from ..data.errors import first_line
@@ -52,7 +53,7 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise LoadError(f"{path!r} is not a checkpoint: {first_line(error)}") from error
-    if getattr(config, "quantization_config", None) is not None:
+    if is_quantized(config):
         require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")
     try:
         model = load_whole(AutoModel, path, trust_remote_code=False)
@@ -66,6 +67,11 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), processor
+
+
+def is_quantized(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint's weights are integers, which neither learn nor go to an exporter."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 @dataclass

@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt
 
 from ..conversion.folders import check_new, new_folder
 from ..evaluation.evaluator import EvaluationSet, Evaluator
-from ..inference.loading import load_clip
+from ..inference.loading import is_quantized, load_clip
 from ..modeling_clip_vit import ClipVitModel
 from .eight_bits import quantize, require_torchao
 from .folder import weight_bytes, write_quantized
@@ -30,7 +30,7 @@ def run_quantize(arguments: list[str]) -> int:
             f"{options.checkpoint!r} holds a model of type {model.config.model_type!r}: "
             "clip-vit convert makes it one of this package"
         )
-    if getattr(model.config, "quantization_config", None) is not None:
+    if is_quantized(model.config):
         raise QuantizationError(f"{options.checkpoint!r} is quantised already")
     model = model.float().cpu()
     samples = None

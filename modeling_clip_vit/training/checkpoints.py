@@ -125,10 +125,7 @@ class CheckpointStore:
         text = json.dumps({**progress, "files": listed})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
         if self.is_local:
-            sync_files(partial)
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            partial.rename(self.folder / name)
-            sync_folder(self.folder)
+            replace_folder(partial, self.folder / name)
             return
         target = f"{self.root}/{name}"
         if self.files.exists(target):
@@ -277,9 +274,6 @@ def replace_files(source: Path, target: Path):
 def replace_folder(source: Path, target: Path):
     """Move a folder to where an older one may be, of which nothing remains."""
     sync_files(source)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
+    shutil.rmtree(target, ignore_errors=True)
     source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(target.parent)

@@ -43,6 +43,7 @@ from ..data.streams import StreamCaptions, StreamLoader, find_class_names, peek_
 from ..data.tokenizer import train_tokenizer
 from ..evaluation.classifier import ClassEvaluator
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
+from ..inference.loading import is_quantized
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import load_whole
 from ..towers import change_fields
@@ -177,7 +178,7 @@ def refuse_quantized(config: PretrainedConfig, path: str):
     Raises:
         ValueError: it is one.
     """
-    if getattr(config, "quantization_config", None) is not None:
+    if is_quantized(config):
         raise ValueError(
             f"{path} is quantised already: train the float checkpoint that it was made of, with "
             "quantization_mode"
