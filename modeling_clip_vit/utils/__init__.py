@@ -1,0 +1,1 @@
+"""Foundations that every sub-package may use: errors, devices, processes, folders, packages."""

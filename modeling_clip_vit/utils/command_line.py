@@ -1,0 +1,131 @@
+"""How options are read, from a command line and from a YAML file: the same for every command."""
+
+import json
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NoReturn, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+
+#: What jsonargparse calls the way that YAML is read here.
+YAML_1_2 = "yaml_1_2"
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """YAML 1.2: `yes`, `no`, `on` and `off` are words, and `1e-4` is a number."""
+
+
+Yaml12Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
+)
+set_loader(YAML_1_2, lambda text: yaml.load(text, Yaml12Loader), exceptions=(yaml.YAMLError,))
+
+
+class CommandParser(ArgumentParser):
+    """Reads options, and names those that come closest to a misspelt one.
+
+    Args:
+        kwargs: of jsonargparse's `ArgumentParser`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        super().__init__(parser_mode=YAML_1_2, allow_abbrev=False, **kwargs)
+
+    def option_names(self) -> list[str]:
+        """The names of all options, without the dashes."""
+        return [name[2:] for action in self._actions for name in action.option_strings[-1:]]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Print one sentence and leave with exit code 2."""
+        message = " ".join(message.split()).rstrip(".")
+        if "nrecognized" in message or "not accepted" in message:
+            names = self.option_names()
+            words = message.replace("'", " ").replace("=", " ").replace("--", " ").split()
+            close = [name for word in words for name in get_close_matches(word, names, n=2)]
+            if close:
+                message += f". Did you mean {', '.join(dict.fromkeys(close))}?"
+            message += f" The options are: {', '.join(sorted(names))}"
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[str]:
+    """A command line as jsonargparse takes it, of one as people write it.
+
+    A list may stand without brackets (`--caption_columns en,zh` or `--caption_columns en zh`),
+    `None` means null where null is allowed, and `~` is the home folder wherever a path begins.
+
+    Args:
+        arguments: of the command line.
+        types_by_name: the type of each option.
+    """
+    result: list[str] = []
+    for name, values in group(arguments):
+        kind = types_by_name.get(name or "")
+        if name is None or kind is None or not values:
+            result += ([] if name is None else [f"--{name}"]) + [expand_home(v) for v in values]
+            continue
+        values = [expand_home(value) for value in values]
+        if get_origin(kind) is list and not values[0].startswith("["):
+            if len(values) == 1 and values[0] not in ("null", "None"):
+                values = [part.strip() for part in values[0].split(",") if part.strip()]
+            if values not in (["null"], ["None"]):
+                values = [json.dumps([as_scalar(value, kind) for value in values])]
+        if values == ["None"] and allows_none(kind):
+            values = ["null"]
+        result += [f"--{name}", *values]
+    return result
+
+
+def group(arguments: list[str]) -> Iterator[tuple[str | None, list[str]]]:
+    """Each option with its values; None for what stands before the first option."""
+    name: str | None = None
+    values: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--") and len(argument) > 2:
+            if name is not None or values:
+                yield name, values
+            name, values = argument[2:], []
+            if "=" in name:
+                name, value = name.split("=", 1)
+                values = [value]
+        else:
+            values.append(argument)
+    if name is not None or values:
+        yield name, values
+
+
+def as_scalar(value: str, kind: Any) -> Any:
+    """An element of a list as its type has it."""
+    element = get_args(kind)[0] if get_args(kind) else str
+    return yaml.load(value, Yaml12Loader) if element in (int, float) else value
+
+
+def allows_none(kind: Any) -> bool:
+    """Whether an option may be null."""
+    is_union = get_origin(kind) in (Union, types.UnionType)
+    return is_union and type(None) in get_args(kind)
+
+
+def expand_home(value: Any) -> Any:
+    """A text that begins with `~` with the home folder in its place; also those within a list."""
+    if isinstance(value, list):
+        return [expand_home(part) for part in value]
+    if isinstance(value, str) and (value == "~" or value.startswith(("~/", "~\\"))):
+        return os.path.expanduser(value)
+    return value

@@ -1,0 +1,56 @@
+"""Errors that a user can mend."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+
+logger = logging.getLogger(__name__)
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message is one clear sentence.
+
+    The command line prints the message alone. Every other exception is a bug, and keeps its
+    traceback.
+    """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(":.") if lines else type(error).__name__
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turn the `ValueError` of a value that came from the user into a `UserError`.
+
+    For the model's own files, which travel with a checkpoint and cannot import this module, and
+    for strict configurations, which put a frame around the message.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except StrictDataclassError as error:
+        raise UserError(" ".join(str(error.__cause__ or error).split())) from error
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def warn_only(what: str) -> Iterator[None]:
+    """Turn a failure of something that is not worth losing more for into a warning.
+
+    A bug's traceback is part of the warning.
+
+    Args:
+        what: failed, as in "WHAT failed".
+    """
+    try:
+        yield
+    except Exception as error:
+        is_bug = not isinstance(error, UserError | OSError)
+        logger.warning("%s failed: %s", what, first_line(error), exc_info=error if is_bug else None)

@@ -1,0 +1,34 @@
+"""How all figures are drawn: one font for English and Chinese, and every text as it stands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+
+
+@cache
+def chinese_font() -> str:
+    """The name of a font with the characters of English and Simplified Chinese."""
+    path = Path(__file__).parent / "fonts" / "NotoSansCJKsc-subset.otf"
+    font_manager.fontManager.addfont(path)
+    return font_manager.FontProperties(fname=path).get_name()
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Settings of a figure, from its first text to its saving; also a decorator.
+
+    A caption may hold `$` or a backslash: matplotlib would take what is between two dollars for
+    mathematics, and fail where it is none.
+    """
+    style: Any = {
+        "text.parse_math": False,
+        "text.usetex": False,
+        "font.family": [chinese_font(), "DejaVu Sans"],
+    }
+    with matplotlib.rc_context(style):
+        yield

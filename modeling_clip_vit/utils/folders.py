@@ -1,0 +1,176 @@
+"""Write files and folders as a whole or not at all.
+
+Everything is written beside its place first, forced to the disk, and then renamed: a full disk, a
+kill or a power cut leaves what was there.
+"""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError, first_line
+
+#: What a system says when a disk, a quota or the largest file is full.
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+#: How `torch.save` says that a file could not be written to its end.
+TORCH_WRITE_FAILED = r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+"
+
+
+class SaveError(UserError):
+    """Something could not be written; the message is one clear sentence."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that there is no more room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        # safetensors has an error of its own around the system's, and torch says no number at all.
+        found = re.search(r"os error (\d+)", str(error))
+        if (found and int(found[1]) in FULL) or re.search(TORCH_WRITE_FAILED, str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def saving(what: str, hint: str) -> Iterator[None]:
+    """Turn a system's refusal to write into one sentence; every other error stays what it is.
+
+    Args:
+        what: that was to be written, as in "cannot save WHAT".
+        hint: what is still there, and how to go on.
+
+    Raises:
+        SaveError: the disk is full, or the system refused otherwise.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            reason = f"{first_line(error)}; {hint}, so make room"
+        elif isinstance(error, OSError):
+            reason = f"{first_line(error)}; {hint}"
+        else:
+            raise
+        raise SaveError(f"cannot save {what}: {reason}") from error
+
+
+def check_picture(path: Path):
+    """Make the folder of a picture, and refuse one that could not be saved in the end.
+
+    Raises:
+        UserError: its name has an ending that no picture has, or its folder cannot be made.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in endings:
+        raise UserError(
+            f"{str(path)!r} is no name of a picture: it must end in one of {', '.join(endings)}"
+        )
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder: name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be made: {first_line(error)}") from error
+
+
+def check_new(target: Path):
+    """Refuse to write over anything.
+
+    Raises:
+        UserError: there is a file of that name, a folder that is not empty or is the current one,
+            or a file where a folder above it should be.
+    """
+    place = target.resolve()
+    if place == Path.cwd():
+        raise UserError("the current folder cannot be replaced: name one that is not there")
+    for parent in place.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"{str(target)!r} cannot be made: {str(parent)!r} is a file")
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise UserError(f"{str(target)!r} exists and is not an empty folder")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends, and nothing on an error.
+
+    Raises:
+        UserError: the target is there already, and not empty.
+    """
+    check_new(target)
+    target = target.resolve()  # where a link leads
+    with partial_folder(target) as partial:
+        yield partial
+        replace_folder(partial, target)
+
+
+@contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, which is gone when the block ends."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def committed_files(folder: Path, names: list[str]) -> Iterator[Path]:
+    """A folder to fill, whose files go to `folder` when the block ends, and none on an error.
+
+    Args:
+        folder: where to; made if it is not there.
+        names: gets the names of the files that went there.
+    """
+    with partial_folder(folder / "files") as partial:
+        yield partial
+        written = sorted(path.name for path in partial.iterdir())
+        replace_files(partial, folder)
+        names += [name for name in written if name not in names]
+
+
+def replace_files(source: Path, target: Path):
+    """Move every file of `source` into `target`, each at once, over an older one of its name."""
+    sync_files(source)
+    for path in sorted(source.iterdir()):
+        os.replace(path, target / path.name)
+    sync_folder(target)
+
+
+def replace_folder(source: Path, target: Path):
+    """Move a folder to where an older one may be, of which nothing remains."""
+    sync_files(source)
+    shutil.rmtree(target, ignore_errors=True)
+    source.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_files(folder: Path):
+    """Wait until the files of a folder are on the disk, not only in the system's memory."""
+    for path in [*folder.rglob("*")]:
+        if path.is_file():
+            # Windows syncs only what may be written.
+            with open(path, "rb+" if os.name == "nt" else "rb") as file:
+                os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path):
+    """Wait until a folder's list of names is on the disk; Windows has nothing to wait for."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

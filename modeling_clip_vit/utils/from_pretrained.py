@@ -1,0 +1,136 @@
+"""Load configurations, models and processors that a user names, with errors that name them too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+from .errors import UserError, first_line
+
+#: What Transformers raises of checkpoints that are damaged, incomplete or of another kind.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    StrictDataclassError,
+    SafetensorError,
+)
+
+
+class LoadError(UserError):
+    """A checkpoint that cannot be used; the message is one clear sentence."""
+
+
+def find_checkpoint(path: str) -> str:
+    """A checkpoint's folder, a `~` in it expanded, or its id on the Hub.
+
+    Raises:
+        LoadError: there is no such folder, and an id on the Hub has another form.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    is_id = path.count("/") == 1 and path[0] not in "./~" and not path.endswith("/")
+    if folder.exists() or not is_id:
+        raise LoadError(f"no checkpoint folder {path!r} (looked in {Path.cwd()})")
+    return path
+
+
+@contextmanager
+def loading(path: str) -> Iterator[None]:
+    """Turn what Transformers raises while it loads a checkpoint into one sentence.
+
+    Raises:
+        LoadError: that sentence.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except LOADING_ERRORS as error:
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        reason = first_line(cause or error)
+        if repr(path) in reason:
+            raise LoadError(reason) from error
+        if not Path(path).exists():
+            reason += f"; there is no folder of that name in {Path.cwd()} either"
+        raise LoadError(f"cannot load the checkpoint {path!r}: {reason}") from error
+
+
+def load_config(path: str) -> Any:
+    """The configuration of a checkpoint, without running code that it carries.
+
+    Raises:
+        LoadError: there is none, or it is not valid.
+    """
+    path = find_checkpoint(path)
+    with loading(path):
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def load_processor(path: str) -> Any:
+    """The processor of a checkpoint, without running code that it carries.
+
+    Raises:
+        LoadError: there is none.
+    """
+    path = find_checkpoint(path)
+    with loading(path):
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    read_as_text(getattr(processor, "tokenizer", None))
+    return processor
+
+
+def load_image_processor(path: str) -> Any:
+    """The image processor of a checkpoint, without running code that it carries.
+
+    Raises:
+        LoadError: there is none.
+    """
+    path = find_checkpoint(path)
+    with loading(path):
+        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a checkpoint, without running code that it carries.
+
+    Raises:
+        LoadError: there is none.
+    """
+    path = find_checkpoint(path)
+    with loading(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    read_as_text(tokenizer)
+    return tokenizer
+
+
+def read_as_text(tokenizer: Any):
+    """Let a tokenizer read what is typed in a text as text, special tokens such as `<eos>` too."""
+    if tokenizer is not None:
+        tokenizer.split_special_tokens = True
+
+
+def load_model(model_class: Any, path: str, **kwargs: Any) -> Any:
+    """A model with every weight of it, without running code that the checkpoint carries.
+
+    Args:
+        model_class: an Auto class, or a class of models.
+        path: a folder, or an id on the Hub.
+        kwargs: of `from_pretrained`.
+
+    Raises:
+        LoadError: there is no such checkpoint, it lacks weights or has others than the model, or
+            it is damaged.
+    """
+    from ..pretrained import load_whole
+
+    path = find_checkpoint(path)
+    with loading(path):
+        return load_whole(model_class, path, trust_remote_code=False, **kwargs)

@@ -1,0 +1,43 @@
+"""The processes that were launched together."""
+
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from .devices import default_device
+from .errors import UserError
+
+#: The others wait while the main process evaluates, ranks or uploads.
+TIMEOUT = timedelta(hours=2)
+
+Value = TypeVar("Value")
+
+
+def start_processes(**kwargs: Any) -> PartialState:
+    """This process among those that were launched, each on its device.
+
+    Args:
+        kwargs: of torch's `init_process_group`.
+
+    Raises:
+        UserError: the processes have not found each other.
+    """
+    # Without this, processes launched where no accelerator is would each work alone.
+    state = PartialState(**{"cpu": default_device().type == "cpu", "timeout": TIMEOUT, **kwargs})
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != wanted:
+        raise UserError(
+            f"{wanted} processes were launched, but this one is in a group of "
+            f"{state.num_processes}: each would work alone"
+        )
+    return state
+
+
+def from_main(value: Value) -> Value:
+    """The main process's value; all processes call it, with any value that pickle takes."""
+    if not PartialState._shared_state or PartialState().num_processes == 1:
+        return value
+    return broadcast_object_list([value])[0]
