@@ -1,24 +1,22 @@
-"""Configurations of the ViT tower, the text tower and the CLIP over both."""
+"""Configurations of the ViT tower, the text tower and the CLIP over both.
+
+This file imports no other one of the model, so that a configuration is read without torch, timm
+and einops, and by every release of Transformers from 5.5 on. The names that a field may have stand
+here; the modules have a table with the same names.
+"""
 
 from math import exp, prod
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import is_torch_available
 
-from .embeddings import PATCH_EMBEDDINGS
-from .feed_forward import FEED_FORWARDS
-from .normalization import NORM_LAYERS
-from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS
-from .towers import (
-    FOREIGN_IMAGE_POOLINGS,
-    FOREIGN_TEXT_POOLINGS,
-    is_foreign,
-    prepare_foreign,
-    resolve_config,
-)
-
+PATCH_EMBEDDINGS = ("conv", "linear", "conv_stem")
+FEED_FORWARDS = ("mlp", "glu")
+NORM_TYPES = ("layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt")
+IMAGE_POOLINGS = ("cls", "mean", "map", "flatten")
+TEXT_POOLINGS = ("cls", "mean", "map", "eos", "last")
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
 FINAL_NORMS = ("before_pooling", "after_pooling", "none")
 POSITION_EMBEDDINGS = ("learned", "sincos", "rope", "none")
@@ -32,6 +30,16 @@ JOINT_FIELDS = (
     "logit_scale_max",
     "logit_bias_init_value",
 )
+
+#: Fields that ClipVitConfig adds to the configuration of another model type, and their defaults.
+#: `pooling` None takes the tower's own pooled output, or the mean over tokens where it has none.
+FOREIGN_FIELDS: dict[str, Any] = {
+    "pooling": None,
+    "projection_type": "linear",
+    "projection_bias": False,
+}
+FOREIGN_IMAGE_POOLINGS = ("cls", "mean")
+FOREIGN_TEXT_POOLINGS = ("cls", "mean", "eos", "last")
 
 #: `model_type` of a checkpoint of another implementation -> what makes one of ours of it.
 CONVERSIONS = {
@@ -86,7 +94,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         adjust_glu_size: make a gated module 2/3 as wide, so that it has as many parameters as one
             that is not gated.
         hidden_act: activation, by its name in Transformers.
-        norm_type: a name of `normalization.NORM_LAYERS`.
+        norm_type: `layernorm`, `rmsnorm`, `groupnorm`, `batchnorm` or `dyt` (dynamic tanh).
         num_norm_groups: groups of features with norm_type `groupnorm`, a divisor of hidden_size.
         layer_norm_eps: added to the variance by the normalisation layers.
         norm_placement: `pre` (before each branch), `post` (after each sum; Vaswani et al., 2017)
@@ -188,8 +196,11 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
             f"a divisor of num_attention_heads={self.num_attention_heads}",
         )
         self._require_one_of("mlp_type", FEED_FORWARDS)
-        self._require_one_of("hidden_act", ACT2FN)
-        self._require_one_of("norm_type", NORM_LAYERS)
+        if is_torch_available():
+            from transformers.activations import ACT2FN
+
+            self._require_one_of("hidden_act", ACT2FN)
+        self._require_one_of("norm_type", NORM_TYPES)
         self._require_one_of("norm_placement", NORM_PLACEMENTS)
         self._require_one_of("final_norm", FINAL_NORMS)
         self._require_one_of("position_embedding_type", POSITION_EMBEDDINGS)
@@ -394,6 +405,56 @@ class ClipVitTextConfig(ClipVitEncoderConfig):
         )
 
 
+def is_foreign(config: Any) -> bool:
+    """Whether a tower's configuration is that of another model type."""
+    return config.model_type not in (ClipVitVisionConfig.model_type, ClipVitTextConfig.model_type)
+
+
+def resolve_config(given: Any, own_class: type[PreTrainedConfig]) -> Any:
+    """The configuration of a tower: our own, or by its `model_type` one of Transformers.
+
+    Args:
+        given: a configuration, a dict of its fields, or None for our own defaults.
+        own_class: our own configuration of this tower.
+
+    Raises:
+        ValueError: Transformers has no such model type.
+    """
+    if given is None:
+        return own_class()
+    if not isinstance(given, dict):
+        return given
+    model_type = given.get("model_type", own_class.model_type)
+    if model_type == own_class.model_type:
+        return own_class(**given)
+    from transformers import AutoConfig
+
+    fields = {name: value for name, value in given.items() if name != "model_type"}
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"model_type={model_type!r} is not allowed: it must be {own_class.model_type} or a "
+            "model type of Transformers"
+        ) from error
+
+
+def prepare_foreign(config: Any, poolings: tuple[str, ...]):
+    """Give the configuration of another model type the fields that a joint model asks of it.
+
+    Raises:
+        ValueError: it asks for a pooling that there is not.
+    """
+    for name, default in FOREIGN_FIELDS.items():
+        if not hasattr(config, name):
+            setattr(config, name, default)
+    if config.pooling is not None and config.pooling not in poolings:
+        raise ValueError(
+            f"pooling={config.pooling!r} is not allowed with a tower of type "
+            f"{config.model_type!r}: it must be null or one of {', '.join(poolings)}"
+        )
+
+
 @strict
 class ClipVitConfig(OwnModelType, PreTrainedConfig):
     """CLIP: an image tower and a text tower in one embedding space (Radford et al., 2021).
@@ -416,9 +477,9 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
 
     model_type = "clip_vit"
     _auto_class: ClassVar[str | None] = "AutoConfig"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(ClipVitVisionConfig),
-        "text_config": SubConfigSpec(ClipVitTextConfig),
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
+        "vision_config": ClipVitVisionConfig,
+        "text_config": ClipVitTextConfig,
     }
 
     vision_config: Any = None

@@ -339,6 +339,29 @@ def rotary_angles(places: torch.Tensor, head_dim: int, theta: float) -> torch.Te
     return (places.float().unsqueeze(-1) * theta ** (-steps / count)).flatten(-2)
 
 
+def cut_texts(
+    input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor | None, longest: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts of at most so many tokens, as a tokenizer cuts them: the last one, the end, stays.
+
+    Args:
+        input_ids_BL: token ids.
+        attention_mask_BL: 1 for a token, 0 for padding on either side; None where all count.
+        longest: how many tokens a text may have.
+
+    Returns:
+        Token ids and mask, (B, longest), padded on the right.
+    """
+    mask_BL = torch.ones_like(input_ids_BL) if attention_mask_BL is None else attention_mask_BL
+    # The places of the tokens in order, and behind them those of the padding.
+    places_BL = (mask_BL == 0).long().argsort(dim=1, stable=True)
+    count_B1 = mask_BL.long().sum(dim=1, keepdim=True)
+    last_B1 = places_BL.gather(1, (count_B1 - 1).clamp(min=0))
+    kept_BL = places_BL[:, :longest].clone()
+    kept_BL[:, -1:] = torch.where(count_B1 > longest, last_B1, kept_BL[:, -1:])
+    return input_ids_BL.gather(1, kept_BL), mask_BL.gather(1, kept_BL)
+
+
 class ClipVitTextEmbeddings(nn.Module):
     """Tokens with positions."""
 

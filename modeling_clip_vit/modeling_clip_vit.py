@@ -14,29 +14,36 @@ from transformers.models.clip.modeling_clip import (
     CLIPOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
-    image_text_contrastive_loss,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+# Transformers before 5.15 copies from a local folder only the files that this one imports itself.
+from .attention import ClipVitAttention  # noqa: F401
 from .configuration_clip_vit import (
     JOINT_FIELDS,
     ClipVitConfig,
     ClipVitTextConfig,
     ClipVitVisionConfig,
+    is_foreign,
 )
 from .embeddings import (
     ClipVitTextEmbeddings,
     ClipVitVisionEmbeddings,
+    cut_texts,
     rotary_angles,
 )
 from .encoder import ClipVitEncoder
+from .feed_forward import ClipVitMLP  # noqa: F401
 from .normalization import build_norm
+from .packing import pack, packed_attention_mask, unpack
 from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling
 from .pretrained import ClipVitPreTrainedModel
 from .projection import ClipVitSimilarity, build_projection
 from .towers import build_tower, load_tower, pooled_size, run_tower
+
+logger = logging.get_logger(__name__)
 
 
 class ClipVitVisionModel(ClipVitPreTrainedModel):
@@ -154,6 +161,7 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        packed_places: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts.
@@ -163,6 +171,8 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             attention_mask: 1 for a token, 0 for padding, (B, L); without it, every token counts.
             position_ids: positions, (B, L), instead of counting from 0.
             token_type_ids: ignored; many tokenizers make them, and this tower has none.
+            packed_places: how texts share rows within the encoder, as `packing.pack` takes them,
+                (R, W); it changes the time and not the result. With the kernels eager and sdpa.
 
         Returns:
             `last_hidden_state` (B, L, D), after the final norm where it stands before pooling, and
@@ -174,24 +184,16 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
         if input_ids is None:
             raise ValueError("input_ids is missing: this model needs texts")
         hidden_BLD, places_BL = self.embeddings(input_ids, attention_mask, position_ids)
-        if self.config.is_causal:
-            mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=hidden_BLD,
-                attention_mask=attention_mask,
-                past_key_values=None,
-            )
+        if packed_places is not None:
+            hidden_BLD = self._encode_packed(hidden_BLD, places_BL, packed_places, **kwargs)
         else:
-            mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask
+            hidden_BLD = self.encoder(
+                hidden_BLD,
+                self._attention_mask(hidden_BLD, attention_mask),
+                token_mask_BL=attention_mask,
+                rotation_B1LR=build_rotation(self.config, places_BL.unsqueeze(-1)),
+                **kwargs,
             )
-        hidden_BLD = self.encoder(
-            hidden_BLD,
-            mask,
-            token_mask_BL=attention_mask,
-            rotation_B1LR=build_rotation(self.config, places_BL.unsqueeze(-1)),
-            **kwargs,
-        )
         if self.config.final_norm == "before_pooling":
             hidden_BLD = self.final_norm(hidden_BLD, attention_mask)
         is_end_BL = input_ids == self.config.eos_token_id
@@ -200,14 +202,52 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             pooled_BD = self.final_norm(pooled_BD)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
 
+    def _attention_mask(self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None):
+        if self.config.is_causal:
+            return create_causal_mask(
+                config=self.config,
+                inputs_embeds=hidden_BLD,
+                attention_mask=attention_mask,
+                past_key_values=None,
+            )
+        return create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask
+        )
+
+    def _encode_packed(
+        self,
+        hidden_BLD: torch.Tensor,
+        places_BL: torch.Tensor,
+        packed_RW: torch.Tensor,
+        **kwargs,
+    ) -> torch.Tensor:
+        batch, length, _ = hidden_BLD.shape
+        kernel = self.config._attn_implementation
+        if kernel not in ("eager", "sdpa"):
+            raise ValueError(f"packed_places is not allowed with {kernel!r}: use eager or sdpa")
+        states_RWD = pack(hidden_BLD, packed_RW)
+        mask = packed_attention_mask(
+            packed_RW, length, self.config.is_causal, kernel, states_RWD.dtype
+        )
+        positions_RW1 = pack(places_BL.expand(batch, -1).unsqueeze(-1), packed_RW)
+        states_RWD = self.encoder(
+            states_RWD,
+            mask,
+            token_mask_BL=(packed_RW >= 0).long(),
+            rotation_B1LR=build_rotation(self.config, positions_RW1),
+            **kwargs,
+        )
+        return unpack(states_RWD, packed_RW, batch, length)
+
 
 class ClipVitModel(ClipVitPreTrainedModel):
     """CLIP: images and texts in one space, where what belongs together is close."""
 
     config: ClipVitConfig
     config_class = ClipVitConfig
-    _more_auto_classes = {
-        "AutoModelForZeroShotImageClassification": "modeling_clip_vit.ClipVitModel"
+    _auto_classes = {
+        "AutoModel": "modeling_clip_vit.ClipVitModel",
+        "AutoModelForZeroShotImageClassification": "modeling_clip_vit.ClipVitModel",
     }
 
     def __init__(self, config: ClipVitConfig):
@@ -306,18 +346,35 @@ class ClipVitModel(ClipVitPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        packed_places: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Encode texts: `pooler_output` is the projection, (B, P), not yet normalised."""
+        """Encode texts: `pooler_output` is the projection, (B, P), not yet normalised.
+
+        Texts longer than the positions are cut, with a warning, where no `position_ids` are given:
+        pipelines of Transformers leave that to the model.
+        """
+        if position_ids is None and self._is_too_long(input_ids):
+            longest = self.config.text_config.max_position_embeddings
+            logger.warning_once(f"texts are cut to {longest} tokens, the most of this model")
+            input_ids, attention_mask = cut_texts(input_ids, attention_mask, longest)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "token_type_ids": token_type_ids,
         }
+        if packed_places is not None:
+            inputs["packed_places"] = packed_places
         outputs = run_tower(self.text_model, inputs, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
+
+    def _is_too_long(self, input_ids: torch.Tensor | None) -> bool:
+        config = self.config.text_config
+        if input_ids is None or is_foreign(config):
+            return False
+        return input_ids.shape[1] > config.max_position_embeddings
 
     @can_return_tuple
     def forward(
@@ -332,6 +389,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
         return_logits: bool = True,
+        packed_places: torch.Tensor | None = None,
         **kwargs,
     ) -> CLIPOutput:
         """Encode images and texts and compare each with each.
@@ -346,6 +404,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
                 (Radford et al., 2021), or pairwise sigmoid where the configuration has a logit
                 bias (Zhai et al., 2023).
             return_logits: compare each with each; a loss that does so itself does not need it.
+            packed_places: how texts share rows, as `ClipVitTextModel.forward` takes them.
             interpolate_pos_encoding: accept images of another size than the configuration's.
             pixel_attention_mask, spatial_shapes: with images of different shapes, as
                 `ClipVitVisionModel.forward` takes them.
@@ -370,6 +429,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             token_type_ids=token_type_ids,
+            packed_places=packed_places,
             return_dict=True,
             **kwargs,
         )
@@ -392,7 +452,11 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
     def _contrast(self, logits_BB: torch.Tensor) -> torch.Tensor:
         if self.get_logit_bias() is None:
-            return image_text_contrastive_loss(logits_BB)
+            right_B = torch.arange(len(logits_BB), device=logits_BB.device)
+            losses = [
+                nn.functional.cross_entropy(rows, right_B) for rows in (logits_BB, logits_BB.t())
+            ]
+            return (losses[0] + losses[1]) / 2
         signs_BB = 2 * torch.eye(len(logits_BB), device=logits_BB.device) - 1
         return -nn.functional.logsigmoid(signs_BB * logits_BB).sum(dim=1).mean()
 
@@ -495,7 +559,10 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _auto_class = "AutoModelForImageClassification"
-    _more_auto_classes = {"AutoModel": "modeling_clip_vit.ClipVitVisionModel"}
+    _auto_classes = {
+        "AutoModel": "modeling_clip_vit.ClipVitVisionModel",
+        "AutoModelForImageClassification": "modeling_clip_vit.ClipVitForImageClassification",
+    }
     _keys_to_ignore_on_load_unexpected = [
         r"^(text_model|text_projection|visual_projection|similarity)\."
     ]

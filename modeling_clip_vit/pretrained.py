@@ -38,12 +38,14 @@ class ClipVitPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": ClipVitEncoderLayer, "attentions": ClipVitAttention}
     _auto_class = "AutoModel"
-    #: Auto classes that load this model's folder, beside `_auto_class`: name -> "file.class".
-    _more_auto_classes: dict[str, str] = {}
+    #: Auto classes that load this model's folder: name -> "file.class"; AutoModel alone when empty.
+    _auto_classes: dict[str, str] = {}
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as `PreTrainedModel.save_pretrained` does, for all the Auto classes."""
-        self.config.auto_map = dict(self._more_auto_classes)
+        # Every name, whichever of the Auto classes this one was loaded by.
+        own = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+        self.config.auto_map = dict(self._auto_classes or {"AutoModel": own})
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()

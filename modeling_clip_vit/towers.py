@@ -12,66 +12,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
+from .configuration_clip_vit import FOREIGN_FIELDS, is_foreign
 from .pooling import TEXT_POOLINGS, pool_cls, pool_mean
 from .pretrained import load_with_report, refuse_misfits
 
-#: Fields that ClipVitConfig adds to the configuration of another model type, and their defaults.
-#: `pooling` None takes the tower's own pooled output, or the mean over tokens where it has none.
-FOREIGN_FIELDS: dict[str, Any] = {
-    "pooling": None,
-    "projection_type": "linear",
-    "projection_bias": False,
-}
-FOREIGN_IMAGE_POOLINGS = {"cls": pool_cls, "mean": pool_mean}
-FOREIGN_TEXT_POOLINGS: dict[str, Any] = {
-    name: TEXT_POOLINGS[name] for name in ("cls", "mean", "eos", "last")
-}
-
-
-def resolve_config(given, own_class: type[PreTrainedConfig]):
-    """The configuration of a tower: our own, or by its `model_type` one of Transformers.
-
-    Args:
-        given: a configuration, a dict of its fields, or None for our own defaults.
-        own_class: our own configuration of this tower.
-
-    Raises:
-        ValueError: Transformers has no such model type.
-    """
-    if not isinstance(given, dict):
-        return given
-    model_type = given.get("model_type", own_class.model_type)
-    if model_type == own_class.model_type:
-        return given
-    fields = {name: value for name, value in given.items() if name != "model_type"}
-    try:
-        return AutoConfig.for_model(model_type, **fields)
-    except ValueError as error:
-        raise ValueError(
-            f"model_type={model_type!r} is not allowed: it must be {own_class.model_type} or a "
-            "model type of Transformers"
-        ) from error
-
-
-def is_foreign(config) -> bool:
-    """Whether a tower's configuration is that of another model type."""
-    return config.model_type not in ("clip_vit_vision_model", "clip_vit_text_model")
-
-
-def prepare_foreign(config, poolings: dict):
-    """Give the configuration of another model type the fields that a joint model asks of it.
-
-    Raises:
-        ValueError: it asks for a pooling that there is not.
-    """
-    for name, default in FOREIGN_FIELDS.items():
-        if not hasattr(config, name):
-            setattr(config, name, default)
-    if config.pooling is not None and config.pooling not in poolings:
-        raise ValueError(
-            f"pooling={config.pooling!r} is not allowed with a tower of type "
-            f"{config.model_type!r}: it must be null or one of {', '.join(poolings)}"
-        )
+#: What pools the images of a tower of another model type; texts are pooled as our own are.
+IMAGE_POOLINGS: dict[str, Any] = {"cls": pool_cls, "mean": pool_mean}
 
 
 def build_tower(config, own_class: type[PreTrainedModel]) -> PreTrainedModel:
@@ -137,8 +83,8 @@ def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
     if "input_ids" not in inputs:
         if hidden_BLD.ndim == 4:  # a convolutional network's map
             hidden_BLD = hidden_BLD.flatten(2).transpose(1, 2)
-        return FOREIGN_IMAGE_POOLINGS[config.pooling or "mean"](hidden_BLD)
-    pool = FOREIGN_TEXT_POOLINGS[config.pooling or "mean"]
+        return IMAGE_POOLINGS[config.pooling or "mean"](hidden_BLD)
+    pool: Any = TEXT_POOLINGS[config.pooling or "mean"]
     is_end_BL = inputs["input_ids"] == config.eos_token_id
     return pool(hidden_BLD, inputs.get("attention_mask"), is_end_BL)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
-from transformers import Siglip2ImageProcessor
+from transformers import AutoTokenizer, Siglip2ImageProcessor
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.embeddings import drop_patches, patch_places
@@ -146,10 +146,23 @@ def test_flattened_tokens_fix_the_image_size():
         model.get_image_features(make_images(1, size=48), interpolate_pos_encoding=True)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_beyond_the_positions_are_cut_as_their_tokenizer_cuts_them(side, checkpoint):
+    """Pipelines of Transformers cut nothing."""
+    model = ClipVitModel.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side=side)
+    texts = ["red", "a red square on white, or rather a large orange one"]
+    cut = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    whole = tokenizer(texts, padding=True, return_tensors="pt")
+    assert whole["input_ids"].shape[1] > cut["input_ids"].shape[1] == 16
+    expected = model.get_text_features(**cut).pooler_output
+    assert_close(model.get_text_features(**whole).pooler_output, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_inputs_that_do_not_fit_are_refused_in_one_sentence():
     model = small_model()
     with pytest.raises(ValueError, match=r"17 tokens.*max_position_embeddings=16"):
-        model.get_text_features(torch.ones(1, 17, dtype=torch.long))
+        model.text_model(torch.ones(1, 17, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\(batch, 3, height, width\)"):
         model.get_image_features(torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="pixel_values is missing"):

@@ -27,7 +27,7 @@ PUBLISHED = {
 OWN = {
     "cifar10": 5_212_417,
     "digits": 378_977,
-    "emoji": 4_909_889,
+    "emoji": 3_212_225,
     "modern-small-patch16": 60_878_977,
     "modern-base-patch16": 204_920_065,
     "modern-large-patch16": 475_725_313,

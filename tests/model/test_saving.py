@@ -38,6 +38,7 @@ MODEL_FILES = {
     "normalization.py",
     "pooling.py",
     "pretrained.py",
+    "packing.py",
     "projection.py",
     "towers.py",
 }
