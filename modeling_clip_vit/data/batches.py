@@ -5,52 +5,29 @@ Shape legend: `B` samples, `T` texts, `L` tokens, `S` side in pixels.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from ..utils.errors import UserError
 from .captions import CaptionMaker
 from .images import BadImageError, decode_image, image_name, to_pixels
 from .mixing import mix_seed
 from .policies import SampleAugment
+from .rows import Sample, SkippedSample
 from .transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 
 #: Numbers that are augmented at once: 4 MB of float32.
 CHUNK_SIZE = 1 << 20
+#: Texts whose token ids a loader's worker keeps: some tens of megabytes.
+MOST_KEPT_TEXTS = 1 << 16
 #: The second draw of a row in an epoch has a number that no epoch has.
 MOST_EPOCHS = 1_000_000
-
-
-@dataclass
-class Sample:
-    """One image with its texts and the random numbers of its augmentation.
-
-    Args:
-        pixels: uint8, (3, S, S).
-        noise: of what is done to the whole batch, (NOISE_SIZE,).
-        texts: its texts.
-        concept: what it shows.
-        seed: of what else is random: crop, policy, mixing.
-    """
-
-    pixels: torch.Tensor
-    noise: torch.Tensor
-    texts: list[str]
-    concept: int
-    seed: int = 0
-
-
-@dataclass
-class SkippedSample:
-    """An image that could not be decoded, and why."""
-
-    name: str
-    reason: str
 
 
 class ImageTextSamples(Dataset):
@@ -181,7 +158,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.epoch = 0
         if len(self) == 0:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {batch_size} images takes {self.concepts_per_batch} concepts, but "
                 f"the data set has {len(self.rows)}: use a smaller per_device_train_batch_size"
             )
@@ -218,6 +195,36 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         return [rows[i] for i in np.resize(rng.permutation(len(rows)), wanted)]
 
 
+class TokenIds:
+    """Texts to padded token ids, as their tokenizer makes them.
+
+    Captions come again, epoch after epoch and around every image of a class, and a dictionary finds
+    their ids ten times faster than a tokenizer does. It is emptied when it has grown too large.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, most_kept: int = MOST_KEPT_TEXTS):
+        self.tokenizer = tokenizer
+        self.most_kept = most_kept
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, (T, L), padded to the longest text."""
+        if len(self.kept) + len(texts) > self.most_kept:
+            self.kept.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self.kept]
+        if new:
+            rows = self.tokenizer(new, truncation=True)["input_ids"]
+            self.kept.update(
+                (text, torch.tensor(row).long()) for text, row in zip(new, rows, strict=True)
+            )
+        ids = [self.kept[text] for text in texts]
+        pad_token, side = self.tokenizer.pad_token_id, self.tokenizer.padding_side
+        return {
+            "input_ids": pad_sequence(ids, True, pad_token, side),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, side),
+        }
+
+
 class Collator:
     """Samples to a batch: augmented, normalised pixels and padded token ids.
 
@@ -236,7 +243,7 @@ class Collator:
         image_mean: list[float],
         image_std: list[float],
     ):
-        self.tokenizer = tokenizer
+        self.token_ids = TokenIds(tokenizer) if tokenizer is not None else None
         self.options = options
         self.image_mean = image_mean
         self.image_std = image_std
@@ -266,20 +273,15 @@ class Collator:
             "mix_seed": mix_seed([sample.seed for sample in kept]),
             "skipped": skipped,
         }
-        return batch if self.tokenizer is not None else {**batch, "labels": batch["image_ids"]}
+        return batch if self.token_ids is not None else {**batch, "labels": batch["image_ids"]}
 
     def collate_texts(self, first_of: dict[int, Sample]) -> dict[str, torch.Tensor]:
         """The texts of each concept, from its first image."""
-        if self.tokenizer is None:
+        if self.token_ids is None:
             return {}
         texts = [text for sample in first_of.values() for text in sample.texts]
         text_ids = [concept for concept, sample in first_of.items() for _ in sample.texts]
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return {
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
-            "text_ids": torch.tensor(text_ids),
-        }
+        return {**self.token_ids(texts), "text_ids": torch.tensor(text_ids)}
 
     def make_pixel_values(self, samples: list[Sample]) -> torch.Tensor:
         """Augmented and normalised pixels, float32 (B, 3, S, S).

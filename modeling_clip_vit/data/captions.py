@@ -12,7 +12,8 @@ from datasets import Dataset
 from .columns import check_columns
 from .errors import DataError
 from .labels import Labels, read_labels
-from .templates import check_template, clean_class_name, load_templates
+from .tables import is_clean
+from .templates import check_template, clean_class_names, load_templates
 
 
 @dataclass
@@ -50,7 +51,7 @@ class CaptionOptions:
     template_probability: float = 0.0
     label_column: str | None = None
     label_templates: list[str] = field(default_factory=lambda: ["en"])
-    label_names: dict[str, list[str]] = field(default_factory=dict)
+    label_names: dict[str, list[str | int | float]] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.caption_sampling not in ("one", "each"):
@@ -130,7 +131,8 @@ def stable_number(text: str) -> int:
 def find_texts(value: Any) -> list[str]:
     """What is not empty of a text or a list of texts."""
     values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    texts = (text.strip() for text in values if isinstance(text, str))
+    return [text for text in texts if text and is_clean(text)]
 
 
 def draw_one(texts: Sequence[str], rng: np.random.Generator) -> str:
@@ -165,7 +167,7 @@ class CaptionMaker:
         names: the classes of the label column, where another split said so.
 
     Raises:
-        DataError: a column is missing, a caption is empty, or a row has no class.
+        DataError: a column is missing, or holds nothing that could be used.
     """
 
     def __init__(
@@ -174,7 +176,12 @@ class CaptionMaker:
         check_columns(split, [*options.caption_columns, *options.tags_columns.values()], path)
         options.check_weights()
         self.options = options
+        #: Row -> why no text can be made of it.
+        self.problems: dict[int, str] = {}
         self.captions = {name: read_captions(split, name, path) for name in options.caption_columns}
+        for name, rows in self.captions.items():
+            empty = (row for row, texts in enumerate(rows) if not texts)
+            self.problems |= dict.fromkeys(empty, f"its {name!r} is empty")
         self.tags = {name: list(split[column]) for name, column in options.tags_columns.items()}
         self.labels: Labels | None = None
         #: Set of phrases -> the name of each class in a text.
@@ -182,6 +189,7 @@ class CaptionMaker:
         if options.label_column:
             self.labels = read_labels(split, options.label_column, path, names)
             self.class_names = name_classes(options, self.labels.names)
+            self.problems |= self.labels.problems
 
     def draw(self, row: int, rng: np.random.Generator) -> list[str]:
         """Texts for a row: one, or one from each source, as the options say."""
@@ -220,11 +228,17 @@ class CaptionMaker:
         """Source -> one text of each row, the same every time: its first caption, or the first
         phrase around its class.
         """
-        texts = {name: [captions[0] for captions in rows] for name, rows in self.captions.items()}
+        texts = {
+            name: [captions[0] if captions else "" for captions in rows]
+            for name, rows in self.captions.items()
+        }
         for source in self.class_names:
             phrase = self.options.label_phrases[source][0]
             rows = range(len(self.labels.rows if self.labels else ()))
-            texts[source] = [phrase.replace("{}", self.class_name(source, row)) for row in rows]
+            texts[source] = [
+                "" if row in self.problems else phrase.replace("{}", self.class_name(source, row))
+                for row in rows
+            ]
         return texts
 
     def corpus(self) -> list[str]:
@@ -242,22 +256,17 @@ class CaptionMaker:
 
 
 def read_captions(split: Dataset, column: str, path: str) -> list[list[str]]:
-    """The captions of each row, at least one.
+    """The captions of each row; none where it has no text, or one that cannot be written.
 
     Raises:
-        DataError: a row has none.
+        DataError: no row has any.
     """
     captions = [
-        [value] if isinstance(value, str) and value.strip() else find_texts(value)
+        [value] if isinstance(value, str) and find_texts(value) else find_texts(value)
         for value in split[column]
     ]
     if not any(captions):
         raise DataError(f"every {column!r} of {path!r} is empty: name another of caption_columns")
-    for row, texts in enumerate(captions):
-        if not texts:
-            raise DataError(
-                f"row {row} of {path!r} has an empty {column!r}: fill it or drop the row"
-            )
     return captions
 
 
@@ -275,5 +284,5 @@ def name_classes(options: CaptionOptions, names: list[str]) -> dict[str, list[st
                 f"label_names has {len(given)} names for {source!r}, but {options.label_column!r} "
                 f"has {len(names)} classes"
             )
-        result[source] = given or [clean_class_name(name) for name in names]
+        result[source] = list(map(str, given)) if given else clean_class_names(names)
     return result

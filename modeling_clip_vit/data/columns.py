@@ -1,11 +1,14 @@
 """Which column of a data set holds the images, which the captions, and which the classes."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from .errors import DataError
+
+logger = logging.getLogger(__name__)
 
 #: What columns of images are called, the surest name first.
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes")
@@ -124,6 +127,11 @@ def choose_texts(
     if captions:
         return captions, None
     labels = find_label_column(kinds)
+    if labels is None and "conversations" in kinds:
+        raise DataError(
+            f"{path!r} holds conversations (as LLaVA is trained on), not captions: write a table "
+            "with a caption for each picture, or set caption_columns"
+        )
     if labels is None:
         raise DataError(
             f"cannot tell which column of {path!r} holds the captions: set caption_columns, or "
@@ -146,6 +154,38 @@ def first_named(columns: Iterable[str], names: Iterable[str]) -> str | None:
 def listed(kinds: dict[str, str]) -> str:
     """The columns, for a message."""
     return ", ".join(kinds) or "no columns"
+
+
+def read_keys(split: Dataset, column: str | None, path: str) -> list[Any]:
+    """What each row shows: rows with an equal value in a column belong together.
+
+    Args:
+        split: the rows.
+        column: of the values; None where each row stands for itself.
+        path: name of the data set in messages.
+
+    Returns:
+        A key of each row. A row without a value has one of its own.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if column is None:
+        return list(range(len(split)))
+    check_columns(split, [column], path)
+    values = list(split[column])
+    missing = [row for row, value in enumerate(values) if value is None or value != value]
+    if missing:
+        logger.warning(
+            "%d rows of %s have no %r, such as row %d: each of them stands for itself",
+            len(missing),
+            path,
+            column,
+            missing[0],
+        )
+    for row in missing:
+        values[row] = ("row", row)
+    return [tuple(value) if isinstance(value, list) else value for value in values]
 
 
 def check_columns(split: Dataset, columns: Iterable[str], path: str):

@@ -4,12 +4,15 @@ Shape legend: `N` images, `S` side in pixels.
 """
 
 import io
+import logging
 import math
 import re
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,15 +22,20 @@ from torch.nn.functional import interpolate
 
 from .errors import DataError
 
+logger = logging.getLogger(__name__)
+
+#: How a PNG begins.
+PNG = b"\x89PNG\r\n\x1a\n"
+
 
 class BadImageError(DataError):
     """An image that cannot be decoded."""
 
 
 def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image.Image:
-    """Decode to RGB: upright by its EXIF tag, transparent pixels on white, 16 bits scaled to 8.
+    """Decode to RGB: upright by its EXIF tag, transparent pixels on white, more bits scaled to 8.
 
-    Of an animation, the first frame.
+    Of an animation, the first frame. Broken metadata is passed over.
 
     Args:
         source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
@@ -44,21 +52,79 @@ def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image
     if source is None:
         raise BadImageError("there is no image")
     try:
-        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-        image = opened if isinstance(opened, Image.Image) else Image.open(opened)
-        check_size(image)
-        if least_side:
-            reduce_jpeg(image, least_side, least_area)
-        image = scale_to_8_bits(ImageOps.exif_transpose(image))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        try:
+            return decode(source, least_side, least_area)
+        except (SyntaxError, ValueError):
+            stripped = without_metadata(source)
+            if stripped is None:
+                raise
+            return decode(stripped, least_side, least_area)
     except Exception as error:  # Pillow's decoders raise more than thirty types
         # Without the address of the buffer, which no two runs have in common.
         reason = re.sub(r" <_io\..*?>", "", str(error)).replace("\n", " ")
         raise BadImageError(f"{type(error).__name__}: {reason}") from error
+
+
+def decode(source: Any, least_side: int, least_area: int) -> Image.Image:
+    """The same, with the errors of Pillow."""
+    opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+    image = opened if isinstance(opened, Image.Image) else Image.open(opened)
+    check_size(image)
+    if least_side:
+        reduce_jpeg(image, least_side, least_area)
+    image.load()
+    image = scale_to_8_bits(stand_upright(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def stand_upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF tag says; as it is, where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # of a TIFF reader, which was not made for what is no TIFF
+        logger.debug("the EXIF data of an image cannot be read: %s", error)
+        return image
+
+
+def without_metadata(source: Any) -> bytes | None:
+    """A PNG or WebP without the texts and the EXIF data in it; None for anything else."""
+    content = source if isinstance(source, bytes) else None
+    if isinstance(source, str | Path):
+        content = Path(source).read_bytes()
+    if content is None:
+        return None
+    if content.startswith(PNG):
+        return PNG + b"".join(png_chunks(content))
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        body = b"WEBP" + b"".join(webp_chunks(content))
+        return b"RIFF" + len(body).to_bytes(4, "little") + body
+    return None
+
+
+def png_chunks(content: bytes) -> Iterator[bytes]:
+    """The chunks of a PNG that its picture is made of."""
+    place = len(PNG)
+    while place + 8 <= len(content):
+        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        stop = place + length + 12
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP"):
+            yield content[place:stop]
+        place = stop
+
+
+def webp_chunks(content: bytes) -> Iterator[bytes]:
+    """The chunks of a WebP that its picture is made of."""
+    place = 12
+    while place + 8 <= len(content):
+        kind, length = content[place : place + 4], content[place + 4 : place + 8]
+        stop = place + 8 + (int.from_bytes(length, "little") + 1) // 2 * 2
+        if kind not in (b"EXIF", b"XMP ", b"ICCP"):
+            yield content[place:stop]
+        place = stop
 
 
 def check_size(image: Image.Image):
@@ -83,14 +149,21 @@ def reduce_jpeg(image: Image.Image, least_side: int, least_area: int):
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as grey of 8, which Pillow's own conversion clips instead."""
-    if not image.mode.startswith("I"):
+    """Grey of more bits, or of fractions, as grey of 8 bits, which Pillow's own conversion clips.
+
+    By the range that its numbers are in: up to 255, 4095 (12 bits) or 65535; up to 1 for fractions;
+    and by its own smallest and largest number for anything else.
+    """
+    if image.mode[0] not in "IF":
         return image
-    values = np.asarray(image)
-    if image.mode == "I" and values.max(initial=0) <= 255:
-        return image
-    scaled = (values.astype(np.float32) / 257).round().clip(0, 255)
-    return Image.fromarray(scaled.astype(np.uint8))
+    values = np.asarray(image).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    limits = (1, 255, 4095, 65535) if image.mode == "F" else (255, 4095, 65535)
+    limit = next((limit for limit in limits if low >= 0 and high <= limit), None)
+    low, high = (0, limit) if limit else (low, max(high, low + 1e-9))
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255 / (high - low))
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
 def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
@@ -127,7 +200,13 @@ def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int
 
 @dataclass
 class BadSamples:
-    """Images that could not be decoded: counted, and the first few named."""
+    """Rows that could not be used: counted, and the first few named.
+
+    Of few rows a share allows none at all: up to `FEW` of them may be bad, as long as that is at
+    most an eighth.
+    """
+
+    FEW: ClassVar[int] = 3
 
     limit: float
     seen: int = 0
@@ -142,15 +221,22 @@ class BadSamples:
 
     def check(self, path: str):
         """Raise a DataError if their share is over the limit."""
-        if self.seen and self.count > self.limit * self.seen:
+        few = min(self.FEW, self.seen // 8) if self.limit > 0 else 0
+        if self.seen and self.count > max(self.limit * self.seen, few):
             raise DataError(
-                f"{self.count} of {self.seen} images of {path!r} cannot be decoded, more than "
+                f"{self.count} of {self.seen} rows of {path!r} cannot be used, more than "
                 f"max_bad_sample_ratio={self.limit:g} allows; the first: {self.examples[0]}"
             )
 
 
 def decode_all(
-    split: Dataset, column: str, size: int, path: str, max_bad_sample_ratio: float
+    split: Dataset,
+    column: str,
+    size: int,
+    path: str,
+    max_bad_sample_ratio: float,
+    problems: Mapping[int, str] | None = None,
+    bad: BadSamples | None = None,
 ) -> tuple[torch.Tensor, list[int], BadSamples]:
     """Decode every image of a split once.
 
@@ -159,23 +245,30 @@ def decode_all(
         column: the column of images.
         size: side S of the pixels wanted.
         path: name of the data set in messages.
-        max_bad_sample_ratio: the share of undecodable images to put up with.
+        max_bad_sample_ratio: the share of bad rows to put up with.
+        problems: row -> what else is wrong with it.
+        bad: what was bad before.
 
     Returns:
-        Pixels, uint8 (N, 3, S, S); the row number of each; and what could not be decoded.
+        Pixels, uint8 (N, 3, S, S); the row number of each; and what could not be used.
 
     Raises:
-        DataError: more images are bad than `max_bad_sample_ratio` allows, or all are.
+        DataError: more rows are bad than `max_bad_sample_ratio` allows, or all are.
     """
 
+    problems = problems or {}
+
     def decode(row: int) -> torch.Tensor | BadImageError:
+        if row in problems:
+            return BadImageError(problems[row])
         try:
             return to_pixels(decode_image(images[row]), size)
         except BadImageError as error:
             return error
 
     images = split[column]
-    bad = BadSamples(max_bad_sample_ratio, seen=len(split))
+    bad = bad or BadSamples(max_bad_sample_ratio)
+    bad.seen += len(split)
     rows, pixels = [], []
     with ThreadPoolExecutor(cpu_count()) as pool:
         for row, decoded in enumerate(pool.map(decode, range(len(split)))):
@@ -186,7 +279,7 @@ def decode_all(
                 pixels.append(decoded)
     bad.check(path)
     if not pixels:
-        raise DataError(f"no image of {path!r} can be decoded; the first: {bad.examples[0]}")
+        raise DataError(f"no row of {path!r} can be used; the first: {bad.examples[0]}")
     return torch.stack(pixels), rows, bad
 
 

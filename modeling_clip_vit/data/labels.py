@@ -1,13 +1,17 @@
 """The classes of a column: their names, and which class each row has."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 
 from .columns import check_columns
 from .errors import DataError
+
+#: The class of a row that has none.
+NO_CLASS = -1
 
 
 @dataclass
@@ -16,11 +20,13 @@ class Labels:
 
     Args:
         names: of the classes.
-        rows: the class of each row, a place in `names`.
+        rows: the class of each row, a place in `names`; `NO_CLASS` for one that has none.
+        problems: row -> why it has no class.
     """
 
     names: list[str]
     rows: list[int]
+    problems: dict[int, str] = field(default_factory=dict)
 
 
 def read_labels(
@@ -35,46 +41,58 @@ def read_labels(
         names: the classes that there are, where another split said so; None for those found here.
 
     Raises:
-        DataError: the column is not there or holds no classes, a row has none, or one that is not
-            among the names.
+        DataError: the column is not there or holds no classes, or no row has one.
     """
     check_columns(split, [column], path)
     feature, values = split.features[column], list(split[column])
+    problems: dict[int, str] = {}
     if isinstance(feature, ClassLabel):
         own = list(feature.names or ())
         if not own:
             raise DataError(f"the class labels of column {column!r} of {path!r} have no names")
+        given = [own[v] if v is not None and 0 <= v < len(own) else None for v in values]
         for row, value in enumerate(values):
-            if value is None or not 0 <= value < len(own):
-                raise DataError(
-                    f"row {row} of {path!r} has the {column!r} {value}, which is no class: they "
-                    f"are 0 to {len(own) - 1}; drop the row"
-                )
-        values = [own[value] for value in values]
+            if given[row] is None:
+                has = "no class" if value is None else f"the class {value}, of 0 to {len(own) - 1}"
+                problems[row] = f"its {column!r} has {has}"
     else:
-        values = [read_name(value, row, column, path) for row, value in enumerate(values)]
-        own = sorted(set(values), key=lambda name: (not name.isdigit(), len(name), name))
-        if not all(name.isdigit() for name in own):
-            own.sort()
+        given = [read_name(value, column, path) for value in values]
+        own = sorted_names({name for name in given if name is not None})
+        problems |= {row: f"its {column!r} is empty" for row, n in enumerate(given) if n is None}
     names = list(names or own)
     places = {name: place for place, name in enumerate(names)}
-    for row, value in enumerate(values):
-        if value not in places:
-            raise DataError(
-                f"row {row} of {path!r} has the {column!r} {value!r}, which is none of the classes "
-                f"of the other split: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
+    for row, name in enumerate(given):
+        if name is not None and name not in places:
+            listed = f"{', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
+            problems[row] = (
+                f"its {column!r} is {name!r}, which is none of the classes of the other split: "
+                f"{listed}"
             )
-    return Labels(names, [places[value] for value in values])
+    if len(problems) == len(values) and problems:
+        raise DataError(f"no row of {path!r} has a class: of row 0, {problems[0]}")
+    return Labels(names, [places.get(str(name), NO_CLASS) for name in given], problems)
 
 
-def read_name(value: Any, row: int, column: str, path: str) -> str:
-    """The name of a class that a text or a whole number says.
+def sorted_names(names: set[str]) -> list[str]:
+    """Names in order: numbers by what they are, else by the alphabet."""
+    if all(name.isdigit() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def read_name(value: Any, column: str, path: str) -> str | None:
+    """The name of a class that a text or a whole number says; None where it says none.
 
     Raises:
-        DataError: it says none.
+        DataError: such a value is no class.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise DataError(f"row {row} of {path!r} has no {column!r}: fill it or drop the row")
+        return None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer():  # as pandas writes whole numbers beside empty cells
+            return str(int(value))
     if not isinstance(value, str | int):
         raise DataError(
             f"column {column!r} of {path!r} holds {type(value).__name__}, not classes: class "

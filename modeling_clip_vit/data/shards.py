@@ -1,6 +1,5 @@
 """Open a data set of any size as shards, each read from its beginning or from any row on."""
 
-import glob
 import os.path
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,11 +7,23 @@ from typing import Any, Protocol
 
 from datasets import ClassLabel, Dataset, IterableDataset, load_dataset_builder, load_from_disk
 
-from .batches import SkippedSample
-from .errors import DataError, first_line
-from .files import READERS, TAR_SUFFIXES, cache_for, reader_options, suffix_of
-from .tars import Row, read_tar
+from ..utils.errors import first_line
+from ..utils.resources import find_data
+from .errors import DataError
+from .listing import Listing, is_local, list_files
+from .readers import LABEL, class_names, read_file, read_table_rows, table_columns
+from .rows import Row, SkippedSample
+from .sources import cache_for
+from .tars import TAR_SUFFIXES, read_tar
 
+#: Reader of `datasets` -> the endings of files that it streams from another system.
+REMOTE_KINDS = {
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow",),
+    "csv": (".csv", ".tsv"),
+    "json": (".json", ".jsonl", ".ndjson"),
+    "webdataset": TAR_SUFFIXES,
+}
 #: Rows that are taken out of an Arrow table at once.
 ROWS_AT_ONCE = 64
 
@@ -106,31 +117,72 @@ class DatasetShards:
         return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
+class TableShards:
+    """Tables of any form, a shard each; a row that cannot be read does not end the others."""
+
+    def __init__(self, path: str, files: list[Path], image_column: str | None):
+        self.path, self.files, self.image_column = path, files, image_column
+        self.class_names: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(
+        self, shard: int, start: int, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[int, Row | SkippedSample]]:
+        """Wanted rows of a table with their numbers."""
+        for number, row in read_table_rows(self.files[shard], self.image_column):
+            if wanted(number):
+                yield number, row
+
+
+class PictureShards:
+    """Files of pictures, so many a shard, with the classes that their folders name."""
+
+    size = 256
+
+    def __init__(self, path: str, listing: Listing, files: list[Path]):
+        self.path, self.listing, self.files = path, listing, files
+        names = class_names(listing)
+        self.class_names = {LABEL: names} if names else {}
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // self.size)
+
+    def read(
+        self, shard: int, start: int, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[int, Row | SkippedSample]]:
+        """Wanted files of a shard with their numbers."""
+        place = str(self.listing.place)
+        files = self.files[shard * self.size : (shard + 1) * self.size]
+        for number, file in enumerate(files):
+            if wanted(number):
+                for _, row in read_file("pictures", str(file), place, self.listing.has_classes):
+                    yield number, row
+
+
 def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:
     """Open a split as a stream.
 
     Args:
-        path: a folder that `datasets.load_dataset` or `datasets.load_from_disk` reads, WebDataset
-            tars included; a file or a pattern of files (`data/*.tar`), which are then all of the
-            split; or the id of a data set on the Hub.
+        path: a folder, a file, a pattern of files (`data/*.tar`) or the id of a data set on the
+            Hub, as `sources.open_dataset` takes them.
         split: its name.
-        columns: those that are needed, or all. A tar shows its columns only when it is read.
+        columns: those that are needed, the first of them the images; or all. A tar shows its
+            columns only when it is read.
 
     Raises:
         DataError: there is nothing there, it has no such split or column, or cannot be read.
     """
-    folder = Path(path).expanduser()
-    is_pattern = glob.has_magic(path) or folder.is_file()
-    looks_local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
-    if looks_local and not is_pattern and not folder.is_dir():
-        raise DataError(
-            f"no folder {path!r} (looked in {Path.cwd()}): give a folder, a pattern of files or a "
-            "Hub id"
-        )
+    path = find_data(path)
     try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return open_saved(path, folder, split)
-        builder = find_builder(path, folder, is_pattern, split)
+        if is_local(path) and "://" not in path:
+            listing = list_files(path, columns[0] if columns else None)
+            if listing.kind in ("tars", "table", "pictures"):
+                return open_files(path, listing, split, columns)
+            if listing.kind == "saved":
+                return open_saved(path, listing.place, split)
+        builder = find_builder(path, split)
         files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
         if files and all(file.endswith(TAR_SUFFIXES) for file in files):
             return TarShards(path, files)
@@ -147,28 +199,68 @@ def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:
     return DatasetShards(path, rows, files)
 
 
-def find_builder(path: str, folder: Path, is_pattern: bool, split: str) -> Any:
+def open_files(path: str, listing: Listing, split: str, columns: Sequence[str]) -> Shards:
+    """The shards of files that are read row by row here.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    if split not in listing.files and list(listing.files) == ["train"] and is_pattern(path):
+        files = listing.files["train"]  # whoever names files says what they are
+    else:
+        refuse_missing_split(path, split, list(listing.files))
+        files = listing.files[split]
+    if listing.kind == "tars":
+        return TarShards(path, [str(file) for file in files])
+    if listing.kind == "table":
+        known = [name for file in files for name in table_columns(file)]
+        refuse_missing_columns(path, columns, known)
+        return TableShards(path, files, columns[0] if columns else None)
+    return PictureShards(path, listing, files)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path is not a folder: a file, or a pattern of files."""
+    return not Path(path).expanduser().is_dir()
+
+
+def refuse_missing_split(path: str, split: str, splits: list[str]):
+    """Refuse a split that is not there.
+
+    Raises:
+        DataError: with those that are.
+    """
+    if split not in splits:
+        raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
+
+
+def find_builder(path: str, split: str) -> Any:
     """What `datasets` would load this with; no data are read yet.
 
     Raises:
-        DataError: no file fits the pattern, or it has no such split.
+        DataError: it has no such split.
     """
-    if is_pattern:
-        suffix = suffix_of(path)
-        if suffix not in READERS:
-            raise DataError(f"{path!r} must end in one of {', '.join(READERS)}")
-        if "://" not in path and not glob.glob(str(folder), recursive=True):
-            raise DataError(f"no file fits the pattern {path!r} (looked in {Path.cwd()})")
-        return load_dataset_builder(
-            READERS[suffix], data_files={split: str(folder)}, **reader_options(suffix)
-        )
-    local = str(folder) if folder.is_dir() else path
-    builder = load_dataset_builder(local)
-    if folder.is_dir():
-        builder = load_dataset_builder(local, cache_dir=cache_for(builder))
-    splits = list(builder.config.data_files or builder.info.splits or {})
-    if splits and split not in splits:
-        raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(map(str, splits))}")
+    if "://" in path:  # of a system that fsspec knows
+        kind = next((k for k, ends in REMOTE_KINDS.items() if path.lower().endswith(ends)), None)
+        if kind is None:
+            ends = ", ".join(end for ends in REMOTE_KINDS.values() for end in ends)
+            raise DataError(f"{path!r} must end in one of {ends}")
+        return load_dataset_builder(kind, data_files={split: path})
+    if not is_local(path):
+        builder = load_dataset_builder(path)
+    else:
+        listing = list_files(path)
+        if listing.kind == "card":
+            builder = load_dataset_builder(str(listing.place))
+            builder = load_dataset_builder(str(listing.place), cache_dir=cache_for(builder))
+        else:
+            files = {name: [str(file) for file in f] for name, f in listing.files.items()}
+            if is_pattern(path) and split not in files:
+                files = {split: files["train"]}
+            builder = load_dataset_builder(listing.kind, data_files=files)
+    splits = [str(name) for name in builder.config.data_files or builder.info.splits or {}]
+    if splits:
+        refuse_missing_split(path, split, splits)
     return builder
 
 
@@ -180,8 +272,7 @@ def open_saved(path: str, folder: Path, split: str) -> DatasetShards:
     """
     saved = load_from_disk(str(folder))
     splits = {"train": saved} if isinstance(saved, Dataset) else dict(saved)
-    if split not in splits:
-        raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
+    refuse_missing_split(path, split, list(splits))
     rows = splits[split]
     count = max(1, min(len(rows.cache_files), len(rows)))
     return DatasetShards(path, rows.to_iterable_dataset(num_shards=count), [])
@@ -193,7 +284,17 @@ def check_stream_columns(rows: IterableDataset, columns: Sequence[str], path: st
     Raises:
         DataError: one is not there; the message lists those that are.
     """
-    known = rows.column_names
+    if rows.column_names is not None:
+        refuse_missing_columns(path, columns, rows.column_names)
+
+
+def refuse_missing_columns(path: str, columns: Sequence[str], known: Sequence[str]):
+    """Refuse columns that are not there.
+
+    Raises:
+        DataError: with those that are.
+    """
     for column in columns:
-        if known is not None and column not in known:
-            raise DataError(f"{path!r} has no column {column!r}: it has {', '.join(known)}")
+        if column not in known:
+            listed = ", ".join(dict.fromkeys(known))
+            raise DataError(f"{path!r} has no column {column!r}: it has {listed}")

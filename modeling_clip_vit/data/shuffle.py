@@ -3,9 +3,8 @@
 import heapq
 from typing import Any
 
-from .batches import SkippedSample
+from .rows import Row, SkippedSample
 from .stream_rows import Consumer, MixedRows
-from .tars import Row
 
 
 class ShuffledRows:

@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from .batches import SkippedSample
 from .errors import DataError
+from .rows import Row, SkippedSample
 from .shards import Shards
-from .tars import Row
 
 StoppingStrategy = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement"]
 

@@ -6,13 +6,12 @@ Shape legend: `S` side in pixels.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .batches import Sample, SkippedSample, draw_seed
+from .batches import draw_seed
 from .captions import (
     CaptionOptions,
     choose_columns,
@@ -22,10 +21,12 @@ from .captions import (
     stable_number,
     vary_caption,
 )
-from .files import decode_base64
+from .errors import DataError
 from .images import BadImageError, decode_image
+from .places import locate_image
 from .policies import SampleAugment
-from .tars import Row
+from .rows import Row, Sample, SkippedSample
+from .tars import IMAGE_EXTENSIONS
 from .templates import clean_class_name
 from .transforms import NOISE_SIZE, AugmentOptions
 
@@ -80,7 +81,7 @@ class StreamClasses:
         if given is None:
             return clean_class_name(value)
         if value.isdecimal() and int(value) < len(given) and not self.places:
-            return given[int(value)]
+            return str(given[int(value)])
         raise MissingTextError(
             f"its {column!r} is {value!r}, which label_names has no name for: {source!r} has "
             f"{len(given)}"
@@ -172,8 +173,11 @@ class SampleMaker:
             have = ", ".join(row.columns) or "nothing"
             return SkippedSample(row.name, f"there is no {self.image_column!r}: it has {have}")
         if isinstance(image, str):
-            image = locate_image(image, row.folder)
-        concept = self.concept(row.columns, drawn)
+            try:
+                image = locate_image(image, row.folder)
+            except DataError as error:
+                return SkippedSample(row.name, str(error))
+        concept = self.concept(row.name, row.columns, drawn)
         return DrawnSample(row.name, image, noise, texts, concept, draw_seed(rng))
 
     def draw_caption(self, columns: dict, column: str, rng: np.random.Generator) -> str:
@@ -188,6 +192,8 @@ class SampleMaker:
         if not captions:
             have = ", ".join(columns) or "nothing"
             where = "is empty" if column in columns else f"is missing: it has {have}"
+            if columns and set(columns) <= {"image", *IMAGE_EXTENSIONS}:
+                where += " (the files of a sample must stand together in a tar: sort it by name)"
             raise MissingTextError(f"its {column!r} {where}")
         return draw_one(captions, rng)
 
@@ -203,12 +209,14 @@ class SampleMaker:
         """The tags of a caption column."""
         return find_texts(columns.get(self.captions.tags_columns.get(column, "")))
 
-    def concept(self, columns: dict, captions: list[str]) -> int:
+    def concept(self, name: str, columns: dict, captions: list[str]) -> int:
         """What a row shows, as a number that agrees over processes."""
         column = self.concept_column or self.captions.label_column
-        value = columns.get(column) if column else None
-        if value is None:
+        if column is None:
             return stable_number("\n".join(captions))
+        value = columns.get(column)
+        if value is None or value != value:  # what is missing is equal to nothing
+            return stable_number(f"row {name}")
         return stable_number(json.dumps(value, sort_keys=True, default=str))
 
     def decode(self, drawn: DrawnSample) -> Sample | SkippedSample:
@@ -219,16 +227,3 @@ class SampleMaker:
         except BadImageError as error:
             return SkippedSample(drawn.name, str(error))
         return Sample(pixels, drawn.noise, drawn.texts, drawn.concept, drawn.seed)
-
-
-def locate_image(text: str, folder: str) -> bytes | str:
-    """The image that a text stands for: itself in base64, or the path of its file.
-
-    Args:
-        text: in base64, a path, or an address.
-        folder: what a relative path begins at.
-    """
-    content = decode_base64(text)
-    if content is not None:
-        return content
-    return text if "://" in text else str(Path(folder) / text)

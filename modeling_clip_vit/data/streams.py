@@ -11,15 +11,14 @@ import fsspec
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .batches import Sample, SkippedSample
 from .captions import CaptionOptions, find_texts
 from .columns import kind_of_value
 from .errors import DataError
+from .rows import Row, Sample, SkippedSample
 from .shards import Shards, open_shards
 from .shuffle import ShuffledRows
 from .stream_rows import Consumer, MixedRows, StoppingStrategy
 from .stream_samples import DrawnSample, MissingTextError, SampleMaker, StreamClasses
-from .tars import Row
 
 #: So many unusable samples for one batch are no accident.
 LONGEST_FAILURE = 10_000

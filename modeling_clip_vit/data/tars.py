@@ -1,44 +1,32 @@
 """Read image-text samples from WebDataset tars, whatever is broken in them.
 
 A sample is the files that stand together and share a name up to its first dot:
-`0001.jpg`, `0001.txt`, `0001.json`.
+`0001.jpg`, `0001.txt`, `0001.json`. Where no picture of a tar has such a name, it goes up to the
+last dot.
 """
 
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
 
-from .batches import SkippedSample
-from .errors import first_line
+from ..utils.errors import first_line
+from .rows import Row, SkippedSample
+from .tables import check_text
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 IMAGE_EXTENSIONS = frozenset(
     ("avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 )
 TEXT_EXTENSIONS = frozenset(("txt", "text", "caption", "cls"))
 READ_EXTENSIONS = IMAGE_EXTENSIONS | TEXT_EXTENSIONS | {"json"}
-
-
-@dataclass
-class Row:
-    """One row of a shard.
-
-    Args:
-        name: what to call it in a message; all that is random in its sample comes from it.
-        columns: its values by column; images as bytes or as the `{"bytes", "path"}` of `datasets`.
-        passes: how often the stream has started over before it.
-        folder: what its paths to files begin at.
-    """
-
-    name: str
-    columns: dict[str, Any]
-    passes: int = field(default=0, compare=False)
-    folder: str = ""
+#: So many members tell where names end.
+NAMES_TO_SEE = 200
 
 
 @dataclass
@@ -70,24 +58,54 @@ def read_tar(url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Row
 def read_pieces(url: str, wanted: Callable[[int], bool]) -> Iterator[Piece]:
     """Files of the wanted samples; whatever fails ends the tar with a piece that says so."""
     number, last_key = -1, None
+    extensions: set[str] = set()
     try:
+        ends_at_last_dot = have_dots(url)
         with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, ignore_zeros=True) as tar:
             for member, damage in find_members(tar):
                 if damage:
                     number, last_key = number + 1, None
                     if wanted(number):
                         yield Piece(number, error=damage)
-                key, extension = split_name(member)
+                key, extension = split_name(member, ends_at_last_dot)
                 if member is None or key is None:
                     continue
-                if key != last_key:
-                    number, last_key = number + 1, key
+                # A second picture of one name is another sample.
+                if key != last_key or extension in extensions:
+                    number, last_key, extensions = number + 1, key, set()
+                extensions.add(extension)
+                if wanted(number) and is_dotted_picture(extension):
+                    yield Piece(number, key, extension)
                 if wanted(number) and extension in READ_EXTENSIONS:
                     content = tar.extractfile(member).read()  # type: ignore[union-attr]
                     yield Piece(number, key, extension, content)
     except Exception as error:  # tarfile, decompressors and remote systems each have their own
         if wanted(number + 1):
             yield Piece(number + 1, error=f"the rest cannot be read: {first_line(error)}")
+
+
+#: What is said of a picture whose name has a dot too many.
+DOTTED = (
+    "a name ends at its first dot, so that {key!r} has a file {extension!r}, which is no picture: "
+    "take the dots out of the names"
+)
+
+
+def is_dotted_picture(extension: str) -> bool:
+    """Whether what stands behind the first dot of a name is more than a picture's ending."""
+    start, _, end = extension.rpartition(".")
+    return bool(start) and end in IMAGE_EXTENSIONS
+
+
+def have_dots(url: str) -> bool:
+    """Whether the pictures of a tar have dots within their names, all of those that are seen."""
+    names = []
+    with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, ignore_zeros=True) as tar:
+        for member, _ in islice(find_members(tar), NAMES_TO_SEE):
+            key, extension = split_name(member)
+            if key is not None and extension.rpartition(".")[2] in IMAGE_EXTENSIONS:
+                names.append(extension)
+    return bool(names) and not any(extension in IMAGE_EXTENSIONS for extension in names)
 
 
 def find_members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo | None, str]]:
@@ -120,36 +138,46 @@ def describe_gap(tar: tarfile.TarFile, expected: int, place: int | None) -> str:
     return ""
 
 
-def split_name(member: tarfile.TarInfo | None) -> tuple[str | None, str]:
+def split_name(member: tarfile.TarInfo | None, at_last_dot: bool = False) -> tuple[str | None, str]:
     """The key and the extension of a file; no key for what is no part of a sample."""
     if member is None or not member.isfile():
         return None, ""
     path = PurePosixPath(member.name)
-    stem, dot, extension = path.name.partition(".")
+    cut = path.name.rpartition if at_last_dot else path.name.partition
+    stem, dot, extension = cut(".")
     if not stem or not dot:
         return None, ""
     return str(path.with_name(stem)), extension.lower()
 
 
-def make_row(url: str, pieces: Iterable[Piece]) -> Row | SkippedSample:
+def make_row(url: str, pieces: list[Piece]) -> Row | SkippedSample:
     """One sample of its files."""
     shard = PurePosixPath(url).name
     columns: dict[str, Any] = {}
     fields: dict[str, Any] = {}
+    dotted = ""
     for piece in pieces:
         if piece.error:
             return SkippedSample(url, piece.error)
         name = f"{shard}, {piece.key}"
+        if is_dotted_picture(piece.extension):
+            dotted = piece.extension
+            continue
         try:
             if piece.extension in IMAGE_EXTENSIONS:
                 columns["image"] = columns[piece.extension] = piece.content
             elif piece.extension in TEXT_EXTENSIONS:
-                columns[piece.extension] = piece.content.decode().strip()
+                columns[piece.extension] = piece.content.decode("utf-8-sig").strip()
             else:
-                fields = dict(json.loads(piece.content))
+                fields = dict(json.loads(piece.content.decode("utf-8-sig")))
         except (ValueError, TypeError) as error:
             return SkippedSample(name, f"its {piece.extension} cannot be read: {error}")
+    if dotted and "image" not in columns:
+        return SkippedSample(name, DOTTED.format(key=piece.key, extension=dotted))
     columns = {**fields, **columns}
-    if "txt" in columns:
-        columns.setdefault("caption", columns["txt"])
+    if "txt" in columns and columns.get("caption") is None:
+        columns["caption"] = columns["txt"]
+    checked = check_text(columns)
+    if isinstance(checked, str):
+        return SkippedSample(name, checked)
     return Row(name, columns)

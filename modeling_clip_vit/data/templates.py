@@ -1,7 +1,10 @@
 """Phrases around a class name, for captions of labelled images and for zero-shot classification."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.resources import find_resource, resource_names
 from .errors import DataError
 
 #: Phrases by name, each with one `{}` where the class name goes: English and Chinese.
@@ -32,6 +35,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "一张{}的图片。",
     ),
 }
+#: An id of WordNet before a name, as ImageNet's folders have it.
+WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\S)")
+#: A number before a name, and the name.
+LEADING_INDEX = re.compile(r"(\d+)[\s.-]+([^\W\d].*)")
 #: Sets that an installed open_clip brings, by the name of its constant.
 OPEN_CLIP_TEMPLATES = {
     "open_clip_imagenet": "OPENAI_IMAGENET_TEMPLATES",
@@ -44,8 +51,8 @@ def load_templates(name: str) -> list[str]:
 
     Args:
         name: a set of `TEMPLATES` (`plain`, `en`, `zh`), one that open_clip brings
-            (`open_clip_imagenet`: the 80 of the CLIP paper; `open_clip_simple`: 7 of them), or a
-            text file with a phrase a line.
+            (`open_clip_imagenet`: the 80 of the CLIP paper; `open_clip_simple`: 7 of them), one
+            of configuration/templates, or a text file with a phrase a line.
 
     Raises:
         DataError: there is no such set, or a phrase has not exactly one `{}`.
@@ -54,10 +61,11 @@ def load_templates(name: str) -> list[str]:
         return list(TEMPLATES[name])
     if name in OPEN_CLIP_TEMPLATES:
         return open_clip_templates(OPEN_CLIP_TEMPLATES[name])
-    path = Path(name).expanduser()
-    if not path.is_file():
-        known = ", ".join([*TEMPLATES, *OPEN_CLIP_TEMPLATES])
+    ready_made = resource_names("templates")
+    if not Path(name).expanduser().is_file() and name not in ready_made:
+        known = ", ".join([*TEMPLATES, *OPEN_CLIP_TEMPLATES, *ready_made])
         raise DataError(f"no set of templates {name!r}: there are {known}, or name a text file")
+    path = find_resource("templates", name)
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
     phrases = [(number, line.strip()) for number, line in lines if line.strip()]
     if not phrases:
@@ -96,22 +104,26 @@ def check_template(phrase: str, where: str):
         )
 
 
-def clean_class_name(name: str) -> str:
-    """A class name as a text has it: `sports_car` and `n04285008_sports_car` are `sports car`.
+def clean_class_names(names: Sequence[str]) -> list[str]:
+    """Class names as a text has them: `sports_car` and `n04285008_sports_car` are `sports car`.
 
-    A number that a data set puts before its names, such as `012.` or a WordNet id, goes; a name
-    that is nothing else stays as it is.
+    A number in front goes where it only numbers the classes: where every name has one, zeros in
+    front or counting up from 0 or 1, and the names still differ without it. `100 rupees` and
+    `911 Carrera` stay as they are.
     """
-    words = name.replace("_", " ").split()
-    while len(words) > 1 and is_code(words[0]):
-        words = words[1:]
-    first = words[0] if words else name
-    if "." in first and first.split(".", 1)[0].isdigit() and first.split(".", 1)[1]:
-        words[0] = first.split(".", 1)[1]
-    return " ".join(words)
+    words = [clean_class_name(name) for name in names]
+    parts = [LEADING_INDEX.fullmatch(word) for word in words]
+    found = [part for part in parts if part is not None]
+    if len(found) < max(2, len(words)):
+        return words
+    indices, rests = [part[1] for part in found], [part[2] for part in found]
+    has_zeros = any(index.startswith("0") and len(index) > 1 for index in indices)
+    numbers = sorted(map(int, indices))
+    counts_up = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2
+    is_index = len(set(numbers)) == len(numbers) and (has_zeros or counts_up)
+    return rests if is_index and len(set(rests)) == len(set(words)) else words
 
 
-def is_code(word: str) -> bool:
-    """Whether a word only numbers the class: `012`, `012.` or `n02123045`."""
-    digits = word.rstrip(".")
-    return len(digits) >= 3 and (digits.isdigit() or (digits[0] == "n" and digits[1:].isdigit()))
+def clean_class_name(name: str) -> str:
+    """One class name as a text has it: spaces for underscores, and no id of WordNet in front."""
+    return " ".join(WORDNET_ID.sub("", name).replace("_", " ").split()) or name

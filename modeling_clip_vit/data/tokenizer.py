@@ -28,7 +28,8 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> PreTr
         max_length: texts are cut to so many tokens, special tokens included.
 
     Returns:
-        A tokenizer that frames a text in a start and an end token and pads on the right.
+        A tokenizer that frames a text in a start and an end token and pads on the right. What is
+        typed in a text is text: `<eos>` in it is five characters, and no end.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -40,12 +41,14 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> PreTr
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, BOS, EOS],
+        vocab_size=vocab_size - 2,
+        special_tokens=[PAD],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # The last ids, the end the highest: where other implementations of CLIP look for it.
+    tokenizer.add_special_tokens([BOS, EOS])
     ids = [(token, tokenizer.token_to_id(token)) for token in (BOS, EOS)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}", pair=f"{BOS} $A $B {EOS}", special_tokens=ids
@@ -57,4 +60,5 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> PreTr
         eos_token=EOS,
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )

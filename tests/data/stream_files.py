@@ -95,6 +95,8 @@ def make_loader(sources, *, collate=list, batch_size=4, captions=None, concept=N
     }
     class_names = options.pop("class_names", ())
     captions = captions or CaptionOptions(["caption"])
-    maker = SampleMaker("image", captions, concept, 16, seed=5, class_names=class_names)
+    maker = SampleMaker(
+        options.pop("image", "image"), captions, concept, 16, seed=5, class_names=class_names
+    )
     stream = StreamOptions([str(source) for source in sources], **options)
     return StreamLoader(stream, "train", maker, collate, batch_size, **of_loader)

@@ -17,8 +17,8 @@ from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import decode_image, resize_part, to_pixels, to_tensor
 from modeling_clip_vit.data.policies import SampleAugment, seeded
+from modeling_clip_vit.data.rows import Row
 from modeling_clip_vit.data.stream_samples import SampleMaker
-from modeling_clip_vit.data.tars import Row
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.preparation import prepare

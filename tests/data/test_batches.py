@@ -15,6 +15,7 @@ from modeling_clip_vit.data.batches import (
     ConceptBatchSampler,
     ImageTextSamples,
     SkippedSample,
+    TokenIds,
     number_concepts,
 )
 from modeling_clip_vit.data.captions import CaptionMaker, CaptionOptions
@@ -160,8 +161,8 @@ def test_captions_carry_tags_as_often_as_asked(captions):
 
 def test_empty_captions_and_missing_columns_are_named():
     rows = Dataset.from_dict({"caption": ["one", "  "], "image": [None, None]})
-    with pytest.raises(DataError, match="row 1 of 'x' has an empty 'caption'"):
-        CaptionMaker(rows, CaptionOptions(["caption"]), "x")
+    captions = CaptionMaker(rows, CaptionOptions(["caption"]), "x")
+    assert captions.problems == {1: "its 'caption' is empty"}
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
         check_columns(rows, ["text"], "x")
     with pytest.raises(DataError, match=r"no folder './nowhere'"):
@@ -212,6 +213,20 @@ def test_the_tokenizer_reads_any_text_and_equal_texts_give_an_equal_one():
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.replace(" ", "") == text.lower().replace(" ", "")
     assert train_tokenizer(texts, 280, 12).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_kept_token_ids_are_those_of_the_tokenizer(side):
+    texts = ["a red square", "一个红色方块", "", "blue " * 20, "a red square"]
+    tokenizer = train_tokenizer(texts, vocab_size=300, max_length=16)
+    tokenizer.padding_side = side
+    token_ids = TokenIds(tokenizer, most_kept=6)
+    for batch in (texts, texts[1:3], ["other"], texts):
+        expected = tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+        found = token_ids(batch)
+        for name in ("input_ids", "attention_mask"):
+            assert torch.equal(found[name], expected[name])
+        assert len(token_ids.kept) <= 6
 
 
 def test_a_chinese_word_has_the_same_tokens_wherever_it_stands():

@@ -1,6 +1,7 @@
 """Decoding real files of every awkward kind."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -137,3 +138,57 @@ def test_pixels_of_the_right_size_are_untouched():
     values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     pixels = to_pixels(Image.fromarray(values), 32)
     assert (pixels.permute(1, 2, 0).numpy() == values).all()
+
+
+def test_numbers_of_any_range_are_seen(tmp_path):
+    """Twelve bits in sixteen, computed tomography, and fractions: no picture is all black."""
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    for values in (
+        (ramp * 4095).astype(np.uint16),
+        (ramp * 4095 - 1024).astype(np.int32),
+        (ramp * 1e6).astype(np.int32),
+        ramp.astype(np.float32),
+        (ramp * 255).astype(np.float32),
+        (ramp * 3000 - 1000).astype(np.float32),
+    ):
+        decoded = np.array(decode_image(encode(Image.fromarray(values), "TIFF")))[..., 0]
+        assert np.abs(decoded - 255 * ramp).max() <= 1, values.dtype
+    holes = ramp.astype(np.float32)
+    holes[0, :3] = np.nan, np.inf, -np.inf
+    assert np.array(decode_image(encode(Image.fromarray(holes), "TIFF")))[0, :3, 0].tolist() == [
+        0,
+        255,
+        0,
+    ]
+
+
+def png_with(chunk: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk before its picture."""
+    whole = encode(Image.new("RGB", (8, 8), "red"))
+    body = chunk + content
+    more = len(content).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    return whole[:33] + more + whole[33:]
+
+
+def webp_with_broken_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    whole = encode(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True, exif=exif)
+    place = whole.index(b"EXIF") + 8
+    return whole[:place] + b"XXXXXXXX" + whole[place + 8 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_with(b"zTXt", b"key\0\0" + zlib.compress(b"x" * 3_000_000)),
+        png_with(b"eXIf", b"no TIFF at all"),
+        png_with(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+        webp_with_broken_exif(),
+    ],
+)
+def test_broken_metadata_costs_no_picture(content, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    for source in (content, str(path)):
+        assert np.array(decode_image(source))[0, 0].tolist() == [255, 0, 0]

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from modeling_clip_vit.data.columns import (
 )
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import decode_all
-from modeling_clip_vit.data.labels import read_labels
+from modeling_clip_vit.data.labels import NO_CLASS, read_labels
 from modeling_clip_vit.data.sources import get_split, open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
@@ -223,9 +224,7 @@ def test_a_missing_picture_of_a_table_is_counted_and_named(tmp_path):
     assert rows == [0, 1, 3]
     assert bad.count == 1
     assert bad.examples[0].startswith(f"row 2, {folder}/pictures/blue.png (FileNotFoundError")
-    with pytest.raises(
-        DataError, match=r"1 of 4 images of 'x' cannot be decoded, .* row 2, .*blue"
-    ):
+    with pytest.raises(DataError, match=r"1 of 4 rows of 'x' cannot be used, .* row 2, .*blue"):
         decode_all(split, "image_path", 32, "x", 0.01)
 
 
@@ -233,9 +232,9 @@ def test_a_folder_without_a_readable_picture_is_refused(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     split = open_dataset(str(tmp_path))["train"]
-    with pytest.raises(DataError, match=r"3 of 3 images of 'x' cannot be decoded.*0\.png"):
+    with pytest.raises(DataError, match=r"3 of 3 rows of 'x' cannot be used.*0\.png"):
         decode_all(split, "image", 32, "x", 0.01)
-    with pytest.raises(DataError, match=r"no image of 'x' can be decoded; the first: .*0\.png"):
+    with pytest.raises(DataError, match=r"no row of 'x' can be used; the first: .*0\.png"):
         decode_all(split, "image", 32, "x", 1)
 
 
@@ -249,9 +248,9 @@ def test_what_is_not_there_or_not_known_is_refused_in_a_sentence(tmp_path):
         "./nowhere": "no folder './nowhere'",
         "nowhere/data.csv": "no folder 'nowhere/data.csv'",
         f"{tmp_path}/*.csv": "no file fits the pattern",
-        f"{tmp_path}/notes.docx": "must end in one of .parquet, .arrow, .csv",
+        f"{tmp_path}/notes.docx": "must end in one of .parquet, .pq, .arrow, .csv",
         f"{tmp_path}/mixed": r"files of several kinds \(.csv, .jsonl\)",
-        f"{tmp_path}/nothing": "cannot open the data set",
+        f"{tmp_path}/nothing": "holds no pictures, tables, tars or Parquet files",
     }.items():
         with pytest.raises(DataError, match=told) as caught:
             open_dataset(path)
@@ -350,19 +349,37 @@ def test_classes_are_class_labels_texts_or_numbers():
 @pytest.mark.parametrize(
     ("values", "feature", "told"),
     [
-        ([0, -1], ClassLabel(names=["a", "b"]), "row 1 of 'x' has the 'label' -1, .* 0 to 1"),
-        ([0, None], ClassLabel(names=["a", "b"]), "row 1 of 'x' has the 'label' None"),
-        (["a", None], Value("string"), "row 1 of 'x' has no 'label'"),
-        (["a", " "], Value("string"), "row 1 of 'x' has no 'label'"),
-        ([0.5, 1.0], Value("float32"), "column 'label' of 'x' holds float, not classes"),
-        ([None, None], ClassLabel(names=[]), "class labels of column 'label' of 'x' have no names"),
-        (["a", "c"], Value("string"), "row 1 of 'x' has the 'label' 'c', .* other split: a, b"),
+        ([0, -1], ClassLabel(names=["a", "b"]), "its 'label' has the class -1, of 0 to 1"),
+        ([0, None], ClassLabel(names=["a", "b"]), "its 'label' has no class"),
+        (["a", None], Value("string"), "its 'label' is empty"),
+        (["a", " "], Value("string"), "its 'label' is empty"),
+        ([1.0, float("nan")], Value("float64"), "its 'label' is empty"),
+        (["a", "c"], Value("string"), "its 'label' is 'c', .* other split: a, b"),
     ],
 )
 def test_a_row_without_a_class_is_named(values, feature, told):
     names = ["a", "b"] if "other split" in told else None
+    labels = read_labels(labelled(values, feature), "label", "x", names)
+    assert labels.rows == [0, NO_CLASS]
+    assert list(labels.problems) == [1]
+    assert re.match(told, labels.problems[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "told"),
+    [
+        ([0.5, 1.0], Value("float32"), "column 'label' of 'x' holds float, not classes"),
+        ([None, None], ClassLabel(names=[]), "class labels of column 'label' of 'x' have no names"),
+        (
+            [None, None],
+            Value("string"),
+            "no row of 'x' has a class: .* is empty",
+        ),
+    ],
+)
+def test_a_column_without_classes_is_refused(values, feature, told):
     with pytest.raises(DataError, match=told):
-        read_labels(labelled(values, feature), "label", "x", names)
+        read_labels(labelled(values, feature), "label", "x")
     with pytest.raises(DataError, match="no column 'class': it has label"):
         read_labels(labelled(values, feature), "class", "x")
 

@@ -3,7 +3,12 @@
 import pytest
 
 from modeling_clip_vit.data.errors import DataError
-from modeling_clip_vit.data.templates import TEMPLATES, clean_class_name, load_templates
+from modeling_clip_vit.data.templates import (
+    TEMPLATES,
+    clean_class_name,
+    clean_class_names,
+    load_templates,
+)
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, "open_clip_imagenet", "open_clip_simple"])
@@ -50,11 +55,31 @@ def test_an_unknown_set_is_refused_with_those_that_there_are():
         ("automobile", "automobile"),
         ("sports_car", "sports car"),
         ("n04285008_sports_car", "sports car"),
-        ("012.sports_car", "sports car"),
-        ("001 tabby", "tabby"),
         ("T-shirt", "T-shirt"),
         ("7", "7"),
+        ("n95_mask", "n95 mask"),
+        ("737_200", "737 200"),
+        ("12.5 mm", "12.5 mm"),
     ],
 )
 def test_class_names_become_words(name, text):
     assert clean_class_name(name) == text
+
+
+@pytest.mark.parametrize(
+    ("names", "texts"),
+    [
+        (["001.sports_car", "012.tabby"], ["sports car", "tabby"]),
+        (["01_cat", "02_dog"], ["cat", "dog"]),
+        (["0 cat", "1 dog", "2 fox"], ["cat", "dog", "fox"]),
+        # What is no index, or tells classes apart, stays.
+        (["100 rupees", "200 rupees"], ["100 rupees", "200 rupees"]),
+        (["911 Carrera", "718 Cayman"], ["911 Carrera", "718 Cayman"]),
+        (["12.5 mm", "10.0 mm"], ["12.5 mm", "10.0 mm"]),
+        (["01_cat", "dog"], ["01 cat", "dog"]),
+        (["01_cat", "02_cat"], ["01 cat", "02 cat"]),
+        (["007", "-1"], ["007", "-1"]),
+    ],
+)
+def test_a_number_goes_where_it_only_numbers_the_classes(names, texts):
+    assert clean_class_names(names) == texts

@@ -1,0 +1,51 @@
+"""What a data set gives: rows, samples made of them, and what could not be used and why."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Row:
+    """One row of a data set.
+
+    Args:
+        name: what to call it in a message; in a stream, all that is random in its sample comes
+            from it.
+        columns: its values by column; images as bytes or as the `{"bytes", "path"}` of `datasets`.
+        passes: how often the stream has started over before it.
+        folder: what its paths to files begin at.
+    """
+
+    name: str
+    columns: dict[str, Any]
+    passes: int = field(default=0, compare=False)
+    folder: str = ""
+
+
+@dataclass
+class Sample:
+    """One image with its texts and the random numbers of its augmentation.
+
+    Args:
+        pixels: uint8, (3, S, S).
+        noise: of what is done to the whole batch, (NOISE_SIZE,).
+        texts: its texts.
+        concept: what it shows.
+        seed: of what else is random: crop, policy, mixing.
+    """
+
+    pixels: torch.Tensor
+    noise: torch.Tensor
+    texts: list[str]
+    concept: int
+    seed: int = 0
+
+
+@dataclass
+class SkippedSample:
+    """A row that could not be used, and why."""
+
+    name: str
+    reason: str

@@ -1,0 +1,131 @@
+"""Tars as other tools and hands make them: the same rule with random access and in a stream."""
+
+import io
+import json
+import logging
+import tarfile
+from pathlib import Path
+
+import pytest
+from stream_files import make_loader, noisy_image, write_tar
+
+from modeling_clip_vit.data.rows import Sample, SkippedSample
+from modeling_clip_vit.data.sources import get_problems, open_dataset
+
+
+def captions(folder: Path) -> list:
+    """The captions of a folder of tars with random access."""
+    return list(open_dataset(str(folder))["train"]["caption"])
+
+
+def streamed(folder: Path) -> tuple[list[str], list[SkippedSample]]:
+    """The texts of a folder as a stream, and what was skipped."""
+    options = {"shuffle_buffer_size": 0, "batch_size": 2}
+    samples = [sample for batch in make_loader([folder], **options) for sample in batch]
+    texts = [sample.texts[0] for sample in samples if isinstance(sample, Sample)]
+    return texts, [sample for sample in samples if isinstance(sample, SkippedSample)]
+
+
+def pairs(*names: str) -> dict[str, bytes]:
+    """A picture and a text of each name."""
+    files = {}
+    for number, name in enumerate(names):
+        files |= {f"{name}.png": noisy_image(number), f"{name}.txt": name.encode()}
+    return files
+
+
+def test_names_with_dots_end_at_the_last_one_where_all_have_some(tmp_path):
+    write_tar(tmp_path / "a.tar", pairs("a.b.c", "a.b.d", "2.0"))
+    assert captions(tmp_path) == ["a.b.c", "a.b.d", "2.0"]
+    assert streamed(tmp_path) == (["a.b.c", "a.b.d", "2.0"], [])
+
+
+def test_names_with_dots_among_others_are_named_and_not_lost_in_silence(tmp_path):
+    write_tar(tmp_path / "a.tar", pairs("one", "two.b", "three"))
+    splits = open_dataset(str(tmp_path))
+    assert splits["train"]["caption"] == ["one", "three"]
+    [problem] = get_problems(splits, "train")
+    assert "a name ends at its first dot, so that 'two' has a file 'b.png'" in problem.reason
+    texts, skipped = streamed(tmp_path)
+    assert texts == ["one", "three"]
+    assert [sample.reason for sample in skipped] == [problem.reason]
+
+
+def test_a_second_picture_of_a_sample_is_no_sample(tmp_path):
+    files = pairs("one", "two")
+    write_tar(tmp_path / "a.tar", dict(sorted({**files, "one.seg.png": noisy_image(9)}.items())))
+    assert captions(tmp_path) == ["one", "two"]
+
+
+def write_members(path: Path, members: list[tuple[str, bytes]]):
+    """A tar in which a name may come twice."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_a_name_that_comes_again_is_another_sample(tmp_path):
+    again = [("1.png", noisy_image(0)), ("1.txt", b"one")]
+    write_members(tmp_path / "a.tar", [*again, ("1.png", noisy_image(1)), ("1.txt", b"two")])
+    assert captions(tmp_path) == ["one", "two"]
+    assert streamed(tmp_path)[0] == ["one", "two"]
+
+
+def test_a_caption_that_is_null_hides_no_text(tmp_path):
+    files = {**pairs("one"), "one.json": b'{"caption": null, "hash": %d}' % 2**70}
+    write_tar(tmp_path / "a.tar", files)
+    assert captions(tmp_path) == ["one"]
+    assert streamed(tmp_path)[0] == ["one"]
+
+
+def test_a_list_of_captions_is_one_of_them(tmp_path):
+    files = {"1.png": noisy_image(0), "1.json": json.dumps({"caption": ["a", "b"]}).encode()}
+    write_tar(tmp_path / "a.tar", {**files, **pairs("2")})
+    assert captions(tmp_path) == [["a", "b"], ["2"]]
+    assert streamed(tmp_path)[0][0] in ("a", "b")
+
+
+def test_a_byte_order_mark_is_cut(tmp_path):
+    files = {"1.png": noisy_image(0), "1.txt": "\ufeffone".encode()}
+    write_tar(tmp_path / "a.tar", files)
+    assert captions(tmp_path) == ["one"]
+
+
+def test_a_lone_surrogate_spoils_its_row_alone(tmp_path):
+    files = {**pairs("one", "two"), "two.json": b'{"note": "\\ud800"}'}
+    write_tar(tmp_path / "a.tar", files)
+    splits = open_dataset(str(tmp_path))
+    assert splits["train"]["caption"] == ["one"]
+    assert "its 'note' has bytes that are no characters" in get_problems(splits, "train")[0].reason
+    texts, skipped = streamed(tmp_path)
+    assert (texts, len(skipped)) == (["one"], 1)
+
+
+def test_members_out_of_order_say_so(tmp_path):
+    files = pairs("one", "two")
+    write_tar(tmp_path / "a.tar", dict(sorted(files.items(), key=lambda item: item[0][-3:])))
+    _, skipped = streamed(tmp_path)
+    assert "stand together" in skipped[0].reason
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_empty_caption_skips_its_row_and_not_the_rest_of_a_table(kind, tmp_path, caplog):
+    lines = [(f"{n}.png", "" if n == 5 else f"text {n}") for n in range(9)]
+    for name, _ in lines:
+        (tmp_path / name).write_bytes(noisy_image(int(name[0])))
+    if kind == "csv":
+        content = "file_name,caption\n" + "".join(f"{a},{b}\n" for a, b in lines)
+    else:
+        rows = ({"file_name": a, "caption": b or None} for a, b in lines)
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    path = tmp_path / f"pairs.{kind}"
+    path.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        loader = make_loader([path], shuffle_buffer_size=0, batch_size=2, image="file_name")
+        samples = [sample for batch in loader for sample in batch]
+    texts = [sample.texts[0] for sample in samples if isinstance(sample, Sample)]
+    assert texts == [f"text {n}" for n in range(9) if n != 5]
+    [skipped] = [sample for sample in samples if isinstance(sample, SkippedSample)]
+    assert "'caption' is empty" in skipped.reason
