@@ -10,6 +10,7 @@ from math import exp, log
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ..utils.errors import UserError
 from .zero_shot import class_score_blocks
 
 NUM_BINS = 15
@@ -86,7 +87,7 @@ def measure_calibration(
         ValueError: there are fewer than two images.
     """
     if len(labels) < 2:
-        raise ValueError("calibration needs at least two images: one half is fitted on the other")
+        raise UserError("calibration needs at least two images: one half is fitted on the other")
     is_sigmoid = bias is not None
 
     def take(rows: torch.Tensor) -> Blocks:

@@ -6,23 +6,26 @@ Shape legend: `N` images, `S` side in pixels, `C` classes.
 import torch
 
 from ..data.transforms import normalize
+from ..inference.embedding import check_finite
 from ..modeling_clip_vit import ClipVitForImageClassification
+from .metrics import Metric, make_metrics
 
 
 class ClassEvaluator:
     """Measures a classifier on a split that was decoded beforehand.
 
     Args:
+        split: its name.
         pixels: uint8, (N, 3, S, S).
         labels: class of each image, (N,).
     """
 
-    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor):
-        self.pixels, self.labels = pixels, labels
+    def __init__(self, split: str, pixels: torch.Tensor, labels: torch.Tensor):
+        self.split, self.pixels, self.labels = split, pixels, labels
 
     def __call__(
         self, model: ClipVitForImageClassification, processor, everything: bool = True
-    ) -> dict[str, float]:
+    ) -> list[Metric]:
         """Measure.
 
         Args:
@@ -31,18 +34,18 @@ class ClassEvaluator:
             everything: without meaning here; `Evaluator` takes it.
 
         Returns:
-            `validation/top1_accuracy`, `validation/top5_accuracy` where there are more than five
-            classes, and `validation/majority`, what always guessing the commonest would give.
+            `top1_accuracy`, `top5_accuracy` where there are more than five classes, and
+            `majority`, what always guessing the commonest would give.
         """
         was_training = model.training
         model.eval()
-        logits_NC = classify_pixels(model, processor, self.pixels)
+        logits_NC = check_finite(classify_pixels(model, processor, self.pixels), "images")
         model.train(was_training)
-        metrics = {"validation/top1_accuracy": top_accuracy(logits_NC, self.labels, 1)}
+        values = {"top1_accuracy": top_accuracy(logits_NC, self.labels, 1)}
         if logits_NC.shape[1] > 5:
-            metrics["validation/top5_accuracy"] = top_accuracy(logits_NC, self.labels, 5)
-        commonest = self.labels.bincount().max().item()
-        return {**metrics, "validation/majority": commonest / len(self.labels)}
+            values["top5_accuracy"] = top_accuracy(logits_NC, self.labels, 5)
+        values["majority"] = self.labels.bincount().max().item() / len(self.labels)
+        return make_metrics(values, "classification", self.split)
 
 
 @torch.inference_mode()

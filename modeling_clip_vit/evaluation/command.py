@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ..inference.loading import load_encoder
-from .rows import start_processes
+from ..utils.processes import start_processes
 from .tasks import NEEDS, EvaluationOptions, evaluate
 
 

@@ -7,12 +7,15 @@ import torch
 from datasets import Dataset
 from transformers import CLIPModel, CLIPProcessor
 
-from ..data.columns import check_columns
+from ..data.captions import find_texts
+from ..data.columns import check_columns, read_keys
 from ..data.images import decode_all
-from ..data.labels import read_labels
+from ..data.labels import NO_CLASS, read_labels
+from ..inference.embedding import check_finite
 from ..inference.loading import Encoder, TorchEncoder
 from ..modeling_clip_vit import ClipVitModel
-from .retrieval import list_captions, measure_retrieval
+from .metrics import Metric, make_metrics
+from .retrieval import list_captions, measure_retrieval, rows_without_text
 from .zero_shot import average_phrases, class_texts, measure_zero_shot
 
 
@@ -21,6 +24,7 @@ class EvaluationSet:
     """One split, decoded: what is asked, what is searched, and what is right.
 
     Args:
+        split: its name.
         pixels: uint8, (N, 3, S, S).
         keys: rows with an equal key belong together.
         captions: caption column -> texts that ask, and the key of what each asks for.
@@ -28,6 +32,7 @@ class EvaluationSet:
         labels: class-label column -> (names, label of each row).
     """
 
+    split: str
     pixels: torch.Tensor
     keys: list
     captions: dict[str, tuple[list[str], list]]
@@ -36,6 +41,7 @@ class EvaluationSet:
 
 
 def read_evaluation_set(
+    name: str,
     split: Dataset,
     path: str,
     image_size: int,
@@ -45,28 +51,32 @@ def read_evaluation_set(
     label_columns: list[str],
     max_bad_sample_ratio: float,
 ) -> EvaluationSet:
-    """Decode a split once for all the evaluations of a run.
+    """Decode the split of that name once for all the evaluations of a run.
 
     Raises:
         DataError: a column is missing, too many images cannot be decoded, or a row has no caption
             or no class.
     """
     check_columns(split, [image_column, *caption_columns], path)
-    pixels, rows, _ = decode_all(split, image_column, image_size, path, max_bad_sample_ratio)
-    keys = list(split[concept_column]) if concept_column else range(len(split))
-    columns = {name: list(split[name]) for name in caption_columns}
-    labels = {name: read_labels(split, name, path) for name in label_columns}
+    problems = rows_without_text(split, caption_columns)
+    pixels, rows, _ = decode_all(
+        split, image_column, image_size, path, max_bad_sample_ratio, problems
+    )
+    keys = read_keys(split, concept_column, path)
+    columns = {column: list(split[column]) for column in caption_columns}
+    labels = {column: read_labels(split, column, path) for column in label_columns}
     return EvaluationSet(
+        split=name,
         pixels=pixels,
         keys=[keys[row] for row in rows],
         captions={n: list_captions(texts, keys, rows, n, path) for n, texts in columns.items()},
         examples={
-            name: [texts[row] if isinstance(texts[row], str) else texts[row][0] for row in rows]
-            for name, texts in columns.items()
+            column: [next(iter(find_texts(texts[row])), "") for row in rows]
+            for column, texts in columns.items()
         },
         labels={
-            name: (classes.names, torch.tensor(classes.rows)[rows])
-            for name, classes in labels.items()
+            column: (classes.names, torch.tensor(classes.rows)[rows])
+            for column, classes in labels.items()
         },
     )
 
@@ -93,7 +103,7 @@ class Evaluator:
 
     def __call__(
         self, model: ClipVitModel | CLIPModel, processor: CLIPProcessor, everything: bool = True
-    ) -> dict[str, float]:
+    ) -> list[Metric]:
         """Measure.
 
         Args:
@@ -101,9 +111,6 @@ class Evaluator:
                 mode, and back afterwards.
             processor: its tokenizer and the normalisation of its images.
             everything: also what is of interest at the end of training only.
-
-        Returns:
-            `set/caption column/direction/metric` -> value.
         """
         was_training = model.training
         model.eval()
@@ -111,20 +118,22 @@ class Evaluator:
         model.train(was_training)
         return metrics
 
-    def measure(self, encoder: Encoder, everything: bool = True) -> dict[str, float]:
+    def measure(self, encoder: Encoder, everything: bool = True) -> list[Metric]:
         """Measure a CLIP as it stands, or an export of one; otherwise as a call does."""
         data = self.evaluation
-        image_embeds = encoder.encode_pixels(data.pixels)
-        metrics = retrieve("validation", encoder, data, image_embeds, data)
+        image_embeds = check_finite(encoder.encode_pixels(data.pixels), "images")
+        metrics = retrieve("retrieval", encoder, data, image_embeds, data)
         if everything:
             for name, (classes, labels) in data.labels.items():
                 texts = class_texts(classes, self.template_sets)
                 text_embeds = encoder.encode_text(texts)
                 class_embeds = average_phrases(text_embeds, len(classes))
-                scores = measure_zero_shot(image_embeds, class_embeds, labels)
-                metrics |= {f"zero_shot/{name}/{key}": value for key, value in scores.items()}
+                has_class = labels != NO_CLASS
+                scores = measure_zero_shot(image_embeds[has_class], class_embeds, labels[has_class])
+                metrics += make_metrics(scores, "zero_shot", data.split, of=name)
             if self.new_concepts is not None:
                 gallery = EvaluationSet(
+                    data.split,
                     torch.cat((self.new_concepts.pixels, data.pixels)),
                     self.new_concepts.keys + data.keys,
                     captions={},
@@ -133,33 +142,35 @@ class Evaluator:
                 )
                 new_embeds = encoder.encode_pixels(self.new_concepts.pixels)
                 embeds = torch.cat((new_embeds, image_embeds))
-                metrics |= retrieve("new_concepts", encoder, self.new_concepts, embeds, gallery)
+                metrics += retrieve("new_concepts", encoder, self.new_concepts, embeds, gallery)
         return metrics
 
 
 def retrieve(
-    name: str,
+    task: str,
     encoder: Encoder,
     queries: EvaluationSet,
     gallery_embeds: torch.Tensor,
     gallery: EvaluationSet,
-) -> dict[str, float]:
+) -> list[Metric]:
     """Retrieval metrics of every caption column, text to image and image to text.
 
     A text asks once, however many images it belongs to.
     """
     numbers = {key: number for number, key in enumerate(dict.fromkeys(gallery.keys))}
     gallery_ids = torch.tensor([numbers[key] for key in gallery.keys])
-    metrics = {}
+    metrics: list[Metric] = []
     for column, (texts, keys) in queries.captions.items():
-        text_embeds = encoder.encode_text(texts)
+        text_embeds = check_finite(encoder.encode_text(texts), "texts")
         text_ids = torch.tensor([numbers[key] for key in keys])
         sides = {
             "text_to_image": (text_embeds, gallery_embeds, text_ids, gallery_ids),
         }
         if gallery is queries:
-            sides["image_to_text"] = (gallery_embeds, text_embeds, gallery_ids, text_ids)
+            has_text = torch.isin(gallery_ids, text_ids)
+            asking = gallery_embeds[has_text], gallery_ids[has_text]
+            sides["image_to_text"] = (asking[0], text_embeds, asking[1], text_ids)
         for direction, arguments in sides.items():
-            for key, value in measure_retrieval(*arguments).items():
-                metrics[f"{name}/{column}/{direction}/{key}"] = value
+            values = measure_retrieval(*arguments)
+            metrics += make_metrics(values, task, queries.split, of=column, direction=direction)
     return metrics

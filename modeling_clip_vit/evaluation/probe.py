@@ -6,6 +6,7 @@ Shape legend: `N` images, `C` classes, `P` projection.
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ..utils.errors import UserError
 from .retrieval import rows_at_once
 from .zero_shot import measure_predictions
 
@@ -36,7 +37,7 @@ def measure_linear_probe(
     order = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(seed))
     held_out, learned = order[: len(order) // 5], order[len(order) // 5 :]
     if len(held_out) == 0:
-        raise ValueError(f"a linear probe needs at least 5 images to learn from, not {len(order)}")
+        raise UserError(f"a linear probe needs at least 5 images to learn from, not {len(order)}")
     weights = torch.zeros(num_classes, embeds.shape[1] + 1)
     accuracies = {}
     for penalty in reversed(PENALTIES):  # each starts where a stronger penalty ended

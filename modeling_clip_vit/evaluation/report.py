@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..inference.pictures import use_font
+from ..utils.figures import figure_style
+from ..utils.markdown import escape_cell
 from .calibration import NUM_BINS, Reliability
+from .metrics import Metric, finite
 from .tasks import EvaluationReport
 
 TITLES = {
@@ -25,17 +27,25 @@ TITLES = {
 NO_SHARES = {"median_rank", "penalty", "NLL", "Brier", "temperature", "fitted_NLL", "fitted_Brier"}
 
 
-def group_by_task(metrics: dict[str, float]) -> dict[str, dict[str, dict[str, float]]]:
+#: What a row of a task's table is of: column, direction, and of robustness figure and corruption.
+Row = tuple[str, ...]
+
+
+def group_by_task(metrics: Iterable[Metric]) -> dict[str, dict[Row, dict[str, float]]]:
     """Task -> row of its table -> column -> value."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
-    for name, value in metrics.items():
-        task, rest = name.split("/", 1)
-        row, column = rest.rsplit("/", 1)
-        tables.setdefault(task, {}).setdefault(row, {})[column] = value
+    tables: dict[str, dict[Row, dict[str, float]]] = {}
+    for metric in metrics:
+        row: Row = (metric.of, metric.direction)
+        column = metric.name
+        if metric.condition:
+            corruption, column = metric.condition.split("/")
+            row = (*row, metric.name, corruption)
+        row = tuple(part for part in row if part)
+        tables.setdefault(metric.task, {}).setdefault(row, {})[column] = metric.value
     return tables
 
 
-def write_tables(metrics: dict[str, float]) -> str:
+def write_tables(metrics: Iterable[Metric]) -> str:
     """Every task as a table of Markdown; shares in percent."""
     parts = []
     for task, rows in group_by_task(metrics).items():
@@ -46,7 +56,8 @@ def write_tables(metrics: dict[str, float]) -> str:
         lines.append("| --- " * (len(columns) + 1) + "|")
         for name, row in rows.items():
             cells = [write_value(column, row.get(column)) for column in columns]
-            lines.append(f"| {name.replace('/', ', ')} | {' | '.join(cells)} |")
+            label = escape_cell(", ".join(name))
+            lines.append(f"| {label} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -68,7 +79,7 @@ def save_report(folder: Path, report: EvaluationReport, facts: dict):
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "metrics": report.metrics,
+        "metrics": finite({metric.task_key: metric.value for metric in report.metrics}),
         **facts,
         "split": report.split,
         "columns": vars(report.columns),
@@ -80,7 +91,7 @@ def save_report(folder: Path, report: EvaluationReport, facts: dict):
     save_picture(beside, report)
     os.replace(beside, folder / "evaluation.png")
     texts = {
-        "metrics.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        "metrics.json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "evaluation.md": write_tables(report.metrics),
     }
     for name, text in texts.items():
@@ -89,6 +100,7 @@ def save_report(folder: Path, report: EvaluationReport, facts: dict):
         os.replace(beside, folder / name)
 
 
+@figure_style()
 def save_picture(path: Path, report: EvaluationReport):
     """Save bars of recall and accuracy, the reliability diagram, and accuracy under corruption."""
     tables = group_by_task(report.metrics)
@@ -99,7 +111,7 @@ def save_picture(path: Path, report: EvaluationReport):
     for name, diagram in report.diagrams.items():
         panels.append(partial(draw_reliability, name=name, diagram=diagram))
     robustness = tables.get("robustness", {})
-    for what in dict.fromkeys(name.rsplit("/", 1)[0] for name in robustness):
+    for what in dict.fromkeys(row[:-1] for row in robustness):
         panels.append(partial(draw_robustness, what=what, rows=robustness))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -113,17 +125,16 @@ def save_picture(path: Path, report: EvaluationReport):
     figure.savefig(path)
 
 
-def draw_bars(axis: Axes, tables: dict[str, dict[str, dict[str, float]]]):
+def draw_bars(axis: Axes, tables: dict[str, dict[Row, dict[str, float]]]):
     """Recall, mean average precision and accuracies, one bar each."""
     wanted = ("R@1", "R@5", "R@10", "mAP", "accuracy", "accuracy_top_5", "mean_per_class_recall")
-    font = use_font()
     names: list[str] = []
     values: list[float] = []
     colors: list[str] = []
     for task, rows in tables.items():
         for name, row in rows.items():
             color = f"C{len(set(colors))}"
-            words = name.replace("/", ", ").replace("_to_", " → ")
+            words = ", ".join(name).replace("_to_", " → ")
             for metric in wanted:
                 if metric in row:
                     title = f"{words} " if task == "retrieval" else f"{TITLES[task].lower()} "
@@ -134,7 +145,7 @@ def draw_bars(axis: Axes, tables: dict[str, dict[str, dict[str, float]]]):
     axis.barh(places, values, color=colors)
     for place, value in zip(places, values, strict=True):
         axis.text(value + 1, place, f"{value:.1f}", va="center", fontsize=7)
-    axis.set_yticks(places, names, fontsize=7, family=font)
+    axis.set_yticks(places, names, fontsize=7)
     axis.invert_yaxis()
     axis.set_xlim(0, 112)
     axis.set_xlabel("%")
@@ -152,18 +163,20 @@ def draw_reliability(axis: Axes, name: str, diagram: Reliability):
     axis.plot(confidence, confidence, "r.", label="mean confidence")
     axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
-    axis.set_title(f"reliability, {name}: ECE {100 * diagram.error():.1f} %", fontsize=10)
+    title = f"reliability, {name}: ECE {100 * diagram.error():.1f} %"
+    axis.set_title(title, fontsize=10)
     axis.legend(fontsize=7, loc="upper left")
 
 
-def draw_robustness(axis: Axes, what: str, rows: dict[str, dict[str, float]]):
+def draw_robustness(axis: Axes, what: Row, rows: dict[Row, dict[str, float]]):
     """A metric over the severity of each corruption; severity 0 is the image as it is."""
-    clean = 100 * rows[f"{what}/none"]["mean"]
-    lines = [name for name in rows if name.rsplit("/", 1)[0] == what and "1" in rows[name]]
+    clean = 100 * rows[*what, "none"]["mean"]
+    lines = [row for row in rows if row[:-1] == what and "1" in rows[row]]
     for name, marker in zip(lines, "osv^D<>", strict=True):
         values = [clean, *(100 * rows[name][str(severity)] for severity in range(1, 6))]
-        label = name.rsplit("/", 1)[1].replace("_", " ")
+        label = name[-1].replace("_", " ")
         axis.plot(range(6), values, marker=marker, markersize=3, label=label)
     axis.set(ylim=(0, None), xlabel="severity", ylabel="%")
-    axis.set_title(f"{what.replace('/', ', ')} under corruption", fontsize=10, family=use_font())
+    title = f"{', '.join(what)} under corruption"
+    axis.set_title(title, fontsize=10)
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))

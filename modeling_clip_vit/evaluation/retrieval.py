@@ -7,7 +7,9 @@ most right items that a query has, `P` projection.
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import torch
+from datasets import Dataset
 
+from ..data.captions import find_texts
 from ..data.errors import DataError
 
 RECALL_AT = (1, 5, 10)
@@ -174,6 +176,16 @@ def measure_retrieval(
     return metrics
 
 
+def rows_without_text(split: Dataset, columns: Sequence[str]) -> dict[int, str]:
+    """Row -> what is wrong with it, of those that have no text in any of the caption columns."""
+    if not columns:
+        return {}
+    rows = zip(*(split[column] for column in columns), strict=True)
+    empty = (row for row, values in enumerate(rows) if not any(map(find_texts, values)))
+    names = " and ".join(map(repr, columns))
+    return {row: f"its {names} {'are' if len(columns) > 1 else 'is'} empty" for row in empty}
+
+
 def list_captions(
     captions: Sequence[str | Sequence[str]],
     keys: Sequence[Hashable],
@@ -191,16 +203,14 @@ def list_captions(
         rows: which of them ask.
         column, path: names in messages.
 
+    A row without a text asks nothing.
+
     Raises:
-        DataError: a row has no caption, or an empty one.
+        DataError: no row has a text.
     """
     asked: dict[tuple[str, Hashable], None] = {}
     for row in rows:
-        given = captions[row]
-        texts = [given] if isinstance(given, str) else list(given or [])
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(
-                f"row {row} of {path!r} has an empty {column!r}: fill it or drop the row"
-            )
-        asked.update(((text, keys[row]), None) for text in texts)
+        asked.update(((text, keys[row]), None) for text in find_texts(captions[row]))
+    if not asked:
+        raise DataError(f"every {column!r} of {path!r} is empty: name another of caption_columns")
     return [text for text, _ in asked], [key for _, key in asked]

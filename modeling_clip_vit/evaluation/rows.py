@@ -3,10 +3,8 @@
 Shape legend: `N` rows, `P` projection.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -20,29 +18,9 @@ from transformers import BatchFeature
 
 from ..data.errors import DataError
 from ..data.images import BadImageError, BadSamples, decode_image, image_name, to_pixels
+from ..inference.embedding import check_finite
 from ..inference.loading import Encoder, TorchEncoder
 from .corruptions import corrupt
-
-
-def start_processes() -> PartialState:
-    """This process among those that were launched.
-
-    Raises:
-        ValueError: they have not found each other.
-    """
-    state = PartialState(
-        # Without this, processes launched where no GPU is would each evaluate alone.
-        cpu=not torch.cuda.is_available(),
-        # The others wait while the main process ranks and fits.
-        timeout=timedelta(hours=2),
-    )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != wanted:
-        raise ValueError(
-            f"{wanted} processes were launched, but this one is in a group of "
-            f"{state.num_processes}: each would evaluate alone"
-        )
-    return state
 
 
 def own_rows(count: int) -> list[int]:
@@ -88,12 +66,20 @@ class Damage:
 class RowImages(TorchDataset):
     """Images by row, decoded when they are read; an undecodable one is its name and the reason."""
 
-    def __init__(self, split: Dataset, column: str, damage: Damage | None):
+    def __init__(
+        self,
+        split: Dataset,
+        column: str,
+        damage: Damage | None,
+        problems: Mapping[int, str] | None = None,
+    ):
         self.split = split.select_columns([column])
-        self.column, self.damage = column, damage
+        self.column, self.damage, self.problems = column, damage, problems or {}
 
     def __getitem__(self, row: int) -> Image.Image | tuple[str, str]:
         source = self.split[row][self.column]
+        if row in self.problems:
+            return image_name(source, row), self.problems[row]
         try:
             image = decode_image(source)
         except BadImageError as error:
@@ -139,7 +125,7 @@ class Embedder:
         """Texts, (N, P) of length 1."""
         own = [texts[place] for place in own_rows(len(texts))]
         embeds = self.encoder.encode_text(own, self.batch_size)
-        return gather_rows(embeds, len(texts))
+        return check_finite(gather_rows(embeds, len(texts)), "texts")
 
     def embed_rows(
         self,
@@ -148,8 +134,17 @@ class Embedder:
         path: str,
         max_bad_sample_ratio: float,
         damage: Damage | None = None,
+        problems: Mapping[int, str] | None = None,
     ) -> tuple[torch.Tensor, list[int], BadSamples]:
         """The images of a split. Memory holds embeddings and a few batches, not images.
+
+        Args:
+            split: the rows.
+            column: of the images.
+            path: name of the data set in messages.
+            max_bad_sample_ratio: the share of bad rows to put up with.
+            damage: what is done to the images before they are embedded.
+            problems: row -> what is wrong with it, beside its image.
 
         Returns:
             Embeddings (N, P) of length 1; the row of each; and what could not be decoded.
@@ -159,7 +154,7 @@ class Embedder:
         """
         rows = own_rows(len(split))
         loader = DataLoader(
-            RowImages(split, column, damage),
+            RowImages(split, column, damage, problems),
             batch_size=self.batch_size,
             sampler=rows,
             num_workers=self.num_workers,
@@ -181,5 +176,5 @@ class Embedder:
             bad.add(name, reason)
         bad.check(path)
         if len(kept) == 0:
-            raise DataError(f"no image of {path!r} can be decoded; the first: {bad.examples[0]}")
-        return everything[kept, :-1], kept.tolist(), bad
+            raise DataError(f"no row of {path!r} can be used; the first: {bad.examples[0]}")
+        return check_finite(everything[kept, :-1], "images"), kept.tolist(), bad

@@ -5,23 +5,26 @@ Shape legend: `N` images, `C` classes, `P` projection.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
+from ..data.columns import read_keys
 from ..data.errors import DataError
 from ..data.images import BadSamples
-from ..data.labels import read_labels
+from ..data.labels import Labels, read_labels
 from ..data.sources import get_split, open_dataset
 from ..inference.loading import Encoder
+from ..utils.errors import UserError
 from .calibration import Reliability, measure_calibration
 from .columns import Columns, choose_columns
 from .corruptions import CORRUPTIONS, SEVERITIES
+from .metrics import Metric, make_metrics
 from .probe import measure_linear_probe, measure_neighbours
-from .retrieval import list_captions, measure_retrieval
+from .retrieval import list_captions, measure_retrieval, rows_without_text
 from .rows import Damage, Embedder
 from .zero_shot import average_phrases, class_texts, measure_zero_shot
 
@@ -65,7 +68,7 @@ class EvaluationOptions:
         for name, least in {"batch_size": 1, "num_workers": 0, "max_samples": 2}.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}={value} is not allowed: it must be at least {least}")
+                raise UserError(f"{name}={value} is not allowed: it must be at least {least}")
 
 
 @dataclass
@@ -88,7 +91,7 @@ class EvaluationReport:
     """What was measured, on what.
 
     Args:
-        metrics: `task/…/metric` -> value; shares are from 0 to 1.
+        metrics: shares are from 0 to 1.
         diagrams: what a reliability diagram shows, by what it is of.
         split: which split.
         columns: which columns.
@@ -96,7 +99,7 @@ class EvaluationReport:
         bad: those that could not.
     """
 
-    metrics: dict[str, float]
+    metrics: list[Metric]
     diagrams: dict[str, Reliability]
     split: str
     columns: Columns
@@ -138,7 +141,7 @@ class Evaluation:
         self.tasks = self.choose_tasks()
         # Nothing is embedded before all that could be wrong with rows has been looked at.
         self.class_names: list[str] = []
-        self.class_names, _ = self.read_labels(self.split)
+        self.class_names = self.read_labels(self.split).names
         self.texts = class_texts(self.class_names, options.templates)
         for column in self.caption_columns():
             self.read_captions(column, range(len(self.split)))
@@ -183,30 +186,29 @@ class Evaluation:
                 f"split {self.split_name!r} of {self.options.dataset!r} has one usable image: "
                 "there is nothing to tell it from"
             )
-        label = self.columns.label
         classes = self.embed_classes()
         train = None
         if {"linear_probe", "knn"} & set(self.tasks) and self.train_split is not None:
             train = self.embed(self.draw(self.train_split))
         captions = self.embed_captions(images.rows)
-        metrics: dict[str, float] = {}
+        metrics: list[Metric] = []
         diagrams: dict[str, Reliability] = {}
         is_main = PartialState().is_main_process
         if is_main:
             if "retrieval" in self.tasks:
-                metrics |= under("retrieval", self.retrieve(images, captions))
+                metrics += self.retrieve(images, captions)
             if "zero_shot" in self.tasks:
                 found = measure_zero_shot(images.embeds, classes, images.labels)
-                metrics |= under(f"zero_shot/{label}", found)
+                metrics += self.of_label("zero_shot", found)
             if "calibration" in self.tasks:
                 found, diagrams = measure_calibration(
                     images.embeds, classes, images.labels, self.scale, self.bias, self.options.seed
                 )
-                metrics |= under(f"calibration/{label}", found)
+                metrics += self.of_label("calibration", found)
             if train is not None:
-                metrics |= self.learn(train, images)
+                metrics += self.learn(train, images)
         if "robustness" in self.tasks:
-            metrics |= under("robustness", self.damage(captions, classes))
+            metrics += self.damage(captions, classes)
         if not is_main:
             return None
         return EvaluationReport(
@@ -216,28 +218,32 @@ class Evaluation:
     def embed(self, split: Dataset, damage: Damage | None = None) -> Images:
         """Embed a split; what cannot be decoded is left out and noted the first time."""
         options = self.options
-        names, labels = self.read_labels(split)
+        labels = self.read_labels(split)
         embeds, rows, bad = self.embedder.embed_rows(
-            split, self.columns.image, options.dataset, options.max_bad_sample_ratio, damage
+            split,
+            self.columns.image,
+            options.dataset,
+            options.max_bad_sample_ratio,
+            damage,
+            {**labels.problems, **rows_without_text(split, self.caption_columns())},
         )
         if damage is None:
             self.bad.seen += bad.seen
             self.bad.count += bad.count
             self.bad.examples += bad.examples
-        return Images(embeds, rows, labels[rows] if names else labels)
+        of_rows = torch.tensor(labels.rows, dtype=torch.long)
+        return Images(embeds, rows, of_rows[rows] if labels.names else of_rows)
 
-    def read_labels(self, split: Dataset) -> tuple[list[str], torch.Tensor]:
+    def read_labels(self, split: Dataset) -> Labels:
         """Names of the classes, and the class of each row; none where no task needs them."""
         label = self.columns.label
         if label is None or set(self.tasks) == {"retrieval"}:
-            return [], torch.empty(0, dtype=torch.long)
-        labels = read_labels(split, label, self.options.dataset, self.class_names or None)
-        return labels.names, torch.tensor(labels.rows)
+            return Labels([], [])
+        return read_labels(split, label, self.options.dataset, self.class_names or None)
 
     def keys(self) -> Sequence:
         """What each row shows: rows with an equal key belong together."""
-        column = self.columns.concept
-        return range(len(self.split)) if column is None else list(self.split[column])
+        return read_keys(self.split, self.columns.concept, self.options.dataset)
 
     def caption_columns(self) -> list[str]:
         """The columns of captions that a task needs."""
@@ -268,54 +274,62 @@ class Evaluation:
         images: Images,
         captions: dict[str, tuple[torch.Tensor, list]],
         directions: Sequence[str] = ("text_to_image", "image_to_text"),
-    ) -> dict[str, float]:
+    ) -> list[Metric]:
         """Retrieval metrics of every caption column, each way."""
         keys = self.keys()
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         image_ids = torch.tensor([numbers[keys[row]] for row in images.rows])
-        metrics: dict[str, float] = {}
+        metrics: list[Metric] = []
         for column, (text_embeds, asked) in captions.items():
             text_ids = torch.tensor([numbers[key] for key in asked])
+            has_text = torch.isin(image_ids, text_ids)
+            asking = images.embeds[has_text], image_ids[has_text]
             sides = {
                 "text_to_image": (text_embeds, images.embeds, text_ids, image_ids),
-                "image_to_text": (images.embeds, text_embeds, image_ids, text_ids),
+                "image_to_text": (asking[0], text_embeds, asking[1], text_ids),
             }
             for direction in directions:
                 found = measure_retrieval(*sides[direction])
-                metrics |= under(f"{column}/{direction}", found)
+                where = {"of": column, "direction": direction}
+                metrics += make_metrics(found, "retrieval", self.split_name, **where)
         return metrics
 
-    def learn(self, train: Images, images: Images) -> dict[str, float]:
+    def of_label(self, task: str, values: dict[str, float]) -> list[Metric]:
+        """Figures of the column of classes."""
+        return make_metrics(values, task, self.split_name, of=str(self.columns.label))
+
+    def learn(self, train: Images, images: Images) -> list[Metric]:
         """What a linear probe and neighbours learn of another split."""
         given = (train.embeds, train.labels, images.embeds, images.labels, len(self.class_names))
-        metrics: dict[str, float] = {}
+        metrics: list[Metric] = []
         if "linear_probe" in self.tasks:
             found = measure_linear_probe(*given, self.options.seed)
-            metrics |= under(f"linear_probe/{self.columns.label}", found)
+            metrics += self.of_label("linear_probe", found)
         if "knn" in self.tasks:
-            metrics |= under(f"knn/{self.columns.label}", measure_neighbours(*given))
+            metrics += self.of_label("knn", measure_neighbours(*given))
         return metrics
 
     def damage(
         self, captions: dict[str, tuple[torch.Tensor, list]], classes: torch.Tensor
-    ) -> dict[str, float]:
-        """Zero-shot accuracy and R@1 of a text on corrupted images, as `what/corruption/severity`.
+    ) -> list[Metric]:
+        """Zero-shot accuracy and R@1 of a text on corrupted images.
 
-        `none/mean` is the same crop without corruption, `all/mean` the mean over corruptions.
+        The condition is the corruption and its severity, `fog/3`; `fog/mean` is the mean over
+        severities, `all/mean` that over corruptions, and `none/mean` the same crop as it is.
         """
         clean = self.measure_damaged(None, 0, captions, classes)
-        results: dict[tuple[str, str], dict[str, float]] = {}
+        results: dict[str, list[Metric]] = {}
         for name in CORRUPTIONS:
             found = [self.measure_damaged(name, s, captions, classes) for s in SEVERITIES]
-            results |= {(name, str(s)): one for s, one in zip(SEVERITIES, found, strict=True)}
-            results[name, "mean"] = average(found)
-        results["all", "mean"] = average([results[name, "mean"] for name in CORRUPTIONS])
-        results["none", "mean"] = clean
-        return {
-            f"{what}/{name}/{severity}": value
-            for (name, severity), found in results.items()
-            for what, value in found.items()
-        }
+            results |= {f"{name}/{s}": one for s, one in zip(SEVERITIES, found, strict=True)}
+            results[f"{name}/mean"] = average(found)
+        results["all/mean"] = average([results[f"{name}/mean"] for name in CORRUPTIONS])
+        results["none/mean"] = clean
+        return [
+            replace(metric, task="robustness", condition=condition)
+            for condition, found in results.items()
+            for metric in found
+        ]
 
     def measure_damaged(
         self,
@@ -323,19 +337,19 @@ class Evaluation:
         severity: int,
         captions: dict[str, tuple[torch.Tensor, list]],
         classes: torch.Tensor,
-    ) -> dict[str, float]:
+    ) -> list[Metric]:
         """Embed every image with one corruption, and measure; nothing but in the main process."""
         if PartialState().is_main_process and name is not None:
             print(f"robustness: {name}, severity {severity}", file=sys.stderr)
         damage = Damage(name, severity, self.options.seed, self.embedder.encoder.image_size)
         images = self.embed(self.split, damage)
         if not PartialState().is_main_process:
-            return {}
+            return []
         found = self.retrieve(images, captions, ["text_to_image"])
-        metrics = {key: value for key, value in found.items() if key.endswith("R@1")}
+        metrics = [metric for metric in found if metric.name == "R@1"]
         if self.class_names:
             accuracy = measure_zero_shot(images.embeds, classes, images.labels)["accuracy"]
-            metrics[f"{self.columns.label}/accuracy"] = accuracy
+            metrics += self.of_label("zero_shot", {"accuracy": accuracy})
         return metrics
 
 
@@ -360,11 +374,9 @@ def choose_train_split(
     return get_split(splits, name or "train", options.dataset)
 
 
-def under(name: str, metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics with a name before theirs."""
-    return {f"{name}/{key}": value for key, value in metrics.items()}
-
-
-def average(found: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric."""
-    return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+def average(found: list[list[Metric]]) -> list[Metric]:
+    """The mean of each metric over several measurements of the same ones."""
+    return [
+        replace(same[0], value=sum(metric.value for metric in same) / len(same))
+        for same in zip(*found, strict=True)
+    ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ..data.templates import clean_class_name, load_templates
+from ..data.templates import clean_class_names, load_templates
 from .retrieval import rows_at_once
 
 
@@ -24,7 +24,7 @@ def class_texts(names: Sequence[str], template_sets: Sequence[str]) -> list[str]
         DataError: there is no such set.
     """
     phrases = list(dict.fromkeys(p for name in template_sets for p in load_templates(name)))
-    return [p.replace("{}", clean_class_name(name)) for name in names for p in phrases]
+    return [p.replace("{}", name) for name in clean_class_names(names) for p in phrases]
 
 
 def average_phrases(text_embeds: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ def class_score_blocks(
 def measure_zero_shot(
     image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, float]:
-    """How often the right class comes first.
+    """How often the right class comes first; a tie counts against the model.
 
     Args:
         image_embeds: of length 1, (N, P).
@@ -65,20 +65,25 @@ def measure_zero_shot(
         `mean_per_class_recall`, over the classes that there are images of; and where there are
         more than five classes `accuracy_top_5`.
     """
-    scores = class_score_blocks(image_embeds, class_embeds, labels)
-    firsts = [
-        (block.argmax(dim=1), block.topk(min(5, block.shape[1])).indices) for block, _ in scores
-    ]
-    metrics = measure_predictions(torch.cat([first for first, _ in firsts]), labels)
+    ranks = []
+    for scores, some in class_score_blocks(image_embeds, class_embeds, labels):
+        right = scores.gather(1, some[:, None])
+        ranks.append((scores >= right).sum(dim=1) - 1)  # the right one is not before itself
+    ranks_N = torch.cat(ranks)
+    metrics = measure_right(ranks_N == 0, labels)
     if len(class_embeds) > 5:
-        best = torch.cat([five for _, five in firsts])
-        metrics["accuracy_top_5"] = (best == labels[:, None]).any(dim=1).float().mean().item()
+        metrics["accuracy_top_5"] = (ranks_N < 5).float().mean().item()
     return metrics
 
 
 def measure_predictions(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """`accuracy`, `majority` and `mean_per_class_recall` of predicted classes, (N,) both."""
-    right, total = (predicted == labels), labels.bincount()
+    return measure_right(predicted == labels, labels)
+
+
+def measure_right(right: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """The same of which images are classified rightly, (N,)."""
+    total = labels.bincount()
     recalls = labels[right].bincount(minlength=len(total))[total > 0] / total[total > 0]
     return {
         "accuracy": right.float().mean().item(),

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -93,7 +94,9 @@ def test_figures_are_those_of_the_models_own_logits(kind, checkpoints, color_dat
     embeds = torch.nn.functional.normalize(embeds, dim=-1).unflatten(0, (2, -1)).mean(dim=1)
     embeds = torch.nn.functional.normalize(embeds, dim=-1)
     cosines, labels = outputs.image_embeds @ embeds.t(), torch.tensor(rows["kind"])
-    accuracy = (cosines.argmax(dim=1) == labels).float().mean().item()
+    right = cosines.gather(1, labels[:, None])
+    # A tie counts against the model: cut to its length, SigLIP's phrases are all alike here.
+    accuracy = ((cosines >= right).sum(dim=1) == 1).float().mean().item()
     assert report["metrics"]["zero_shot/kind/accuracy"] == pytest.approx(accuracy)
     if kind == "siglip":
         logits = cosines * model.logit_scale.exp() + model.logit_bias
@@ -190,8 +193,9 @@ def test_unreadable_images_are_left_out_and_named(checkpoint, tmp_path, capsys):
     without = write_dataset(tmp_path / "without", rest, {"caption": Value("string")})
     alone = run(checkpoint, without, tmp_path / "alone", "--tasks", "retrieval")
     assert alone["metrics"] == report["metrics"]
-    assert main(["evaluate", str(checkpoint), "--dataset", str(data), *QUICK]) == 1
-    assert "1 of 8 images" in capsys.readouterr().err
+    none = ["--max_bad_sample_ratio", "0"]
+    assert main(["evaluate", str(checkpoint), "--dataset", str(data), *QUICK, *none]) == 1
+    assert "1 of 8 rows" in capsys.readouterr().err
 
 
 def test_images_are_not_kept(checkpoint, color_dataset):
@@ -247,13 +251,13 @@ WRONG = {
         [{"label": 0}, {"label": -1}],
         labelled(),
         [],
-        "row 1 of DATA has the 'label' -1, which is no class: they are 0 to 1",
+        "1 of 2 rows of DATA cannot be used, .*row 1 \\(its 'label' has the class -1, of 0 to 1",
     ),
     "no label": (
         [{"label": 0}, {"label": None}],
         labelled(),
         [],
-        "row 1 of DATA has the 'label' None",
+        "1 of 2 rows of DATA cannot be used, .*row 1 \\(its 'label' has no class",
     ),
     "fractions as labels": (
         [{"label": 0.5}] * 2,
@@ -271,7 +275,7 @@ WRONG = {
         [{"caption": "red"}, {"caption": ""}],
         {"caption": Value("string")},
         [],
-        "row 1 of DATA has an empty 'caption'",
+        "1 of 2 rows of DATA cannot be used, .*row 1 \\(its 'caption' is empty",
     ),
     "one sample": (
         [{"caption": "red"}],
@@ -322,7 +326,7 @@ def test_what_cannot_be_measured_is_one_sentence(what, checkpoint, tmp_path, cap
     assert main([*command, "--output_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
-    assert sentence.replace("DATA", repr(str(data))) in error
+    assert re.search(sentence.replace("DATA", repr(str(data))), error), error
     assert not (tmp_path / "out").exists()
 
 
@@ -351,7 +355,8 @@ def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
             Evaluation(load_encoder(str(checkpoint)), options)()
         return
     report = Evaluation(load_encoder(str(checkpoint)), options)()
-    assert report.metrics["knn/label/accuracy"] == 1
+    values = {metric.task_key: metric.value for metric in report.metrics}
+    assert values["knn/label/accuracy"] == 1
 
 
 def test_a_checkpoint_that_is_no_clip_is_one_sentence(color_dataset, tmp_path, capsys):

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 from torch.overrides import TorchFunctionMode
 
+from modeling_clip_vit.data.captions import find_texts
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.evaluation import retrieval
 from modeling_clip_vit.evaluation.calibration import bin_confidences, measure_calibration
@@ -147,9 +148,13 @@ def test_a_text_asks_once_for_a_key():
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None, [], ["fine", ""]])
-def test_an_empty_caption_is_refused(empty):
-    with pytest.raises(DataError, match="row 1 of 'data' has an empty 'caption'"):
-        list_captions(["fine", empty], [0, 1], range(2), "caption", "data")
+def test_an_empty_caption_asks_nothing(empty):
+    texts, keys = list_captions(["one", empty], [0, 1], range(2), "caption", "data")
+    more = find_texts(empty)
+    assert texts == ["one", *more]
+    assert keys == [0, *[1] * len(more)]
+    with pytest.raises(DataError, match="every 'caption' of 'data' is empty"):
+        list_captions([""], [0], range(1), "caption", "data")
 
 
 def test_zero_shot_agrees_with_scikit_learn():
