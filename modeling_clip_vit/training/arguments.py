@@ -3,10 +3,13 @@
 Where Transformers' `TrainingArguments` has an option, it keeps its name here.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
@@ -14,6 +17,9 @@ from ..data.mixing import MixOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..quantization.options import QuantizationOptions
+from ..utils.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,7 +48,7 @@ class DataOptions:
         new_concepts_filter: use only the rows of new_concepts_split with these values.
     """
 
-    dataset: str = "data/emoji"
+    dataset: str = ""
     train_split: str = "train"
     eval_split: str | None = "validation"
     image_column: str | None = None
@@ -62,8 +68,9 @@ class ModelOptions:
     """Which model.
 
     Args:
-        model_config: folder with the config.json of an architecture, trained from scratch; for
-            classification, that of an image tower, or of a CLIP whose image tower is taken.
+        model_config: an architecture, trained from scratch: the name of a ready-made one, such as
+            `clip-vit-base-patch32`, or a folder with a config.json; for classification, that of an
+            image tower, or of a CLIP whose image tower is taken.
         model_name_or_path: a checkpoint to go on from instead, with its tokenizer; for
             classification, a classifier, or a CLIP whose image tower gets a new class head.
         vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
@@ -77,13 +84,15 @@ class ModelOptions:
         frozen_vision_layers, frozen_text_layers: so many of the lowest blocks do not learn, nor
             does what comes before them.
         attn_implementation: `eager`, `sdpa` or another kernel that Transformers knows; null for
-            its choice. On a CPU in bfloat16, torch's sdpa goes backward over up to a few hundred
-            tokens several times more slowly than eager.
+            its choice, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
+            tokens).
+        pack_texts: let several texts share a row, so that little padding is computed; `auto` does
+            on a CPU. Embeddings stay what they are.
         gradient_checkpointing: recompute the blocks in the backward pass, to save memory.
         torch_compile: compile the blocks, one at a time: faster steps after some seconds.
     """
 
-    model_config: str = "configuration/model/emoji"
+    model_config: str = "emoji"
     model_name_or_path: str | None = None
     vision_model_name_or_path: str | None = None
     text_model_name_or_path: str | None = None
@@ -94,6 +103,7 @@ class ModelOptions:
     frozen_vision_layers: int = 0
     frozen_text_layers: int = 0
     attn_implementation: str | None = None
+    pack_texts: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     torch_compile: bool = False
 
@@ -221,18 +231,31 @@ class RunOptions:
     hub_dry_run: bool = False
 
 
-AT_LEAST_0: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "at least 0")
+AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
+    lambda value: 0 <= value < float("inf"),
+    "a number of at least 0",
+)
 AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "from 0 to 1")
 PART: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 #: Field -> what must hold of its value, and how to say so.
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images_per_concept": AT_LEAST_1,
+    "dataloader_num_workers": AT_LEAST_0,
     "max_bad_sample_ratio": SHARE,
     "frozen_vision_layers": AT_LEAST_0,
     "frozen_text_layers": AT_LEAST_0,
     "label_smoothing": PART,
     "hard_negative_beta": AT_LEAST_0,
+    "num_train_epochs": AT_LEAST_0,
+    "learning_rate": AT_LEAST_0,
+    "muon_learning_rate": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "adam_beta1": PART,
+    "adam_beta2": PART,
+    "seed": (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32"),
+    "eval_steps": AT_LEAST_0,
+    "save_steps": AT_LEAST_0,
     "matryoshka_dims": (lambda dims: all(dim >= 1 for dim in dims), "widths of at least 1"),
     "view_loss_weight": AT_LEAST_0,
     "distillation_weight": SHARE,
@@ -257,6 +280,20 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_total_limit": AT_LEAST_1,
     "logging_steps": AT_LEAST_1,
 }
+
+
+def check_repo_id(name: str):
+    """Refuse what is no name of a repository on the Hub.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"hub_model_id={name!r} is not allowed: {first_line(error)}") from error
+
+
 #: What has a say in image-text contrast only.
 CONTRASTIVE_ONLY = (
     *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
@@ -286,24 +323,24 @@ class TrainArguments:
         values = self.to_flat_dict()
         for name, (holds, allowed) in CHECKS.items():
             if not holds(values[name]):
-                raise ValueError(f"{name}={values[name]} is not allowed: it must be {allowed}")
+                raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
         optimizer, run, data = self.optimizer, self.run, self.data
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
-            raise ValueError(
+            raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
             )
         if optimizer.per_device_train_batch_size % data.images_per_concept:
-            raise ValueError(
+            raise UserError(
                 f"per_device_train_batch_size={optimizer.per_device_train_batch_size} is not "
                 f"allowed: it must be a multiple of images_per_concept={data.images_per_concept}"
             )
         if self.loss.loss in ("clip", "hard_negative") and data.images_per_concept > 1:
-            raise ValueError(
+            raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with images_per_concept > 1: use "
                 "multi_positive"
             )
         if optimizer.gradient_cache_batch_size and optimizer.gradient_accumulation_steps > 1:
-            raise ValueError(
+            raise UserError(
                 f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps} is not "
                 "allowed with gradient_cache_batch_size: raise per_device_train_batch_size "
                 "instead, so that all of it is contrasted"
@@ -311,7 +348,7 @@ class TrainArguments:
         if self.mix.is_on:
             self.check_mix()
         if self.loss.loss in ("clip", "hard_negative") and self.captions.label_column:
-            raise ValueError(
+            raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
                 "class share their texts: use multi_positive"
             )
@@ -320,12 +357,35 @@ class TrainArguments:
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
-            raise ValueError(
+            raise UserError(
                 f"view_loss_weight={self.loss.view_loss_weight} is not allowed with "
                 "images_per_concept=1: there is no other view to contrast; set it to 0"
             )
         if run.push_to_hub and not run.hub_model_id:
-            raise ValueError("push_to_hub needs hub_model_id: the repository to upload to")
+            raise UserError("push_to_hub needs hub_model_id: the repository to upload to")
+        if run.hub_model_id:
+            check_repo_id(run.hub_model_id)
+        if optimizer.learning_rate == 0:
+            logger.warning("learning_rate=0: what AdamW trains will not learn")
+
+    def check_dataset(self):
+        """Refuse a run without anything to train or to measure on.
+
+        Raises:
+            UserError: with what to give.
+        """
+        if self.data.dataset:
+            return
+        if not self.stream.stream_sources:
+            raise UserError(
+                "there is nothing to train on: give --dataset (a folder of pictures, a table, tars "
+                "or an id on the Hub), or --config emoji for the example that comes with this"
+            )
+        if self.data.eval_split is not None:
+            raise UserError(
+                f"eval_split={self.data.eval_split!r} needs --dataset, whose split is measured on; "
+                "set eval_split to null to measure nothing"
+            )
 
     def check_mix(self):
         """Refuse to mix images where nothing can say what they show.
@@ -334,13 +394,13 @@ class TrainArguments:
             ValueError: it is asked for.
         """
         if self.mix.mix_partners == "any" and self.loss.loss in ("clip", "hard_negative"):
-            raise ValueError(
+            raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with mixup_probability or "
                 "cutmix_probability, as a mixed image belongs to two texts: use multi_positive "
                 "or siglip"
             )
         if self.mix.mix_partners == "concept" and self.data.images_per_concept == 1:
-            raise ValueError(
+            raise UserError(
                 "mix_partners='concept' is not allowed with images_per_concept=1: there is no "
                 "other image of a concept to mix with"
             )
@@ -357,22 +417,22 @@ class TrainArguments:
         values = self.to_flat_dict()
         for name in CONTRASTIVE_ONLY:
             if values[name] != defaults[name]:
-                raise ValueError(
+                raise UserError(
                     f"{name}={values[name]} is not allowed with task='classification', which has "
                     f"no texts and no pairs: leave it at {defaults[name]}"
                 )
         if self.quantization.quantization_mode == "static":
-            raise ValueError(
+            raise UserError(
                 "quantization_mode='static' is not allowed with task='classification', which has "
                 "no export: use 'dynamic' or 'weight_only'"
             )
         if self.quantization.quantization_embeddings:
-            raise ValueError(
+            raise UserError(
                 "quantization_embeddings=true is not allowed with task='classification', which "
                 "has no tokens"
             )
         if self.model.frozen_towers not in ([], ["vision"]):
-            raise ValueError(
+            raise UserError(
                 f"frozen_towers={self.model.frozen_towers} is not allowed with "
                 "task='classification': [vision] trains the class head alone"
             )
@@ -384,13 +444,13 @@ class TrainArguments:
             ValueError: it is asked for.
         """
         if not self.stream.samples_per_epoch and not self.optimizer.max_steps:
-            raise ValueError(
+            raise UserError(
                 "stream_sources needs samples_per_epoch or max_steps: a stream has no length"
             )
         if self.data.images_per_concept > 1:
-            raise ValueError("images_per_concept > 1 is not allowed with stream_sources")
+            raise UserError("images_per_concept > 1 is not allowed with stream_sources")
         if self.loss.loss in ("clip", "hard_negative"):
-            raise ValueError(
+            raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "
                 "are positives of each other: use multi_positive, which is the same where none are"
             )

@@ -56,9 +56,9 @@ class WeightAverage:
             mean.copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The mean, whole, by the names of the weights; all processes call it."""
+        """The mean, whole and as it can be saved, by the names; all processes call it."""
         whole = (m.full_tensor() if isinstance(m, DTensor) else m for m in self.means)
-        return dict(zip(self.names, whole, strict=True))
+        return dict(zip(self.names, (mean.contiguous() for mean in whole), strict=True))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]):

@@ -3,20 +3,24 @@
 import glob
 import json
 import logging
-import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
 
-from ..data.errors import first_line
+from ..utils.errors import UserError, first_line
+from ..utils.folders import SaveError, replace_folder, saving
+from ..utils.processes import from_main
+from .restart import PROCESSOR_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +29,7 @@ PROGRESS_FILE = "progress.json"
 AVERAGE_FILE = "average.safetensors"
 
 
-class SaveError(OSError):
-    """Something could not be written; the message is one clear sentence."""
-
-
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message is one clear sentence."""
 
 
@@ -59,6 +59,7 @@ class CheckpointStore:
         progress: dict,
         average: dict[str, torch.Tensor] | None,
         reader: dict | None,
+        processor: Any,
         keep: int,
     ) -> str:
         """Save all that a run needs to go on, as `step-N`; all processes call it.
@@ -71,6 +72,7 @@ class CheckpointStore:
             progress: plain values; `progress["step"]` names the checkpoint.
             average: the running mean of the weights, if there is one.
             reader: plain values that tell where this process reads a stream, if it does.
+            processor: with the tokenizer that the model knows.
             keep: number of checkpoints to keep.
 
         Returns:
@@ -81,30 +83,61 @@ class CheckpointStore:
         """
         name = f"step-{progress['step']:08d}"
         partial = self.folder / f".{name}.partial"
-        try:
+        errors: list[Exception] = []
+
+        def attempt(work: Callable[[], None]):
+            """Do a part of the work, unless one before has failed; then wait for the others."""
+            try:
+                if not errors:
+                    work()
+            except Exception as error:
+                errors.append(error)
+            accelerator.wait_for_everyone()
+
+        def begin():
             if accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-            accelerator.wait_for_everyone()
+
+        def write():
             accelerator.save_state(str(partial))
             if reader is not None:
                 path = partial / reader_file(accelerator.process_index)
                 path.write_text(json.dumps(reader), encoding="utf-8")
-            accelerator.wait_for_everyone()
             if accelerator.is_main_process:
+                processor.save_pretrained(partial / PROCESSOR_FOLDER)
                 if average is not None:
                     save_file(average, partial / AVERAGE_FILE)
+
+        def commit():
+            if accelerator.is_main_process:
                 self.publish(partial, name, progress)
                 self.tidy(name, keep)
-        except Exception as error:  # safetensors, torch and object stores have errors of their own
+
+        for work in (begin, write):
+            attempt(work)
+        # What one process could not write must not count.
+        if any(gather_object([bool(errors)])) and not errors:
+            errors.append(SaveError("another process could not write its part"))
+        attempt(commit)
+        failed = from_main(bool(errors))
+        if errors or failed:
             shutil.rmtree(partial, ignore_errors=True)
-            raise SaveError(
-                f"cannot save the checkpoint {self.place}/{name}: {first_line(error)}; what was "
-                "saved before is untouched, so make room and go on with "
-                "--resume_from_checkpoint latest"
-            ) from error
-        accelerator.wait_for_everyone()
+            self.raise_error(errors, name)
         return f"{self.place}/{name}"
+
+    def raise_error(self, errors: list[Exception], name: str):
+        """Raise what kept a checkpoint from being saved.
+
+        Raises:
+            SaveError: the system, an object store or another process refused.
+        """
+        error = errors[0] if errors else SaveError("the main process could not write it")
+        if not self.is_local and not isinstance(error, UserError):
+            error = OSError(first_line(error))  # each store has errors of its own
+        hint = "what was saved before is untouched; go on with --resume_from_checkpoint latest"
+        with saving(f"the checkpoint {self.place}/{name}", hint):
+            raise error
 
     def tidy(self, newest: str, keep: int):
         """Remove all but the newest checkpoints of this run.
@@ -236,7 +269,7 @@ def load_checkpoint(
         accelerator.load_state(str(path))
         average = path / AVERAGE_FILE
         tensors = load_file(average) if average.is_file() else None
-    except Exception as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"cannot resume from {path}: {first_line(error)}; it belongs to another model or "
             "optimiser"
@@ -244,36 +277,3 @@ def load_checkpoint(
     reader = path / reader_file(accelerator.process_index)
     state = json.loads(reader.read_text(encoding="utf-8")) if reader.is_file() else None
     return tensors, state
-
-
-def sync_files(folder: Path):
-    """Wait until the files of a folder are on the disk, not only in the system's memory."""
-    for path in [*folder.rglob("*")]:
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path):
-    """Wait until a folder's list of names is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_files(source: Path, target: Path):
-    """Move every file of `source` into `target`, each at once, over an older one of its name."""
-    sync_files(source)
-    for path in sorted(source.iterdir()):
-        os.replace(path, target / path.name)
-    source.rmdir()
-
-
-def replace_folder(source: Path, target: Path):
-    """Move a folder to where an older one may be, of which nothing remains."""
-    sync_files(source)
-    shutil.rmtree(target, ignore_errors=True)
-    source.rename(target)
-    sync_folder(target.parent)

@@ -2,18 +2,26 @@
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, CLIPImageProcessor
+from transformers import CLIPImageProcessor
 
 from ..configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
 from ..data.batches import Collator, ImageTextSamples
 from ..data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
 from ..data.images import decode_all
 from ..data.labels import Labels, read_labels
-from ..data.sources import get_split, open_dataset
+from ..data.sources import get_problems, get_split, open_dataset
 from ..evaluation.classifier import ClassEvaluator
 from ..modeling_clip_vit import ClipVitForImageClassification
 from ..pretrained import load_with_report, refuse_misfits
 from ..towers import change_fields
+from ..utils.errors import UserError, as_user_error
+from ..utils.from_pretrained import (
+    find_checkpoint,
+    load_config,
+    load_image_processor,
+    load_processor,
+    loading,
+)
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
 from .preparation import (
@@ -26,17 +34,23 @@ from .preparation import (
     prepare_images,
     refuse_quantized,
 )
+from .restart import Restart
 
 
-def prepare_classification(args: TrainArguments) -> Preparation:
+def prepare_classification(args: TrainArguments, restart: Restart | None = None) -> Preparation:
     """Open the data, and build or load the model with a head for its classes.
 
     Columns that the arguments leave open are filled in there.
+
+    Args:
+        args: of the run.
+        restart: what a checkpoint keeps, of a run that goes on.
 
     Raises:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
             has been written then.
     """
+    args.check_dataset()
     data, path = args.data, args.data.dataset
     splits = open_dataset(path, data.image_column)
     split = get_split(splits, data.train_split, path)
@@ -44,7 +58,7 @@ def prepare_classification(args: TrainArguments) -> Preparation:
     data.image_column = data.image_column or choose_image_column(kinds, path)
     column = args.captions.label_column or choose_label_column(kinds, path)
     args.captions.label_column = column
-    labels = read_labels(split, column, path)
+    labels = read_labels(split, column, path, (restart or Restart()).class_names)
     if args.model.model_name_or_path:
         model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
     else:
@@ -55,22 +69,25 @@ def prepare_classification(args: TrainArguments) -> Preparation:
         eval_split = get_eval_split(args, splits)
         eval_labels = read_labels(eval_split, column, path, labels.names)
         evaluator = read_evaluator(args, eval_split, eval_labels, image_size)
-    images = prepare_images(args, split, image_size)
+    unread = get_problems(splits, data.train_split)
+    images = prepare_images(args, split, image_size, unread, labels.problems)
     samples = ImageTextSamples(
         images.read, None, labels.rows, images.name, args.run.seed, images.vary
     )
     collate = Collator(None, args.augment, processor.image_mean, processor.image_std)
     loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
     ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
-    return Preparation(model, processor, ready, evaluator, freeze(model, args.model))
+    frozen = freeze(model, args.model)
+    return Preparation(model, processor, ready, evaluator, frozen, labels.names)
 
 
 def read_evaluator(args: TrainArguments, split, labels: Labels, image_size: int) -> ClassEvaluator:
     """Decode the images to measure on."""
     path, column = args.data.dataset, str(args.data.image_column)
     check_columns(split, [column], path)
-    pixels, rows, _ = decode_all(split, column, image_size, path, args.data.max_bad_sample_ratio)
-    return ClassEvaluator(pixels, torch.tensor(labels.rows)[rows])
+    ratio = args.data.max_bad_sample_ratio
+    pixels, rows, _ = decode_all(split, column, image_size, path, ratio, labels.problems)
+    return ClassEvaluator(str(args.data.eval_split), pixels, torch.tensor(labels.rows)[rows])
 
 
 def build_classifier(
@@ -99,30 +116,32 @@ def load_classifier(
     Raises:
         ValueError: the checkpoint holds another type of model, or other weights than it has.
     """
-    saved = AutoConfig.from_pretrained(path)
+    saved = load_config(path)
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)
-    model, found = load_with_report(
-        ClipVitForImageClassification,
-        path,
-        config=config,
-        # Updates are small: in half precision, most would round to nothing.
-        dtype=torch.float32,
-        attn_implementation=options.attn_implementation,
-    )
+    with loading(path):
+        model, found = load_with_report(
+            ClipVitForImageClassification,
+            find_checkpoint(path),
+            config=config,
+            # Updates are small: in half precision, most would round to nothing.
+            dtype=torch.float32,
+            attn_implementation=options.attn_implementation,
+        )
     of_head = ("classifier.weight", "classifier.bias")
     fits = {
         "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
         "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
         "unexpected_keys": found["unexpected_keys"],
     }
-    refuse_misfits(path, model, fits)
+    with loading(path):
+        refuse_misfits(path, model, fits)
     if list(saved.id2label.values()) != names:
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)
     if saved.model_type == ClipVitConfig.model_type:
-        return model, AutoProcessor.from_pretrained(path).image_processor
-    return model, AutoImageProcessor.from_pretrained(path)
+        return model, load_processor(path).image_processor
+    return model, load_image_processor(path)
 
 
 def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitVisionConfig:
@@ -131,15 +150,16 @@ def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitV
     Raises:
         ValueError: it is of another type, or `vision_fields` has a field that it has not.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     if config.model_type == ClipVitConfig.model_type:
         config = config.vision_config
     if config.model_type != ClipVitVisionConfig.model_type:
-        raise ValueError(
+        raise UserError(
             f"{path} has an image tower of type {config.model_type!r}; a class head goes on "
             f"{ClipVitVisionConfig.model_type!r} alone"
         )
-    change_fields(config, options.vision_fields)
+    with as_user_error():
+        change_fields(config, options.vision_fields)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     return config

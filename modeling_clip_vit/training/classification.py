@@ -12,14 +12,15 @@ from ..data.mixing import mix_class_targets
 from .class_head import prepare_classification
 from .loop import ContrastiveTraining
 from .preparation import Preparation
+from .restart import Restart
 
 
 class ClassificationTraining(ContrastiveTraining):
     """A run like any other, but for what is prepared, minimised and logged."""
 
-    def prepare(self) -> Preparation:
-        """Open the data, and build or load the model."""
-        return prepare_classification(self.args)
+    def prepare(self, restart: Restart) -> Preparation:
+        """Open the data, and build or load the model; classes as a restart has them."""
+        return prepare_classification(self.args, restart)
 
     def prepare_model(self, model: Any) -> Any:
         """Set up what trains a model of this size here: recomputing, compiling."""

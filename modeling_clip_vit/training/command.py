@@ -4,12 +4,12 @@ import itertools
 import logging
 import sys
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
+from ..utils.command_line import CommandParser, expand_home, normalize
+from ..utils.errors import UserError
+from ..utils.resources import find_resource
 from .arguments import TrainArguments
 
 SECTIONS: dict[str, Any] = get_type_hints(TrainArguments)
@@ -26,15 +26,14 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     from .classification import ClassificationTraining
     from .loop import ContrastiveTraining, Interrupted
-    from .report import write_outputs
+    from .report import finish_run
 
     kinds = {"contrastive": ContrastiveTraining, "classification": ClassificationTraining}
     try:
         training = kinds[args.run.task](args)
         with training.claim_folders():
-            result = training.run()
-            if training.accelerator.is_main_process:
-                write_outputs(args, result)
+            training.run()
+            finish_run(training)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -46,46 +45,53 @@ def parse_arguments(arguments: list[str], default_config: Path | None = None) ->
 
     Raises:
         SystemExit: a field or a value is wrong; the message names what is allowed.
-        ValueError: values do not go together.
+        UserError: values do not go together.
     """
-    given = any(argument.split("=")[0] == "--config" for argument in arguments)
-    if default_config is not None and not given:
+    arguments = normalize(arguments, field_types())
+    if default_config is not None and "--config" not in arguments:
         arguments = ["--config", str(default_config), *arguments]
-    for name, value in itertools.pairwise(arguments):
-        if name == "--config" and not Path(value).is_file():
-            raise FileNotFoundError(f"no recipe {value!r} (looked in {Path.cwd()})")
+    for place, (name, value) in enumerate(itertools.pairwise(arguments), start=1):
+        if name == "--config":
+            arguments[place] = str(find_recipe(value))
     namespace = build_parser().parse_args(arguments)
     sections = {
-        name: section(**{option.name: namespace[option.name] for option in fields(section)})
+        name: section(
+            **{option.name: expand_home(namespace[option.name]) for option in fields(section)}
+        )
         for name, section in SECTIONS.items()
     }
     return TrainArguments(**sections)
 
 
-class RecipeParser(ArgumentParser):
-    """A parser that names the fields that come closest to a misspelt one."""
+def find_recipe(name: str) -> Path:
+    """The file of a recipe.
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        """Print one sentence and leave with exit code 2."""
-        message = " ".join(message.split()).rstrip(".")
-        if "nrecognized" in message or "not accepted" in message:
-            names = [option.name for section in SECTIONS.values() for option in fields(section)]
-            words = message.replace("'", " ").replace("=", " ").replace("--", " ").split()
-            close = [name for word in words for name in get_close_matches(word, names, n=2)]
-            if close:
-                message += f". Did you mean {', '.join(dict.fromkeys(close))}?"
-            message += f" The fields are: {', '.join(sorted(names))}"
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(2)
+    Raises:
+        UserError: there is none, or it is empty.
+    """
+    path = find_resource("train", name)
+    if path.is_dir():
+        raise UserError(f"the recipe {name!r} is a folder: name a YAML file")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not any(line.strip() and not line.strip().startswith("#") for line in lines):
+        raise UserError(f"the recipe {name!r} is empty: it sets no field")
+    return path
 
 
-def build_parser() -> ArgumentParser:
+def field_types() -> dict[str, Any]:
+    """The type of every field."""
+    return {
+        name: kind
+        for section in SECTIONS.values()
+        for name, kind in get_type_hints(section).items()
+    }
+
+
+def build_parser() -> CommandParser:
     """Every field of every section as `--field`, and `--config` for a recipe file."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = RecipeParser(
+    parser = CommandParser(
         prog="clip-vit train",
         description="Train a CLIP. A recipe sets fields; the command line overrides them.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a recipe: a YAML file of fields")
     for section in SECTIONS.values():

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..utils.figures import figure_style
 
+
+@figure_style()
 def save_curves(path: Path, history: Sequence[dict[str, float]]):
     """Save how loss, learning rate and recall went over the steps of a run."""
     panels = {

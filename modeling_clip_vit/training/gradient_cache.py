@@ -15,18 +15,20 @@ import torch.distributed as dist
 from torch import nn
 
 from ..normalization import BatchNorm, count_processes
+from ..utils.devices import read_random_state, write_random_state
+from ..utils.errors import UserError
 
 
 def refuse_batch_norm(model: nn.Module):
     """Refuse a model whose embedding of a part would depend on the part.
 
     Raises:
-        ValueError: a part of it that learns takes statistics over the batch.
+        UserError: a part of it that learns takes statistics over the batch.
     """
     for name, module in model.named_modules():
         is_batch_norm = isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm)
         if is_batch_norm and any(parameter.requires_grad for parameter in module.parameters()):
-            raise ValueError(
+            raise UserError(
                 f"the gradient cache cannot cut a batch that {name} ({type(module).__name__}) "
                 "takes statistics over: use another norm_type or patch_embedding, or "
                 "gradient_cache_batch_size=0"
@@ -69,10 +71,11 @@ def cached_backward(
         What `loss_function` returned, without a graph; gradients are in the parameters.
     """
     states, images, texts = [], [], []
-    idle_turns = count_idle_turns(len(parts), parts[0]["pixel_values"].device)
+    device = parts[0]["pixel_values"].device
+    idle_turns = count_idle_turns(len(parts), device)
     with torch.no_grad():
         for part in parts:
-            states.append(read_random_state())
+            states.append(read_random_state(device))
             outputs = model(**part, **kwargs)
             images.append(outputs.image_embeds)
             texts.append(outputs.text_embeds)
@@ -85,14 +88,14 @@ def cached_backward(
     gradients = torch.autograd.grad(loss, [*embeds, *leaves], materialize_grads=True)
     image_gradients = gradients[0].split([len(part) for part in images])
     text_gradients = gradients[1].split([len(part) for part in texts])
-    after = read_random_state()
+    after = read_random_state(device)
     for _ in range(idle_turns):
         with gradient_exchange(model, False):
             outputs = model(**parts[0], **kwargs)
             backward(0 * (outputs.image_embeds.sum() + outputs.text_embeds.sum()))
     for i, part in enumerate(parts):
         is_last = i == len(parts) - 1
-        write_random_state(states[i])
+        write_random_state(states[i], device)
         with gradient_exchange(model, is_last):
             outputs = model(**part, **kwargs)
             surrogate = (outputs.image_embeds * image_gradients[i]).sum()
@@ -102,7 +105,7 @@ def cached_backward(
                 for value, gradient in zip(live, gradients[2:], strict=False):
                     surrogate = surrogate + value * gradient
             backward(surrogate)
-    write_random_state(after)
+    write_random_state(after, device)
     return loss.detach(), others
 
 
@@ -136,14 +139,3 @@ def gradient_exchange(model: Any, is_on: bool) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def read_random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """State of the random numbers of the CPU and of all accelerators."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all()
-
-
-def write_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]):
-    """Put back what `read_random_state` read."""
-    torch.set_rng_state(state[0])
-    torch.cuda.set_rng_state_all(state[1])

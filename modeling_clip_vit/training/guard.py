@@ -3,10 +3,12 @@
 import logging
 import math
 
+from ..utils.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """A run that cannot go on; the message is one clear sentence."""
 
 

@@ -1,66 +1,78 @@
-"""The processes of a run: who they are, and that they are those that were asked for."""
+"""Start Accelerate, and keep a second run out of the folder of one that is still running."""
 
-import fcntl
+import logging
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from filelock import FileLock, Timeout
 
+from ..utils.devices import default_device
+from ..utils.errors import UserError
+from ..utils.processes import TIMEOUT, start_processes
 from .arguments import TrainArguments
 from .precision import choose_precision
+from .trackers import find_trackers
 from .zero import build_zero_plugin, is_zero_launched
 
+logger = logging.getLogger(__name__)
 
-class LaunchError(ValueError):
+
+class LaunchError(UserError):
     """A launch that would not do what was asked; the message is one clear sentence."""
 
 
-def start_accelerator(args: TrainArguments) -> Accelerator:
+def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
     """Accelerate, in the precision that the arguments and the device allow.
 
+    Returns:
+        It, and the precision: `bf16`, `fp16` or `no`.
+
     Raises:
-        LaunchError: it would train other than was asked for.
+        UserError: it would train other than was asked for, or a tracker is not installed.
     """
-    device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    check_environment(device_type)
-    precision = choose_precision(args.run, device_type)
+    device = default_device()
+    check_environment(device)
+    trackers = find_trackers(args.run.report_to)
     is_zero = is_zero_launched()
-    meeting: dict[str, Any] = {"timeout": timedelta(hours=2)}
-    if is_zero and device_type == "cpu":
-        meeting["backend"] = "gloo"
-    trackers = [] if args.run.report_to in ("none", "") else args.run.report_to.split(",")
+    zero_plugin = None
+    if is_zero:
+        precision = choose_precision(args.run, device.type)
+        zero_plugin = build_zero_plugin(args, precision)
+    start_processes(**process_options(device, is_zero))
+    # The processes settle this together, so they have to be there.
+    precision = choose_precision(args.run, device.type)
     accelerator = Accelerator(
-        # Without this, processes launched where no GPU is would each train alone.
-        # (With it, DeepSpeed would be left out in silence.)
-        cpu=device_type == "cpu" and not is_zero,
+        # (With cpu=True, DeepSpeed would be left out in silence.)
+        cpu=device.type == "cpu" and not is_zero,
         mixed_precision="no" if is_zero else precision,
-        deepspeed_plugin=build_zero_plugin(args, precision) if is_zero else None,
+        deepspeed_plugin=zero_plugin,
         gradient_accumulation_steps=args.optimizer.gradient_accumulation_steps,
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
-        # The others wait while the main process evaluates or uploads.
-        kwargs_handlers=[InitProcessGroupKwargs(**meeting)],
     )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != wanted:
-        raise LaunchError(
-            f"{wanted} processes were launched, but this one is in a group of "
-            f"{accelerator.num_processes}: each would train alone"
-        )
-    return accelerator
+    return accelerator, precision
 
 
-def check_environment(device_type: str):
+def process_options(device: torch.device, is_zero: bool) -> dict[str, Any]:
+    """How the processes meet."""
+    options: dict[str, Any] = {"timeout": TIMEOUT}
+    if is_zero:
+        options["cpu"] = False  # else DeepSpeed would be left out in silence
+        if device.type == "cpu":
+            options["backend"] = "gloo"
+    return options
+
+
+def check_environment(device: torch.device):
     """Refuse launches that Accelerate would quietly make something else of.
 
     Raises:
         LaunchError: with what to launch instead.
     """
-    if device_type != "cpu":
+    if device.type != "cpu":
         return
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise LaunchError(
@@ -88,21 +100,24 @@ class FolderLock:
 
     def __init__(self, folder: Path, field: str):
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / ".lock"
-        self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT)
+        # The system lets go of it when this process ends, however it ends.
+        self.lock = FileLock(folder / ".lock")
         try:
-            # The system lets go of it when this process ends, however it ends.
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self.descriptor)
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
             raise LaunchError(
                 f"another run writes to {folder}: wait for it, or give another {field}"
             ) from error
+        except (NotImplementedError, OSError) as error:
+            logger.warning(
+                "%s cannot be locked (%s): see to it that no other run writes there", folder, error
+            )
 
     def __enter__(self) -> "FolderLock":
         return self
 
     def __exit__(self, *error):
         """Let others write."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        if self.lock.is_locked:
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+            self.lock.release()

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..utils.errors import UserError
 from .arguments import ModelOptions
 
 
@@ -13,7 +14,7 @@ def find_blocks(tower: nn.Module) -> nn.ModuleList:
     """
     stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     if not stacks:
-        raise ValueError(f"{type(tower).__name__} has no stack of blocks to freeze or to decay by")
+        raise UserError(f"{type(tower).__name__} has no stack of blocks to freeze or to decay by")
     return max(stacks, key=len)
 
 
@@ -62,7 +63,7 @@ def freeze_lowest(tower: nn.Module, count: int, field: str) -> list[nn.Module]:
     """Freeze the lowest `count` blocks of a tower and what comes before them."""
     blocks = find_blocks(tower)
     if count > len(blocks):
-        raise ValueError(f"{field}={count} is not allowed: the tower has {len(blocks)} blocks")
+        raise UserError(f"{field}={count} is not allowed: the tower has {len(blocks)} blocks")
     depth = depths(tower)
     for parameter in tower.parameters():
         if depth[id(parameter)] <= count:

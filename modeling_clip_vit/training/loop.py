@@ -3,10 +3,9 @@
 import json
 import logging
 import math
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,26 +18,44 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..configuration_clip_vit import is_foreign
 from ..data.mixing import mix_batch
+from ..data.packing import plan_for_mask
+from ..evaluation.metrics import Metric, as_dict
 from ..modeling_clip_vit import ClipVitModel
 from ..quantization.static import HOOKS
-from ..towers import is_foreign
+from ..utils.devices import peak_memory
+from ..utils.errors import warn_only
+from ..utils.folders import SaveError
 from .arguments import TrainArguments
 from .averaging import WeightAverage
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .gradient_cache import cached_backward, cut, refuse_batch_norm
 from .guard import UpdateGuard
+from .kernels import choose_kernels, choose_packing
 from .launch import FolderLock, start_accelerator
 from .learning import find_blocks
 from .objective import ContrastiveObjective, check_loss, load_teacher
 from .optimizer import build_optimizer, build_schedule
-from .precision import choose_precision
 from .preparation import Preparation, prepare
 from .quantized import QuantizedTraining
 from .reader import build_reader
+from .restart import (
+    Restart,
+    keep_fields,
+    read_restart,
+    restore_fields,
+    take_columns,
+    tell_changes,
+)
 from .zero import ZeroUpdates, check_zero_checkpoint
 
 logger = logging.getLogger(__name__)
+
+#: Ctrl-C, what a scheduler sends, and a closed terminal (which Windows has not).
+STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
@@ -74,27 +91,6 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass
-class TrainingResult:
-    """What a finished run leaves for the report.
-
-    Args:
-        preparation: its model has the trained weights, float.
-        metrics: of that model.
-        progress: steps, images, seconds, and all that was logged.
-        precision: that training computed in.
-        quantized: the model in integers, if the run was one for that.
-        quantized_metrics: of that one.
-    """
-
-    preparation: Preparation
-    metrics: dict[str, float]
-    progress: Progress
-    precision: str
-    quantized: PreTrainedModel | None = None
-    quantized_metrics: dict[str, float] = field(default_factory=dict)
-
-
 class ContrastiveTraining:
     """One run: prepare, train, evaluate. Saving the result is `report.write_outputs`'s.
 
@@ -105,11 +101,22 @@ class ContrastiveTraining:
     def __init__(self, args: TrainArguments):
         self.args = args
         self.output_dir = Path(args.run.output_dir)
-        self.accelerator = start_accelerator(args)
+        self.accelerator, self.precision = start_accelerator(args)
         set_seed(args.run.seed)
-        self.preparation = self.prepare()
+        self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
+        place = args.run.checkpoint_dir or str(self.output_dir / "checkpoints")
+        self.checkpoints = CheckpointStore(place, self.output_dir / "checkpoints")
+        candidates = self.find_checkpoint(args.run.resume_from_checkpoint)
+        found = next(candidates, None)
+        restart = Restart()
+        if found:
+            restart = read_restart(*found, args.run.task == "classification")
+            take_columns(args, restart)
+        self.preparation = self.prepare(restart)
         self.processor = self.preparation.processor
-        self.needs_logits = False
+        self.needs_logits, self.packs_texts = False, False
+        # Before anything is put around the operations of the towers.
+        choose_kernels(self.preparation.model, args, self.accelerator.device, self.precision)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
             self.quantization = QuantizedTraining(args, self.preparation, self.accelerator)
@@ -128,16 +135,15 @@ class ContrastiveTraining:
         args.quantization.check_steps(self.max_steps)
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
         self.last_log: tuple[float, int] = (0.0, 0)
-        self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
         self.former_handlers: dict = {}
-        place = args.run.checkpoint_dir or str(self.output_dir / "checkpoints")
-        self.checkpoints = CheckpointStore(place, self.output_dir / "checkpoints")
-        if args.run.resume_from_checkpoint:
-            self.resume(args.run.resume_from_checkpoint)
+        if found:
+            self.load(*found)
+            tell_changes(args, restart, self.preparation.data.num_rows)
+        candidates.close()  # what was copied from an object store goes
 
-    def prepare(self) -> Preparation:
-        """Open the data, and build or load the model."""
-        return prepare(self.args)
+    def prepare(self, restart: Restart) -> Preparation:
+        """Open the data, and build or load the model; tokenizer and classes are a restart's."""
+        return prepare(self.args, restart)
 
     def build_objective(self) -> Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """What is minimised."""
@@ -164,9 +170,11 @@ class ContrastiveTraining:
         if self.args.optimizer.gradient_cache_batch_size:
             refuse_batch_norm(model)
         self.prepare_blocks(model, [model.vision_model, model.text_model])
+        device_type = self.accelerator.device.type
+        self.packs_texts = choose_packing(self.args, model.text_model, device_type)
         return model
 
-    def prepare_blocks(self, model: PreTrainedModel, towers: list[torch.nn.Module]):
+    def prepare_blocks(self, model: PreTrainedModel, towers: list[PreTrainedModel]):
         """Recompute or compile the blocks of towers, where the arguments ask for it."""
         if self.args.model.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -213,11 +221,11 @@ class ContrastiveTraining:
         """The model without what Accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
-    def run(self) -> TrainingResult:
-        """Train to the last step and evaluate.
+    def run(self):
+        """Train to the last step; `finish` then gives the model.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the run is saved.
+            Interrupted: SIGINT, SIGTERM or SIGHUP came; the run is saved.
             DataError: too many images cannot be decoded.
             TrainingError: too many updates in a row had to be skipped.
             SaveError: a checkpoint cannot be written.
@@ -228,24 +236,23 @@ class ContrastiveTraining:
             self.fit()
         finally:
             self.unwatch_signals()
+
+    def finish(self) -> PreTrainedModel:
+        """The trained model, float and with all of its weights; all processes call it."""
         if self.average:
             self.average.swap()
-        self.preparation.model, quantized = self.whole_model(), None
+        self.trained = self.whole_model()
         if self.quantization and self.accelerator.is_main_process:
-            self.preparation.model, quantized = self.quantization.finish(self.preparation.model)
-        metrics = self.evaluate(self.preparation.model, everything=True)
-        self.log_metrics(metrics)
-        quantized_metrics = self.evaluate(quantized, everything=True) if quantized else {}
-        self.log_metrics({f"int8/{name}": value for name, value in quantized_metrics.items()})
-        self.accelerator.end_training()
-        return TrainingResult(
-            self.preparation,
-            metrics,
-            self.progress,
-            choose_precision(self.args.run, self.accelerator.device.type),
-            quantized,
-            quantized_metrics,
-        )
+            self.preparation.model = self.quantization.float_model(self.trained)
+        else:
+            self.preparation.model = self.trained
+        return self.preparation.model
+
+    def quantize(self) -> PreTrainedModel | None:
+        """The finished model in integers, on the main process; None where no mode asks for it."""
+        if self.quantization is None:
+            return None
+        return self.quantization.quantize(self.trained, self.preparation.model)
 
     def fit(self):
         """Train to the last step, logging, evaluating and saving on the way."""
@@ -275,8 +282,8 @@ class ContrastiveTraining:
                     self.evaluate_on_the_way()
                 if self.stop_signal:
                     raise Interrupted(self.stop_signal, self.save())
-                if options.save_steps and progress.step % options.save_steps == 0 and not is_last:
-                    self.save()
+                if options.save_steps and (progress.step % options.save_steps == 0 or is_last):
+                    self.save_on_the_way(is_last)
 
     def is_logged(self, step: int) -> bool:
         """Whether the values of an update are logged."""
@@ -312,13 +319,13 @@ class ContrastiveTraining:
             loss, values = cached_backward(
                 self.model,
                 self.unwrapped().similarity,
-                cut(inputs, part_size),
+                [self.plan_texts(part) for part in cut(inputs, part_size)],
                 objective,
                 self.accelerator.backward,
                 return_logits=self.needs_logits,
             )
             return {"loss": loss, **values}
-        outputs = self.model(**inputs, return_logits=self.needs_logits)
+        outputs = self.model(**self.plan_texts(inputs), return_logits=self.needs_logits)
         model = self.unwrapped()
         loss, values = objective(
             outputs.image_embeds,
@@ -328,6 +335,15 @@ class ContrastiveTraining:
         )
         self.accelerator.backward(loss)
         return {"loss": loss.detach(), **values}
+
+    def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs of the model, with which texts share a row where that saves computing."""
+        if not self.packs_texts:
+            return inputs
+        places = plan_for_mask(inputs["attention_mask"].cpu())
+        if places is None:
+            return inputs
+        return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
 
     def clip_gradients(self) -> float | torch.Tensor:
         """Scale the gradient down to the longest allowed; returns how long it was."""
@@ -420,13 +436,15 @@ class ContrastiveTraining:
     def evaluate_on_the_way(self):
         """Measure what training would end with now, and log it."""
         with self.average.applied() if self.average else nullcontext():
-            self.log_metrics(self.evaluate(self.whole_model(), everything=False))
+            model = self.whole_model()
+            with warn_only("the evaluation"):
+                self.log_metrics(as_dict(self.evaluate(model, everything=False)))
         self.set_training_mode()
 
-    def evaluate(self, model: Any, everything: bool) -> dict[str, float]:
+    def evaluate(self, model: Any, everything: bool) -> list[Metric]:
         """Metrics of a model, on the main process; empty where nothing is measured."""
         if self.preparation.evaluator is None or not self.accelerator.is_main_process:
-            return {}
+            return []
         # In the weights' own precision, not in autocast: what is measured is what gets saved.
         return self.preparation.evaluator(model, self.processor, everything)
 
@@ -461,6 +479,19 @@ class ContrastiveTraining:
             for name, value in self.args.to_flat_dict().items()
         }
 
+    def save_on_the_way(self, is_last: bool):
+        """Save a checkpoint; after the last update, the model itself is what counts.
+
+        Raises:
+            SaveError: it cannot be written, and there is more to train.
+        """
+        try:
+            self.save()
+        except SaveError as error:
+            if not is_last:
+                raise
+            logger.warning("%s", error)
+
     def save(self) -> str:
         """Save a checkpoint to resume from."""
         state = {
@@ -469,21 +500,29 @@ class ContrastiveTraining:
             "guard": self.guard.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
             "processes": self.accelerator.num_processes,
+            "class_names": self.preparation.class_names,
+            "num_rows": self.preparation.data.num_rows,
+            "recipe": self.args.to_flat_dict(),
         }
         return self.checkpoints.save(
             self.accelerator,
             state,
             self.average.state_dict() if self.average else None,
             self.reader.state_dict(),
+            self.processor,
             self.args.run.save_total_limit,
         )
 
-    def resume(self, resume_from: str):
-        """Go on from a checkpoint; from an older one where the newest is damaged.
+    def find_checkpoint(self, resume_from: str | None) -> Generator[tuple[Path, dict]]:
+        """The checkpoint to go on from, an older one where the newest is damaged; and its progress.
+
+        It is there until the generator is closed.
 
         Raises:
             CheckpointError: none can be used.
         """
+        if resume_from is None:
+            return
         error = CheckpointError(f"cannot resume from {resume_from}")
         for path in self.checkpoints.candidates(resume_from):
             state = None
@@ -494,13 +533,15 @@ class ContrastiveTraining:
                 error = reason
             # All processes take the same one.
             if self.agree(0 if state else 1) == 0 and state:
-                return self.load(path, state)
+                yield path, state
+                return
         raise error
 
     def load(self, path: Path, state: dict):
         """Take over the state that a whole checkpoint holds."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             check_zero_checkpoint(path, state["processes"], self.accelerator.num_processes)
+        fields = keep_fields(self.optimizer)
         average, reader = load_checkpoint(self.accelerator, path)
         if (average is None) != (self.average is None):
             raise CheckpointError(
@@ -510,20 +551,20 @@ class ContrastiveTraining:
         if self.average and average is not None:
             self.average.load_state_dict(average)
             self.average.updates = state["average_updates"]
-        self.scheduler.load_state_dict(state["scheduler"])
+        restore_fields(self.optimizer, self.scheduler, fields, state["scheduler"])
         self.guard.load_state_dict(state["guard"])
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
         self.progress.batch = self.reader.resume(self.progress.batch, reader, state["processes"])
         self.last_log = (self.progress.seconds, self.progress.images)
 
     def watch_signals(self):
-        """Finish the step and save on the first Ctrl-C or SIGTERM; leave at once on the second."""
+        """Finish the step and save on the first signal to stop; leave at once on the second."""
 
         def note(signal_number, frame):
             self.noted_signal = signal_number
             signal.signal(signal_number, signal.default_int_handler)
 
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
+        for signal_number in STOP_SIGNALS:
             self.former_handlers[signal_number] = signal.signal(signal_number, note)
 
     def unwatch_signals(self):
@@ -535,10 +576,3 @@ class ContrastiveTraining:
 def plain(value):
     """A value whole, which sharded training shares out over processes."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory in MB that this process has had: of its GPU, or without one in all."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from ..losses import (
     ClipLoss,
@@ -17,7 +17,8 @@ from ..losses import (
 )
 from ..losses.targets import Ids
 from ..modeling_clip_vit import ClipVitModel
-from ..pretrained import load_whole
+from ..utils.errors import UserError
+from ..utils.from_pretrained import load_config, load_model
 from .arguments import LossOptions
 
 #: At most so many images are looked at for the accuracy in a batch.
@@ -32,7 +33,7 @@ def build_loss(options: LossOptions) -> nn.Module:
     """
     smooth, softmax = options.label_smoothing, ("clip", "multi_positive")
     if smooth > 0 and options.loss not in softmax:
-        raise ValueError(
+        raise UserError(
             f"label_smoothing={smooth} is not allowed with loss={options.loss!r}: use "
             f"{' or '.join(softmax)}"
         )
@@ -57,13 +58,13 @@ def check_loss(options: LossOptions, model: ClipVitModel):
         ValueError: with the field and what it must be.
     """
     if options.loss == "siglip" and model.get_logit_bias() is None:
-        raise ValueError(
+        raise UserError(
             "loss='siglip' is not allowed with a model without logit bias: set "
             "logit_bias_init_value in its config.json; -10 is usual"
         )
     size = model.config.projection_dim
     if max(options.matryoshka_dims, default=0) > size:
-        raise ValueError(
+        raise UserError(
             f"matryoshka_dims={options.matryoshka_dims} is not allowed: the embeddings have "
             f"projection_dim={size} numbers"
         )
@@ -77,17 +78,17 @@ def load_teacher(
     Raises:
         ValueError: it is no CLIP, or it was made for other images or other tokens.
     """
-    model_type = AutoConfig.from_pretrained(path).model_type
+    model_type = load_config(path).model_type
     if model_type != student.config.model_type:
-        raise ValueError(
+        raise UserError(
             f"teacher_name_or_path={path!r} is not allowed: it holds a model of type "
             f"{model_type!r}; clip-vit convert makes it one of this package"
         )
-    teacher = load_whole(AutoModel, path, dtype=torch.float32)
+    teacher = load_model(AutoModel, path, dtype=torch.float32)
     wanted = student.config.vision_config.image_size, len(tokenizer)
     given = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
     if given != wanted:
-        raise ValueError(
+        raise UserError(
             f"teacher_name_or_path={path!r} is not allowed: it is made for images of {given[0]} "
             f"pixels and {given[1]} tokens, but the batches have {wanted[0]} and {wanted[1]}"
         )

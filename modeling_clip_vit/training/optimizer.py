@@ -1,13 +1,14 @@
 """Optimiser and parameter groups."""
 
 import torch
-from timm.optim import Muon
 from torch import nn
 from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from .arguments import OptimizerOptions
 from .learning import learning_rate_scales
+from .muon import Muon
+from .precision import choose_product_dtype
 
 
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -24,12 +25,21 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     is_muon = options.optim == "muon"
     matrix_rate = options.muon_learning_rate if is_muon else options.learning_rate
     groups = [
-        {"params": members, "lr": matrix_rate * scale, "weight_decay": options.weight_decay}
+        {
+            "params": members,
+            "lr": matrix_rate * scale,
+            "weight_decay": options.weight_decay,
+            "use_muon": is_muon,
+        }
         for scale, members in by_scale(matrices, scales)
     ]
-    plain = {"weight_decay": 0.0, **({"use_fallback": True} if is_muon else {})}
     groups += [
-        {"params": members, "lr": options.learning_rate * scale, **plain}
+        {
+            "params": members,
+            "lr": options.learning_rate * scale,
+            "weight_decay": 0.0,
+            "use_muon": False,
+        }
         for scale, members in by_scale(rest, scales)
     ]
     if options.optim == "adamw":
@@ -37,13 +47,8 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     if options.optim == "adafactor":
         # Its own schedule and scaling off: the learning rate is the recipe's.
         return Adafactor(groups, relative_step=False, scale_parameter=False, warmup_init=False)
-    return Muon(
-        groups,
-        weight_decay=options.weight_decay,
-        betas=betas,
-        nesterov=True,
-        adjust_lr_fn="original",
-    )
+    device_type = next(model.parameters()).device.type
+    return Muon(groups, betas=betas, product_dtype=choose_product_dtype(device_type))
 
 
 def build_schedule(

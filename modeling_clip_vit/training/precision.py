@@ -1,21 +1,31 @@
-"""Choose the number format to compute in."""
+"""Choose the number format to compute in, by what the device multiplies well."""
+
+from functools import cache
 
 import torch
 
+from ..utils.devices import bfloat16_gain
+from ..utils.errors import UserError
+from ..utils.processes import from_main
 from .arguments import RunOptions
+
+#: bfloat16 must be so many times as fast as float32 before training computes in it.
+LEAST_GAIN = 1.5
+#: And so many times before matrices are orthogonalised in it: float32 needs fewer products.
+LEAST_ORTHOGONALIZATION_GAIN = 4
 
 
 def choose_precision(options: RunOptions, device_type: str) -> str:
     """`bf16`, `fp16` or `no`, as Accelerate's `mixed_precision` takes it.
 
     Raises:
-        ValueError: fp16 is asked for where no loss scaling exists, or together with bf16.
+        UserError: fp16 is asked for where no loss scaling exists, or together with bf16.
     """
     if options.fp16 and options.bf16 is True:
-        raise ValueError("fp16 and bf16 are both true: choose one")
+        raise UserError("fp16 and bf16 are both true: choose one")
     if options.fp16:
         if device_type == "cpu":
-            raise ValueError("fp16=true needs a GPU: on this CPU use bf16=true, or neither")
+            raise UserError("fp16=true needs a GPU: on this CPU use bf16=true, or neither")
         return "fp16"
     if options.bf16 is True or (options.bf16 == "auto" and computes_in_bf16(device_type)):
         return "bf16"
@@ -24,8 +34,16 @@ def choose_precision(options: RunOptions, device_type: str) -> str:
 
 def computes_in_bf16(device_type: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    return agreed_gain(device_type) >= LEAST_GAIN
+
+
+def choose_product_dtype(device_type: str) -> torch.dtype:
+    """What Muon multiplies matrices in."""
+    is_fast = agreed_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+@cache
+def agreed_gain(device_type: str) -> float:
+    """`bfloat16_gain` as the main process measured it; all processes ask together."""
+    return from_main(bfloat16_gain(device_type))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
-    AutoProcessor,
-    AutoTokenizer,
     CLIPImageProcessor,
     CLIPProcessor,
     PretrainedConfig,
@@ -34,10 +31,17 @@ from ..data.batches import (
     number_concepts,
 )
 from ..data.captions import CaptionMaker
-from ..data.columns import check_columns, choose_image_column, choose_texts, column_kinds
+from ..data.columns import (
+    check_columns,
+    choose_image_column,
+    choose_texts,
+    column_kinds,
+    read_keys,
+)
 from ..data.images import BadSamples, decode_all
 from ..data.policies import SampleAugment
-from ..data.sources import get_split, open_dataset
+from ..data.rows import SkippedSample
+from ..data.sources import get_problems, get_split, open_dataset
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamCaptions, StreamLoader, find_class_names, peek_kinds
 from ..data.tokenizer import train_tokenizer
@@ -45,10 +49,21 @@ from ..evaluation.classifier import ClassEvaluator
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..inference.loading import is_quantized
 from ..modeling_clip_vit import ClipVitModel
-from ..pretrained import load_whole
 from ..towers import change_fields
+from ..utils.errors import UserError, as_user_error
+from ..utils.from_pretrained import (
+    find_checkpoint,
+    load_config,
+    load_image_processor,
+    load_processor,
+    load_tokenizer,
+    loading,
+)
+from ..utils.from_pretrained import load_model as load_whole_model
+from ..utils.resources import find_resource
 from .arguments import ModelOptions, TrainArguments
 from .learning import freeze
+from .restart import Restart
 
 logger = logging.getLogger(__name__)
 
@@ -86,17 +101,24 @@ class Preparation:
     data: TrainingData
     evaluator: Evaluator | ClassEvaluator | None
     frozen: list[nn.Module]
+    class_names: list[str] = field(default_factory=list)
 
 
-def prepare(args: TrainArguments) -> Preparation:
+def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation:
     """Open the data, train or load the tokenizer, build or load the model.
 
     Columns that the arguments leave open are filled in there.
+
+    Args:
+        args: of the run.
+        restart: what a checkpoint keeps, of a run that goes on.
 
     Raises:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
             has been written then.
     """
+    args.check_dataset()
+    restart = restart or Restart()
     is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
     if not is_stream or args.data.eval_split is not None:
@@ -109,22 +131,24 @@ def prepare(args: TrainArguments) -> Preparation:
     else:
         train_split = get_split(splits, args.data.train_split, args.data.dataset)
         fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
-        captions = CaptionMaker(train_split, args.captions, args.data.dataset)
+        captions = CaptionMaker(train_split, args.captions, args.data.dataset, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
-        model, processor = build_model(args.model, captions)
+        kept = restart.processor.tokenizer if restart.processor else None
+        model, processor = build_model(args.model, captions, kept)
     image_size = model.config.vision_config.image_size
     if isinstance(captions, StreamCaptions):
         data = prepare_stream(args, processor, image_size)
     else:
-        data = prepare_data(args, train_split, captions, processor, image_size)
+        unread = get_problems(splits, args.data.train_split)
+        data = prepare_data(args, train_split, captions, processor, image_size, unread)
     if isinstance(captions, CaptionMaker):
         classes = captions.labels.names if captions.labels else []
     else:
         classes = captions.class_names
     evaluator = prepare_evaluator(args, splits, image_size, classes or None)
-    return Preparation(model, processor, data, evaluator, freeze(model, args.model))
+    return Preparation(model, processor, data, evaluator, freeze(model, args.model), classes)
 
 
 def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
@@ -152,24 +176,25 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
     Raises:
         ValueError: the checkpoint holds another type of model, or other weights than it has.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     if config.model_type != ClipVitConfig.model_type:
-        raise ValueError(
+        raise UserError(
             f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
         )
     refuse_quantized(config, path)
-    change_fields(config, options.model_fields)
-    change_fields(config.vision_config, options.vision_fields)
-    change_fields(config.text_config, options.text_fields)
+    with as_user_error():
+        change_fields(config, options.model_fields)
+        change_fields(config.vision_config, options.vision_fields)
+        change_fields(config.text_config, options.text_fields)
     # Updates are small: in half precision, most would round to nothing.
-    model = load_whole(
+    model = load_whole_model(
         AutoModel,
         path,
         config=config,
         dtype=torch.float32,
         attn_implementation=options.attn_implementation,
     )
-    return model, AutoProcessor.from_pretrained(path)
+    return model, load_processor(path)
 
 
 def refuse_quantized(config: PretrainedConfig, path: str):
@@ -179,7 +204,7 @@ def refuse_quantized(config: PretrainedConfig, path: str):
         ValueError: it is one.
     """
     if is_quantized(config):
-        raise ValueError(
+        raise UserError(
             f"{path} is quantised already: train the float checkpoint that it was made of, with "
             "quantization_mode"
         )
@@ -189,81 +214,89 @@ def find_config(options: ModelOptions) -> Path:
     """Where the configuration of a new model is.
 
     Raises:
-        FileNotFoundError: there is none.
+        UserError: there is none.
     """
-    path = Path(options.model_config)
+    path = find_resource("model", options.model_config)
     if not (path / "config.json").is_file() and not path.is_file():
-        raise FileNotFoundError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
+        raise UserError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
     return path
 
 
 def build_model(
-    options: ModelOptions, captions: CaptionMaker | StreamCaptions
+    options: ModelOptions,
+    captions: CaptionMaker | StreamCaptions,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[ClipVitModel, CLIPProcessor]:
     """A new model, pretrained towers in it where asked for, and its processor.
 
-    The tokenizer is that of the pretrained text tower, or learns from the captions.
+    The tokenizer is the given one, or that of the pretrained text tower, or learns from the
+    captions.
 
     Raises:
         FileNotFoundError: there is no configuration in that folder.
         ValueError: it is the configuration of another type of model, or not a valid one.
     """
     path = find_config(options)
-    config = AutoConfig.from_pretrained(path)
+    with as_user_error():
+        config = AutoConfig.from_pretrained(path)
     if config.model_type != ClipVitConfig.model_type:
-        raise ValueError(
+        raise UserError(
             f"{path} configures a model of type {config.model_type!r}, not "
             f"{ClipVitConfig.model_type!r}"
         )
-    change_fields(config, options.model_fields)
-    if not options.vision_model_name_or_path:
-        change_fields(config.vision_config, options.vision_fields)
-    if not options.text_model_name_or_path:
-        change_fields(config.text_config, options.text_fields)
+    with as_user_error():
+        change_fields(config, options.model_fields)
+        if not options.vision_model_name_or_path:
+            change_fields(config.vision_config, options.vision_fields)
+        if not options.text_model_name_or_path:
+            change_fields(config.text_config, options.text_fields)
     if options.text_model_name_or_path:
-        tokenizer = load_tokenizer(options.text_model_name_or_path)
+        tokenizer = load_text_tokenizer(options.text_model_name_or_path)
     else:
-        tokenizer = train_tokenizer_for(config.text_config, captions)
-    model = ClipVitModel.from_vision_text_pretrained(
-        options.vision_model_name_or_path,
-        options.text_model_name_or_path,
-        options.vision_fields,
-        options.text_fields,
-        config=config,
-    )
+        tokenizer = tokenizer or train_tokenizer_for(config.text_config, captions)
+        take_tokenizer(config.text_config, tokenizer)
+    towers = [options.vision_model_name_or_path, options.text_model_name_or_path]
+    vision_path, text_path = (find_checkpoint(path) if path else None for path in towers)
+    with loading(" or ".join(filter(None, towers))) if any(towers) else as_user_error():
+        model = ClipVitModel.from_vision_text_pretrained(
+            vision_path, text_path, options.vision_fields, options.text_fields, config=config
+        )
     if options.attn_implementation:
         model.set_attn_implementation(options.attn_implementation)
     processor = build_processor(tokenizer, model.config.vision_config.image_size)
     if options.vision_model_name_or_path:
-        pretrained = AutoImageProcessor.from_pretrained(options.vision_model_name_or_path)
+        pretrained = load_image_processor(options.vision_model_name_or_path)
         processor.image_processor.image_mean = pretrained.image_mean
         processor.image_processor.image_std = pretrained.image_std
     return model, processor
 
 
-def train_tokenizer_for(config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions):
-    """A tokenizer that learned from the captions; the configuration gets its numbers."""
-    tokenizer = train_tokenizer(
-        captions.corpus(), config.vocab_size, config.max_position_embeddings
-    )
+def train_tokenizer_for(
+    config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions
+) -> PreTrainedTokenizerBase:
+    """A tokenizer that learned from the captions, of the configuration's size."""
+    return train_tokenizer(captions.corpus(), config.vocab_size, config.max_position_embeddings)
+
+
+def take_tokenizer(config: ClipVitTextConfig, tokenizer: PreTrainedTokenizerBase):
+    """Give a configuration the numbers of a tokenizer."""
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = tokenizer.eos_token_id
-    return tokenizer
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_text_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained text tower, which cuts what that tower cannot read.
 
     Raises:
         ValueError: it cannot pad.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = load_tokenizer(path)
     if tokenizer.pad_token is None:
-        raise ValueError(f"the tokenizer of {path!r} has no padding token: set one and save it")
+        raise UserError(f"the tokenizer of {path!r} has no padding token: set one and save it")
     if tokenizer.model_max_length > LONGEST_TEXT:  # it says that it knows no limit
-        positions = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+        positions = getattr(load_config(path), "max_position_embeddings", None)
         tokenizer.model_max_length = positions or LONGEST_TEXT
     return tokenizer
 
@@ -300,11 +333,24 @@ class ReadyImages:
     bad: BadSamples
 
 
-def prepare_images(args: TrainArguments, split: Dataset, image_size: int) -> ReadyImages:
+def prepare_images(
+    args: TrainArguments,
+    split: Dataset,
+    image_size: int,
+    unread: list[SkippedSample],
+    problems: dict[int, str],
+) -> ReadyImages:
     """Open the images of a split, or decode them all at once.
 
+    Args:
+        args: of the run.
+        split: the rows.
+        image_size: side S of the pixels wanted.
+        unread: rows that could not be read at all.
+        problems: row -> what is wrong with its texts or its class.
+
     Raises:
-        DataError: there is no such column, or too many cannot be decoded.
+        DataError: there is no such column, or too many rows cannot be used.
     """
     options = args.data
     column = str(options.image_column)
@@ -313,13 +359,28 @@ def prepare_images(args: TrainArguments, split: Dataset, image_size: int) -> Rea
     decoded = DecodedPixels(split, column, image_size)
     if args.augment.crop_scale:
         decoded = DecodedImages(split, column, image_size, vary.least_area)
+    bad = BadSamples(options.max_bad_sample_ratio, seen=len(unread))
+    for row in unread:
+        bad.add(row.name, row.reason)
     if not options.cache_images:
-        bad = BadSamples(options.max_bad_sample_ratio)
-        return ReadyImages(decoded, vary, list(range(len(split))), decoded.name, bad)
+        for number, reason in problems.items():
+            logger.warning("skipped %s: %s", decoded.name(number), reason)
+            bad.add(decoded.name(number), reason)
+        rows = [row for row in range(len(split)) if row not in problems]
+        if bad.count:
+            bad.seen += len(split)
+            bad.check(options.dataset)
+        return ReadyImages(decoded, vary, rows, decoded.name, bad)
     pixels, rows, bad = decode_all(
-        split, column, image_size, options.dataset, options.max_bad_sample_ratio
+        split,
+        column,
+        image_size,
+        options.dataset,
+        options.max_bad_sample_ratio,
+        problems,
+        bad,
     )
-    for example in bad.examples:
+    for example in bad.examples[len(unread) :]:
         logger.warning("skipped %s", example)
     return ReadyImages(StoredPixels(pixels, rows), vary, rows, decoded.name, bad)
 
@@ -330,11 +391,12 @@ def prepare_data(
     captions: CaptionMaker,
     processor: CLIPProcessor,
     image_size: int,
+    unread: list[SkippedSample],
 ) -> TrainingData:
     """Decode or open the images, and set up sampler, collator and loader."""
     concepts = find_concepts(args, split, captions)
     keys = captions.keys() if concepts is None else concepts
-    images = prepare_images(args, split, image_size)
+    images = prepare_images(args, split, image_size, unread, captions.problems)
     samples = ImageTextSamples(
         images.read, captions, concepts, images.name, args.run.seed, images.vary
     )
@@ -352,8 +414,7 @@ def find_concepts(args: TrainArguments, split: Dataset, captions: CaptionMaker) 
     """
     column = args.data.concept_column
     if column:
-        check_columns(split, [column], args.data.dataset)
-        return number_concepts(list(split[column]))
+        return number_concepts(read_keys(split, column, args.data.dataset))
     if args.loss.loss in PAIR_LOSSES:
         return list(range(len(split)))
     if captions.labels is None and args.data.images_per_concept == 1:
@@ -433,8 +494,9 @@ def prepare_evaluator(
     if concept_column is None and len(sources) == 1:
         concept_column = sources[0]
 
-    def read(split: Dataset, label_columns: list[str]) -> EvaluationSet:
+    def read(name: str, split: Dataset, label_columns: list[str]) -> EvaluationSet:
         return read_evaluation_set(
+            name,
             add_texts(split, args, classes),
             data.dataset,
             image_size,
@@ -445,11 +507,12 @@ def prepare_evaluator(
             data.max_bad_sample_ratio,
         )
 
-    evaluation = read(get_eval_split(args, splits), data.zero_shot_columns)
+    evaluation = read(data.eval_split, get_eval_split(args, splits), data.zero_shot_columns)
     if data.new_concepts_split is None:
         return Evaluator(evaluation, None, data.zero_shot_templates)
     new_split = get_split(splits, data.new_concepts_split, data.dataset)
-    new_concepts = read(filter_rows(new_split, data.new_concepts_filter), [])
+    new_rows = filter_rows(new_split, data.new_concepts_filter)
+    new_concepts = read(data.new_concepts_split, new_rows, [])
     return Evaluator(evaluation, new_concepts, data.zero_shot_templates)
 
 

@@ -11,6 +11,8 @@ from transformers import CLIPProcessor
 
 from ..data.errors import DataError
 from ..data.mixing import mix_batch
+from ..utils.errors import UserError
+from ..utils.folders import check_picture
 from .arguments import TrainArguments
 from .command import parse_arguments
 from .preparation import prepare
@@ -33,7 +35,8 @@ def run_preview(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=24, help="so many images of the batch")
     options, others = parser.parse_known_args(arguments)
     if options.count < 1:
-        raise ValueError(f"count={options.count} is not allowed: it must be at least 1")
+        raise UserError(f"count={options.count} is not allowed: it must be at least 1")
+    check_picture(options.save)
     save_preview(parse_arguments(others), options.save, options.count)
     print(f"saved {options.save}")
     return 0

@@ -11,8 +11,9 @@ from ..quantization import eight_bits, static
 from ..quantization.eight_bits import Model
 from ..quantization.layers import check_patterns, choose_layers
 from ..quantization.smoothing import smooth_tower
+from ..utils.devices import read_random_state, write_random_state
+from ..utils.errors import UserError
 from .arguments import TrainArguments
-from .gradient_cache import read_random_state, write_random_state
 from .learning import freeze
 from .preparation import Preparation, prepare_stream
 
@@ -71,9 +72,9 @@ class QuantizedTraining:
         """
         for name in ("gradient_checkpointing", "torch_compile"):
             if getattr(self.args.model, name):
-                raise ValueError(f"{name}=true is not allowed with quantization_mode='static'")
+                raise UserError(f"{name}=true is not allowed with quantization_mode='static'")
         if self.accelerator.distributed_type == DistributedType.FSDP:
-            raise ValueError("FSDP is not allowed with quantization_mode='static': use DDP")
+            raise UserError("FSDP is not allowed with quantization_mode='static': use DDP")
 
     def has_idle_parameters(self) -> bool:
         """Whether there are ranges that learn nothing at first."""
@@ -121,14 +122,14 @@ class QuantizedTraining:
     def calibration_batches(self) -> dict[str, list[static.Batch]]:
         """The first batches of training for each part; nothing that is drawn later changes."""
         count = self.options.quantization_calibration_batches
-        state = read_random_state()
+        state = read_random_state(self.accelerator.device)
         batches = []
         for batch in self.open_loader():
             if "pixel_values" in batch:
                 batches.append(batch)
             if len(batches) == count:
                 break
-        write_random_state(state)
+        write_random_state(state, self.accelerator.device)
         device = self.preparation.model.device
         return {
             name: [{key: batch[key].to(device) for key in inputs} for batch in batches]
@@ -146,21 +147,28 @@ class QuantizedTraining:
             loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
         )
 
-    def finish(self, model: Model) -> tuple[Model, Model]:
-        """The trained weights as a float model, and the quantised model that they make.
-
-        With `static`, that is the model itself: it rounds as the export of it will.
+    def float_model(self, model: Model) -> Model:
+        """The trained weights as a float model.
 
         Args:
             model: with all of its weights.
         """
-        plain = eight_bits.without_fakes(model)
+        return eight_bits.without_fakes(model)
+
+    def quantize(self, model: Model, plain: Model) -> Model:
+        """The quantised model that the trained weights make.
+
+        With `static`, that is the model itself: it rounds as the export of it will.
+
+        Args:
+            model: with all of its weights, as it was trained.
+            plain: what `float_model` made of it.
+        """
         if self.is_static:
-            return plain, model.eval()
-        quantized = eight_bits.quantize(
+            return model.eval()
+        return eight_bits.quantize(
             plain,
             self.layers,
             self.options.quantization_mode,
             self.options.quantization_weight_bits,
         )
-        return plain, quantized

@@ -1,150 +1,226 @@
-"""Write what a finished run leaves: model, metrics, pictures, card; and push it."""
+"""Write what a finished run leaves: first the model, then metrics, pictures and card; push it."""
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..data.errors import first_line
 from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..export.folder import export_clip
 from ..hub.classifier_card import build_classifier_card
-from ..hub.model_card import CardFacts, build_model_card, code_version
-from ..hub.push import files_to_push, push
+from ..hub.model_card import CardFacts, build_model_card
+from ..hub.push import push
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..quantization.static import has_hooks
-from .arguments import TrainArguments
-from .checkpoints import SaveError, replace_files, replace_folder
+from ..utils.errors import warn_only
+from ..utils.folders import committed_files, partial_folder, replace_folder, saving
+from ..utils.versions import code_version
 from .curves import save_curves
-from .loop import TrainingResult
+from .loop import ContrastiveTraining
 
 #: Folder of the quantised model, within that of the float one.
 QUANTIZED_FOLDER = "int8"
+#: What a run writes of its model beside it. Of a model that is replaced, none of it stays.
+METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
+CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
+OF_THE_MODEL = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
 
 
-def write_outputs(args: TrainArguments, result: TrainingResult):
-    """Write all files of a finished run to `output_dir`, and upload them where asked to.
+def finish_run(training: ContrastiveTraining):
+    """Write a trained model with all that belongs to it, and upload it where asked to.
 
-    Everything is written to a folder beside its place first, so an error leaves what lay there.
+    The model comes first, whole or not at all. What follows is of it: where that fails, a warning
+    says so and the model stays. All processes call this.
 
     Raises:
-        SaveError: something could not be written.
+        SaveError: the model could not be written; what was there before is untouched.
     """
-    folder = Path(args.run.output_dir)
-    partial = folder / ".outputs.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_files(partial, args, result)
-        if result.quantized is not None:
-            replace_folder(partial / QUANTIZED_FOLDER, folder / QUANTIZED_FOLDER)
-        elif (folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
-            shutil.rmtree(folder / QUANTIZED_FOLDER)  # of the model that is replaced
-        replace_files(partial, folder)
-    except Exception as error:  # safetensors and matplotlib have their own errors for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
-        raise SaveError(
-            f"cannot write the results to {folder}: {first_line(error)}; what lay there is "
-            "untouched, so make room and go on with --resume_from_checkpoint latest"
-        ) from error
-    print_summary(folder, result.metrics)
-    if result.quantized is not None:
-        print_summary(folder / QUANTIZED_FOLDER, result.quantized_metrics)
-    if args.run.push_to_hub:
-        publish(folder, str(args.run.hub_model_id), args.run.hub_dry_run)
+    model = training.finish()
+    if training.accelerator.is_main_process:
+        report = RunReport(training, model)
+        report.write_model()
+        report.write_rest()
+    with warn_only("closing the trackers"):
+        training.accelerator.end_training()
 
 
-def write_files(folder: Path, args: TrainArguments, result: TrainingResult):
-    """Write the checkpoint folder, metrics.json, the pictures and the model card."""
-    model, processor = result.preparation.model.eval(), result.preparation.processor
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    metrics = {
-        "metrics": result.metrics,
-        "steps": result.progress.step,
-        "train_seconds": result.progress.seconds,
-        "images_per_second": result.progress.images / result.progress.seconds,
-        "precision": result.precision,
-        "code": code_version(),
-        "recipe": args.to_flat_dict(),
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    lines = [json.dumps(line) for line in result.progress.history]
-    (folder / "training_log.jsonl").write_text("\n".join(lines) + "\n")
-    save_curves(folder / "training_curves.png", result.progress.history)
-    if args.run.task == "classification":
-        card = build_classifier_card(card_facts(args, result, ""))
-    else:
-        write_sentence_transformers_files(folder)
-        card = build_model_card(card_facts(args, result, draw_searches(folder, result)))
-    card.save(folder / "README.md")
-    if result.quantized is not None:
-        facts = {
-            **vars(args.quantization),
-            "metrics": result.quantized_metrics,
-            "float_metrics": result.metrics,
-            "float_bytes": weight_bytes(folder),
+@dataclass
+class RunReport:
+    """The folder of one run, filled step by step on the main process.
+
+    Args:
+        training: that is finished.
+        model: what it trained.
+        files: written so far, relative to the folder.
+        metrics: measured so far.
+    """
+
+    training: ContrastiveTraining
+    model: PreTrainedModel
+    files: list[str] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.args = self.training.args
+        self.folder = Path(self.args.run.output_dir)
+        self.processor = self.training.preparation.processor
+        self.is_classifier = self.args.run.task == "classification"
+
+    def write_model(self):
+        """Write the checkpoint: weights, configuration, code and processor."""
+        hint = "what was there is untouched; go on with --resume_from_checkpoint latest"
+        with saving(f"the model in {self.folder}", hint), self.commit() as partial:
+            self.model.eval().save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            if not self.is_classifier:
+                write_sentence_transformers_files(partial)
+        for name in OF_THE_MODEL:  # of the one that is replaced
+            (self.folder / name).unlink(missing_ok=True)
+        if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
+            shutil.rmtree(self.folder / QUANTIZED_FOLDER)
+
+    def write_rest(self):
+        """Measure, quantise, draw, describe and upload, each on its own."""
+        steps: dict[str, Callable[[], Any]] = {
+            "the evaluation": self.measure,
+            f"writing {METRICS_FILE}": self.write_metrics,
+            f"drawing {CURVES_FILE}": self.draw_curves,
         }
-        write_integers(result.quantized, processor, folder / QUANTIZED_FOLDER, facts)
+        if self.args.quantization.quantization_mode != "none":
+            steps["making the quantised model"] = self.write_integers
+        searches = self.searches()
+        if searches:
+            steps[f"drawing {SEARCHES_FILE}"] = lambda: self.draw_searches(searches)
+        steps["writing the model card"] = lambda: self.write_card(searches)
+        if self.args.run.push_to_hub:
+            steps["the upload"] = self.push
+        for what, work in steps.items():
+            with warn_only(f"{what} (the model in {self.folder} is whole)"):
+                work()
+        print_summary(self.folder, self.metrics)
 
+    def commit(self) -> AbstractContextManager[Path]:
+        """A folder to fill, whose files go to the run's when the block ends."""
+        return committed_files(self.folder, self.files)
 
-def write_integers(quantized: PreTrainedModel, processor, folder: Path, facts: dict):
-    """Write a quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export.
+    def measure(self):
+        """Evaluate the model."""
+        self.metrics = self.training.evaluate(self.model, everything=True)
+        self.training.log_metrics(as_dict(self.metrics))
 
-    Raises:
-        ExportError: the export does not compute what the model does.
-    """
-    if has_hooks(quantized):
-        export_clip(quantized, processor, folder, "openvino", "int8")
-        write_facts(folder, facts)
-    else:
-        write_quantized(quantized, processor, folder, facts)
+    def write_metrics(self):
+        """Write metrics.json and the training log."""
+        progress = self.training.progress
+        content = {
+            "metrics": as_json(self.metrics),
+            "steps": progress.step,
+            "train_seconds": progress.seconds,
+            "images_per_second": progress.images / progress.seconds,
+            "precision": self.training.precision,
+            "code": code_version(),
+            "recipe": self.args.to_flat_dict(),
+        }
+        lines = [json.dumps(finite(line)) for line in progress.history]
+        with self.commit() as partial:
+            write_json(partial / METRICS_FILE, content)
+            (partial / LOG_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
+    def draw_curves(self):
+        """Draw how training went."""
+        with self.commit() as partial:
+            save_curves(partial / CURVES_FILE, self.training.progress.history)
 
-def draw_searches(folder: Path, result: TrainingResult) -> str:
-    """Draw what the model finds; returns one of the texts that it was asked."""
-    evaluator = result.preparation.evaluator
-    if not isinstance(evaluator, Evaluator):
-        return "a picture"
-    model, processor = result.preparation.model, result.preparation.processor
-    rows = example_searches(model, processor, evaluator.evaluation)
-    save_retrieval_grid(folder / "retrieval.png", rows)
-    return rows[0][0]
+    def write_integers(self):
+        """Write the quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export."""
+        quantized = self.training.quantize()
+        assert quantized is not None, "the caller asked for a mode"
+        metrics = self.training.evaluate(quantized, everything=True)
+        self.training.log_metrics({f"int8/{m.key}": m.value for m in metrics})
+        facts = {
+            **vars(self.args.quantization),
+            "metrics": as_json(metrics),
+            "float_metrics": as_json(self.metrics),
+            "float_bytes": weight_bytes(self.folder),
+        }
+        target = self.folder / QUANTIZED_FOLDER
+        with partial_folder(target) as partial:
+            if has_hooks(quantized):
+                export_clip(quantized, self.processor, partial, "openvino", "int8")
+                write_facts(partial, facts)
+            else:
+                write_quantized(quantized, self.processor, partial, facts)
+            replace_folder(partial, target)
+        names = (path.relative_to(self.folder) for path in sorted(target.rglob("*")))
+        self.files += [str(name) for name in names if (self.folder / name).is_file()]
+        print_summary(target, metrics)
 
+    def searches(self) -> list[tuple[str, list[Found]]]:
+        """What the model finds for some captions; empty where it searches nothing."""
+        evaluator = self.training.preparation.evaluator
+        if not isinstance(evaluator, Evaluator):
+            return []
+        with warn_only("searching for examples"):
+            return example_searches(self.model, self.processor, evaluator.evaluation)
+        return []
 
-def card_facts(args: TrainArguments, result: TrainingResult, example: str) -> CardFacts:
-    """What the model card is written from."""
-    model, data = result.preparation.model, result.preparation.data
-    is_classifier = args.run.task == "classification"
-    vision = model.config if is_classifier else model.config.vision_config
+    def draw_searches(self, searches: list[tuple[str, list[Found]]]):
+        """Draw what the model finds."""
+        with self.commit() as partial:
+            save_retrieval_grid(partial / SEARCHES_FILE, searches)
 
-    def count(*names: str) -> int:
-        modules = (getattr(model, name, None) for name in names)
-        return sum(p.numel() for module in modules if module for p in module.parameters())
+    def write_card(self, searches: list[tuple[str, list[Found]]]):
+        """Write the model card."""
+        build = build_classifier_card if self.is_classifier else build_model_card
+        example = searches[0][0] if searches else "a picture"
+        with self.commit() as partial:
+            build(self.card_facts(example)).save(partial / CARD_FILE)
 
-    return CardFacts(
-        name=Path(args.run.output_dir).resolve().name,
-        dataset=args.data.dataset,
-        num_rows=data.num_rows,
-        num_concepts=data.num_concepts,
-        skipped=data.bad.examples,
-        recipe=args.to_flat_dict(),
-        metrics=result.metrics,
-        steps=result.progress.step,
-        seconds=result.progress.seconds,
-        precision=result.precision,
-        images_per_second=result.progress.images / result.progress.seconds,
-        num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
-        num_text_parameters=count("text_model", "text_projection"),
-        example_text=example,
-        image_size=vision.image_size,
-        classes=list(model.config.id2label.values()) if is_classifier else [],
-    )
+    def card_facts(self, example: str) -> CardFacts:
+        """What the model card is written from."""
+        model, data = self.model, self.training.preparation.data
+        progress = self.training.progress
+        vision = model.config if self.is_classifier else model.config.vision_config
+
+        def count(*names: str) -> int:
+            modules = (getattr(model, name, None) for name in names)
+            return sum(p.numel() for module in modules if module for p in module.parameters())
+
+        return CardFacts(
+            name=self.folder.resolve().name,
+            dataset=self.args.data.dataset,
+            num_rows=data.num_rows,
+            num_concepts=data.num_concepts,
+            skipped=data.bad.examples,
+            recipe=self.args.to_flat_dict(),
+            metrics=self.metrics,
+            steps=progress.step,
+            seconds=progress.seconds,
+            precision=self.training.precision,
+            images_per_second=progress.images / progress.seconds,
+            num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
+            num_text_parameters=count("text_model", "text_projection"),
+            example_text=example,
+            image_size=vision.image_size,
+            classes=list((model.config.id2label or {}).values()) if self.is_classifier else [],
+        )
+
+    def push(self):
+        """Upload what this run wrote, or list what would go up."""
+        repo_id, files = str(self.args.run.hub_model_id), sorted(self.files)
+        if self.args.run.hub_dry_run:
+            print(f"would push to {repo_id}:", *files, sep="\n  ")
+        else:
+            print(f"pushed to {push(self.folder, repo_id, files)}")
 
 
 def example_searches(
@@ -177,17 +253,15 @@ def example_searches(
     ]
 
 
-def print_summary(folder: Path, metrics: dict[str, float]):
+def write_json(path: Path, content: dict):
+    """Write values as indented JSON."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def print_summary(folder: Path, metrics: Sequence[Metric]):
     """Print where the model is and how well it retrieves or classifies."""
-    for name, value in metrics.items():
-        if name.endswith(("R@1", "R@10", "accuracy")):
-            print(f"{name:55} {100 * value:5.1f} %")
+    for metric in metrics:
+        if metric.name.endswith(("R@1", "R@10", "accuracy")):
+            print(f"{metric.key:55} {100 * metric.value:5.1f} %")
     print(f"the model, its card and its pictures are in {folder}")
-
-
-def publish(folder: Path, repo_id: str, dry_run: bool):
-    """Upload a run's folder, or list what would go up."""
-    if dry_run:
-        print(f"would push to {repo_id}:", *files_to_push(folder), sep="\n  ")
-    else:
-        print(f"pushed to {push(folder, repo_id)}")

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
 
+from ..utils.errors import UserError
 from .arguments import TrainArguments
 from .checkpoints import CheckpointError
 from .gradient_cache import gradient_exchange
@@ -34,28 +35,26 @@ def build_zero_plugin(args: TrainArguments, precision: str) -> DeepSpeedPlugin:
         ValueError: it is not installed, or it is asked for what it cannot do here.
     """
     if args.optimizer.optim != "adamw":
-        raise ValueError(
+        raise UserError(
             f"optim={args.optimizer.optim!r} is not allowed with DeepSpeed, which hands the "
             "optimiser flat pieces instead of matrices: use adamw"
         )
     if precision == "fp16":
-        raise ValueError("fp16=true is not allowed with DeepSpeed: use bf16=true, or neither")
+        raise UserError("fp16=true is not allowed with DeepSpeed: use bf16=true, or neither")
     plugin = DeepSpeedPlugin()
     config = plugin.deepspeed_config
     stage = config["zero_optimization"]["stage"]
     if stage not in (1, 2):
-        raise ValueError(
+        raise UserError(
             f"zero_stage={stage} is not allowed with DeepSpeed: it must be 1 or 2; to share the "
             "weights out too, launch with configuration/accelerate/fsdp2.yaml"
         )
     for name in ("offload_optimizer", "offload_param"):
         place = config["zero_optimization"].get(name, {}).get("device", "none")
         if place != "none":
-            raise ValueError(
-                f"{name}_device={place} is not allowed with DeepSpeed: it must be none"
-            )
+            raise UserError(f"{name}_device={place} is not allowed with DeepSpeed: it must be none")
     if not is_deepspeed_available():
-        raise ValueError("DeepSpeed is not installed: pip install 'clip-vit[deepspeed]'")
+        raise UserError("DeepSpeed is not installed: pip install 'clip-vit[deepspeed]'")
     config |= {
         "train_micro_batch_size_per_gpu": args.optimizer.per_device_train_batch_size,
         "gradient_accumulation_steps": args.optimizer.gradient_accumulation_steps,

@@ -92,7 +92,7 @@ def test_help_documents_every_field(capsys):
         "peak learning rate of Muon",
         "largest angle in degrees",
         "how often tags are added",
-        "folder with the config.json of an architecture",
+        "the name of a ready-made one",
     ):
         assert sentence in text
 

@@ -30,7 +30,7 @@ def test_a_recipe_changes_fields_of_the_model():
     assert {name: getattr(changed, name) for name in vision} == vision
     assert len(model.text_model.encoder.layers) == 3
     assert model.get_logit_bias().item() == -10
-    assert changed.conv_stem_widths == [64, 64, 128, 128, 256]
+    assert changed.conv_stem_widths == [64, 128, 256]
 
 
 def test_every_head_keeps_keys_of_its_own_unless_a_recipe_says_otherwise():

@@ -248,7 +248,7 @@ def test_bad_input_ends_in_one_sentence(
     assert "no split 'dev': it has train, validation" in run_in_process(
         capsys, recipe, "--train_split", "dev"
     )
-    assert "no config.json in 'nowhere'" in run_in_process(
+    assert "no model configuration 'nowhere'" in run_in_process(
         capsys, recipe, "--model_config", "nowhere"
     )
     config = json.loads((model_config_folder / "config.json").read_text())
@@ -276,9 +276,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
     recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
     newest = sorted((finished / "checkpoints").iterdir())[-1]
     damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for path in newest.iterdir():
-        (damaged / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(newest, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "cannot resume from" in run_in_process(
@@ -363,7 +361,7 @@ def test_too_many_unreadable_images_are_an_error(
         zero_shot_columns=[],
     )
     message = run_in_process(capsys, recipe)
-    assert "2 of 12 images" in message
+    assert "2 of 12 rows" in message
     assert "max_bad_sample_ratio=0.01" in message
 
 

@@ -1,0 +1,125 @@
+"""What a resumed run takes over from its checkpoint, where a new one would find it in the data.
+
+Data may have changed since: a tokenizer that is trained anew gives other numbers to the same words,
+and classes that are counted anew have other places.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoProcessor
+
+from ..utils.from_pretrained import read_as_text
+from .arguments import TrainArguments
+
+logger = logging.getLogger(__name__)
+
+#: Folder of the processor in a checkpoint.
+PROCESSOR_FOLDER = "processor"
+#: Fields that say how a run is watched and kept, and change nothing of what it learns.
+WITHOUT_EFFECT = frozenset(
+    (
+        *("output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
+        *("checkpoint_dir", "resume_from_checkpoint", "report_to", "push_to_hub", "hub_model_id"),
+        *("hub_dry_run", "dataloader_num_workers", "cache_images"),
+    )
+)
+
+
+@dataclass
+class Restart:
+    """What a checkpoint keeps of the run's preparation.
+
+    Args:
+        processor: with the tokenizer that the weights know; None where an older release saved.
+        class_names: of the classes in their order; empty for none.
+        num_rows: of the training split.
+        recipe: every field of the run, columns that were found in the data among them.
+    """
+
+    processor: Any = None
+    class_names: list[str] = field(default_factory=list)
+    num_rows: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+def read_restart(path: Path, progress: dict, is_classifier: bool) -> Restart:
+    """What a whole checkpoint keeps."""
+    folder = path / PROCESSOR_FOLDER
+    processor = None
+    if folder.is_dir():
+        auto_class = AutoImageProcessor if is_classifier else AutoProcessor
+        processor = auto_class.from_pretrained(folder)
+        read_as_text(getattr(processor, "tokenizer", None))
+    names = ("class_names", "num_rows", "recipe")
+    kept = {name: progress[name] for name in names if name in progress}
+    return Restart(processor, **kept)
+
+
+def take_columns(args: TrainArguments, restart: Restart):
+    """Fill in the columns that the first part of the run found, where the arguments name none."""
+    recipe = restart.recipe
+    for section, names in (
+        (args.data, ("image_column",)),
+        (args.captions, ("caption_columns", "label_column")),
+    ):
+        if any(getattr(section, name) for name in names):
+            continue
+        for name in names:
+            setattr(section, name, recipe.get(name) or getattr(section, name))
+
+
+def tell_changes(args: TrainArguments, restart: Restart, num_rows: int):
+    """Say what is not as it was when the checkpoint was saved."""
+    now = args.to_flat_dict()
+    changed = [
+        f"{name} {before!r} → {now[name]!r}"
+        for name, before in restart.recipe.items()
+        if name in now and name not in WITHOUT_EFFECT and now[name] != before
+    ]
+    if changed:
+        logger.warning("resumed with other values than before: %s", ", ".join(changed))
+    if restart.num_rows and restart.num_rows != num_rows:
+        logger.warning(
+            "the training split has %d rows, and had %d when the checkpoint was saved: tokenizer "
+            "and classes stay those of the checkpoint, and batches come in another order",
+            num_rows,
+            restart.num_rows,
+        )
+
+
+def keep_fields(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The fields of each parameter group, as the arguments have them."""
+    return [
+        {name: value for name, value in group.items() if name not in ("params", "lr")}
+        for group in optimizer.param_groups
+    ]
+
+
+def restore_fields(
+    optimizer: torch.optim.Optimizer, scheduler: Any, fields: list[dict[str, Any]], state: dict
+):
+    """Go on with the optimiser's own state and the schedule's place, at the rates of the arguments.
+
+    Args:
+        optimizer: with the state of a checkpoint.
+        scheduler: of it, as the arguments make it.
+        fields: what `keep_fields` gave before.
+        state: of the schedule, from the checkpoint.
+    """
+    base_rates = list(getattr(scheduler, "base_lrs", []))
+    scheduler.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, fields, strict=True):
+        group.update(kept)
+    if not hasattr(scheduler, "lr_lambdas"):
+        return
+    scheduler.base_lrs = base_rates
+    scheduler._last_lr = [
+        rate * factor(scheduler.last_epoch)
+        for rate, factor in zip(base_rates, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
