@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..pretrained import load_with_report, refuse_misfits
+from ..utils.from_pretrained import find_checkpoint, loading
 from .weights import ConversionError
 
 #: What a model of a peer may be given as, beside the model itself.
@@ -19,8 +20,8 @@ Checkpoint = str | Path
 
 def folder_of(source: Checkpoint) -> str:
     """Where a checkpoint's configuration is: its folder, or its name on the Hub."""
-    path = Path(source)
-    return str(path.parent) if path.is_file() else str(source)
+    path = Path(source).expanduser()
+    return str(path.parent) if path.is_file() else find_checkpoint(str(source))
 
 
 @contextmanager
@@ -75,12 +76,14 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         ValueError: the checkpoint lacks weights, or has others than the model; they are named.
         ConversionError: a pickle holds more than tensors.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     given: dict[str, Any] = {}
-    if path.is_file():
-        config = model_class.config_class.from_pretrained(path.parent)
-        given = {"config": config, "state_dict": read_weights(path)}
-    with tensors_only(source):
-        model, found = load_with_report(model_class, None if given else source, **given)
-    refuse_misfits(str(source), model, found)
+    with loading(str(source)):
+        if path.is_file():
+            config = model_class.config_class.from_pretrained(path.parent)
+            given = {"config": config, "state_dict": read_weights(path)}
+        place = None if given else find_checkpoint(str(source))
+        with tensors_only(source):
+            model, found = load_with_report(model_class, place, **given)
+        refuse_misfits(str(source), model, found)
     return model.eval()

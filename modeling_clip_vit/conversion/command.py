@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from transformers import AutoProcessor
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.folders import check_new, new_folder
+from ..utils.from_pretrained import load_processor
 from .checkpoints import folder_of
-from .folders import check_new, new_folder
 from .peers import PEERS, Ours, find_peer
 from .verify import is_tower, verify
 from .weights import ConversionError
@@ -91,6 +91,6 @@ def copy_processor(source: str, folder: Path, to: str):
     """Write the source's tokenizer and image processor beside the weights, if it has them."""
     place = folder_of(source)
     if (Path(place) / "tokenizer_config.json").is_file():
-        AutoProcessor.from_pretrained(place).save_pretrained(folder)
+        load_processor(place).save_pretrained(folder)
         if to == "clip_vit":
             write_sentence_transformers_files(folder)

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
-from ..pretrained import load_whole, name_some
-from .folders import check_new, new_folder
+from ..pretrained import name_some
+from ..utils.errors import UserError
+from ..utils.folders import check_new, new_folder
+from ..utils.from_pretrained import load_model, load_processor
 from .weights import ConversionError
 
 #: Parts of the names of configuration fields that change nothing in a trained model's outputs.
@@ -22,8 +24,8 @@ def run_merge(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     target = Path(options.target)
     check_new(target)
-    first, second = (load_whole(AutoModel, path) for path in (options.first, options.second))
-    processors = [AutoProcessor.from_pretrained(path) for path in (options.first, options.second)]
+    first, second = (load_model(AutoModel, path) for path in (options.first, options.second))
+    processors = [load_processor(path) for path in (options.first, options.second)]
     if processors[0].tokenizer.get_vocab() != processors[1].tokenizer.get_vocab():
         raise ConversionError(
             f"the tokenizers of {options.first!r} and {options.second!r} have other tokens: the "
@@ -65,7 +67,7 @@ def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
         ValueError: alpha is not from 0 to 1.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} is not allowed: it must be from 0 to 1")
+        raise UserError(f"alpha={alpha} is not allowed: it must be from 0 to 1")
     ours, theirs = first.state_dict(), second.state_dict()
     apart = [name for name in {*ours, *theirs} if shape_of(ours, name) != shape_of(theirs, name)]
     if apart:

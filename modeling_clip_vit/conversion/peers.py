@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
+from ..utils.from_pretrained import loading
 from . import open_clip
 from .checkpoints import Checkpoint, folder_of, load_transformers
 from .hf_chinese_clip import from_hf_chinese_clip
@@ -133,10 +134,9 @@ def read_config(source: str) -> dict:
     """
     place = folder_of(source)
     folder = Path(place)
-    if not folder.is_dir() and (folder.exists() or source.count("/") != 1 or source[0] in "./~"):
-        raise ConversionError(f"no checkpoint folder {source!r} (looked in {Path.cwd()})")
     if (folder / "open_clip_config.json").is_file():
         return json.loads((folder / "open_clip_config.json").read_text())
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConversionError(f"{source!r} has neither config.json nor open_clip_config.json")
-    return PreTrainedConfig.get_config_dict(place)[0]
+    with loading(source):
+        return PreTrainedConfig.get_config_dict(place)[0]

@@ -7,10 +7,11 @@ from math import inf, nextafter
 import torch
 from torch import nn
 
-from ..towers import is_foreign
+from ..configuration_clip_vit import is_foreign
+from ..utils.errors import UserError
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """A model that cannot be converted without loss; the message is one clear sentence."""
 
 

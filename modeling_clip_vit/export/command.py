@@ -4,8 +4,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ..conversion.folders import check_new
 from ..inference.loading import load_clip
+from ..utils.errors import UserError
+from ..utils.folders import check_new
 from .backends import FORMATS, PRECISIONS, check_choice
 from .calibration import read_samples
 from .folder import NUM_CHECKS, PART_CHOICES, export_clip
@@ -19,7 +20,7 @@ def run_export(arguments: list[str]) -> int:
     # Before the model is loaded, and data is read.
     check_new(target)
     if options.num_calibration < 1:
-        raise ValueError(f"--num_calibration is {options.num_calibration}, and must be at least 1")
+        raise UserError(f"--num_calibration is {options.num_calibration}, and must be at least 1")
     check_choice(options.format, options.precision, (), options.calibration is not None)
     model, processor = load_clip(options.checkpoint)
     samples = []

@@ -68,8 +68,10 @@ def run(part, inputs):
 IMAGE = """
 size = (export["image_size"], export["image_size"])
 image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
-if image.mode.startswith("I;16"):
-    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+if image.mode.startswith("I;16"):  # of 12 or 16 bits
+    values = np.asarray(image)
+    limit = next(limit for limit in (255, 4095, 65535) if values.max() <= limit)
+    image = Image.fromarray((values * (255 / limit)).round().astype(np.uint8))
 image = image.convert("RGBA")  # what is transparent lies on white
 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 resize = ImageOps.fit if export["crops_images"] else Image.Image.resize
@@ -80,7 +82,9 @@ pictures = {"pixel_values": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]
 
 TEXT = """
 # tokenizer.json says how to cut and to pad.
-tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(sys.argv[{first}:])
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.encode_special_tokens = True  # what is typed is text, "<eos>" too
+tokens = tokenizer.encode_batch(sys.argv[{first}:])
 texts = {{
     "input_ids": np.array([token.ids for token in tokens]),
     "attention_mask": np.array([token.attention_mask for token in tokens]),

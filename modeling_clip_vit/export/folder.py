@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers.exporters import ExportedComponent, ExportedModel
 
-from ..conversion.folders import new_folder
 from ..inference.embedding import similarity_of
 from ..inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportError, fingerprint
 from ..inference.loading import is_quantized
 from ..inference.runtimes import open_session
 from ..quantization.static import has_hooks
+from ..utils.folders import new_folder
 from .backends import FORMATS, PRECISIONS, Inputs, check_choice, convert
 from .check import compare, expect, make_cases
 from .examples import write_example

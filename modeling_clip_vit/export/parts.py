@@ -14,6 +14,7 @@ from torch.export import Dim
 from torch.nn.functional import normalize
 
 from ..inference.embedding import longest_text, reads_padding, similarity_of
+from ..utils.errors import UserError
 
 #: Bound of a dynamic batch: torch.export wants one, and no artifact enforces it.
 LARGEST_BATCH = 65536
@@ -112,7 +113,7 @@ def shapes_of(model: Any, processor: Any) -> Shapes:
     vision, text = model.config.vision_config, model.config.text_config
     max_text_length = longest_text(text, processor.tokenizer)
     if max_text_length is None:
-        raise ValueError(
+        raise UserError(
             "neither the text tower nor its tokenizer says how many tokens a text may have: set "
             "the tokenizer's model_max_length"
         )

@@ -1,5 +1,7 @@
 """The model card of a classifier: written from what a run did and measured."""
 
+import json
+
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .model_card import CardFacts, describe_origin, describe_recipe, read_dataset_card
@@ -56,9 +58,11 @@ repository's own files are the model's code, hence `trust_remote_code=True`.
 from PIL import Image
 from transformers import pipeline
 
-path = "{facts.recipe["output_dir"]}"  # this folder, or its name on the Hub
+path = {json.dumps(facts.recipe["output_dir"])}  # this folder, or its name on the Hub
+image = Image.open("picture.png").convert("RGBA")  # what is transparent lies on white
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 classify = pipeline("image-classification", model=path, trust_remote_code=True)
-print(classify(Image.open("picture.png").convert("RGB")))
+print(classify(image))
 ```"""
 
 
@@ -69,24 +73,26 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
             task_type="image-classification",
             dataset_type=facts.dataset,
             dataset_name=facts.dataset,
-            dataset_split=str(facts.recipe["eval_split"]),
+            dataset_split=metric.split,
             metric_type="accuracy",
-            metric_name=name,
-            metric_value=round(facts.metrics[f"validation/{key}"], 4),
+            metric_name=METRICS[metric.name],
+            metric_value=round(metric.value, 4),
         )
-        for key, name in METRICS.items()
-        if f"validation/{key}" in facts.metrics
+        for metric in facts.metrics
+        if metric.name in METRICS
     ]
 
 
 def describe_metrics(facts: CardFacts) -> str:
     """What share of the images of the evaluation split it classifies rightly."""
-    found = {name: facts.metrics.get(f"validation/{key}") for key, name in METRICS.items()}
-    lines = [f"| {name} | {100 * value:.1f} % |" for name, value in found.items() if value]
+    values = {metric.name: metric.value for metric in facts.metrics}
+    lines = [
+        f"| {METRICS[name]} | {100 * values[name]:.1f} % |" for name in METRICS if name in values
+    ]
     if not lines:
         return "Nothing was measured: the recipe names no `eval_split`."
     return (
         f"On the split `{facts.recipe['eval_split']}`, which training did not see; always guessing "
-        f"the commonest class would give {100 * facts.metrics['validation/majority']:.1f} %.\n\n"
+        f"the commonest class would give {100 * values['majority']:.1f} %.\n\n"
         "| metric | value |\n| --- | --- |\n" + "\n".join(lines)
     )

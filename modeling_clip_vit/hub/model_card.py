@@ -2,14 +2,17 @@
 
 import json
 import platform
-import subprocess
 from dataclasses import dataclass, field
 from datetime import date
-from importlib.metadata import version
 from os import cpu_count
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.metrics import Metric
+from ..utils.markdown import escape_cell
+from ..utils.resources import find_data
+from ..utils.versions import code_version, package_versions
 
 PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "tokenizers")
 
@@ -24,7 +27,7 @@ class CardFacts:
         num_rows, num_concepts: how many images and concepts were trained on.
         skipped: names of images that could not be decoded.
         recipe: every field of the run.
-        metrics: `set/column/direction/metric` -> value.
+        metrics: what was measured of it.
         steps: updates done.
         seconds: time spent training.
         precision: `bf16`, `fp16` or `no`.
@@ -41,7 +44,7 @@ class CardFacts:
     num_concepts: int
     skipped: list[str]
     recipe: dict
-    metrics: dict[str, float]
+    metrics: list[Metric]
     steps: int
     seconds: float
     precision: str
@@ -86,23 +89,8 @@ def build_model_card(facts: CardFacts) -> ModelCard:
 
 def read_dataset_card(path: str) -> dict:
     """The metadata of a data set's card, empty where it has none on this machine."""
-    card = Path(path) / "README.md"
+    card = Path(find_data(path)).expanduser() / "README.md"
     return DatasetCard.load(card).data.to_dict() if card.is_file() else {}
-
-
-def code_version() -> str:
-    """The commit of this package's code, and whether it was changed since; else its version."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return f"commit `{git('rev-parse', 'HEAD')}`{' with changes' if changed else ''}"
-    except (OSError, subprocess.CalledProcessError):
-        return f"clip-vit {version('clip-vit')}"
 
 
 def processor_name() -> str:
@@ -117,23 +105,20 @@ def processor_name() -> str:
 
 def evaluation_results(facts: CardFacts) -> list[EvalResult]:
     """R@1 and R@10 as the Hub's metadata has them."""
-    results = []
-    for name, value in facts.metrics.items():
-        if name.endswith(("/R@1", "/R@10")):
-            split, column, direction, metric = name.split("/")
-            results.append(
-                EvalResult(
-                    task_type="zero-shot-retrieval",
-                    dataset_type=facts.dataset,
-                    dataset_name=facts.dataset,
-                    # The Hub puts together what differs in nothing else than the metric.
-                    dataset_split=split,
-                    metric_type=metric,
-                    metric_name=f"{metric}, {column}, {direction.replace('_', ' ')}",
-                    metric_value=round(value, 4),
-                )
-            )
-    return results
+    return [
+        EvalResult(
+            task_type="zero-shot-retrieval",
+            dataset_type=facts.dataset,
+            dataset_name=facts.dataset,
+            # The Hub puts together what differs in nothing else than the metric.
+            dataset_split=metric.split,
+            metric_type=metric.name,
+            metric_name=f"{metric.name}, {metric.of}, {metric.direction.replace('_', ' ')}",
+            metric_value=round(metric.value, 4),
+        )
+        for metric in facts.metrics
+        if metric.name in ("R@1", "R@10")
+    ]
 
 
 def describe_model(facts: CardFacts) -> str:
@@ -155,12 +140,14 @@ repository's own files are the model's code, hence `trust_remote_code=True`.
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-path = "{facts.recipe["output_dir"]}"  # this folder, or its name on the Hub
+path = {json.dumps(facts.recipe["output_dir"])}  # this folder, or its name on the Hub
 model = AutoModel.from_pretrained(path, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+image = Image.open("picture.png").convert("RGBA")  # what is transparent lies on white
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 inputs = processor(
     text={json.dumps([facts.example_text, "something else"], ensure_ascii=False)},
-    images=Image.open("picture.png").convert("RGB"),
+    images=image,
     return_tensors="pt",
     padding=True,
 )
@@ -170,31 +157,35 @@ print(model(**inputs).logits_per_image.softmax(dim=1))
 
 def describe_metrics(facts: CardFacts) -> str:
     """Tables of retrieval and zero-shot figures."""
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
     zero_shot: dict[str, dict[str, float]] = {}
-    for name, value in facts.metrics.items():
-        group, metric = name.rsplit("/", 1)
-        (zero_shot if group.startswith("zero_shot") else rows).setdefault(group, {})[metric] = value
+    for metric in facts.metrics:
+        if metric.task == "zero_shot":
+            zero_shot.setdefault(metric.of, {})[metric.name] = metric.value
+        else:
+            row = (metric.task, metric.split, metric.of, metric.direction)
+            rows.setdefault(row, {})[metric.name] = metric.value
     if not rows:
         return "Nothing was measured: the recipe names no `eval_split`."
-    lines = ["| queries | direction | R@1 | R@5 | R@10 | median rank |", "| --- " * 6 + "|"]
-    for group, values in rows.items():
-        *where, direction = group.split("/")
+    split = str(facts.recipe["eval_split"])
+    lines = ["| split | queries | direction | R@1 | R@5 | R@10 | median rank |", "| --- " * 7 + "|"]
+    for (task, of_split, column, direction), values in rows.items():
+        where = f"{of_split}, new concepts" if task == "new_concepts" else of_split
         cells = [f"{100 * values[key]:.1f}" for key in ("R@1", "R@5", "R@10")]
         lines.append(
-            f"| {', '.join(where)} | {direction.replace('_', ' ')} | {' | '.join(cells)} "
-            f"| {values['median_rank']:.0f} |"
+            f"| {escape_cell(where)} | {escape_cell(column)} | {direction.replace('_', ' ')} "
+            f"| {' | '.join(cells)} | {values['median_rank']:.0f} |"
         )
-    text = "Recall in percent. `validation` is the split that training did not see.\n\n"
+    text = f"Recall in percent. `{split}` is the split that training did not see.\n\n"
     text += "\n".join(lines)
-    if "new_concepts" in {group.split("/")[0] for group in rows}:
+    if any(task == "new_concepts" for task, *_ in rows):
         text += (
-            "\n\n`new_concepts` are concepts that are not in training at all; their captions "
-            "search among their own pictures and those of `validation`."
+            "\n\nNew concepts are not in training at all; their captions search among their own "
+            f"pictures and those of `{split}`."
         )
-    for group, values in zero_shot.items():
+    for column, values in zero_shot.items():
         text += (
-            f"\n\nZero-shot accuracy on the names of `{group.split('/')[1]}`: "
+            f"\n\nZero-shot accuracy on the names of `{column}`: "
             f"{100 * values['accuracy']:.1f} % (always guessing the commonest: "
             f"{100 * values['majority']:.1f} %)."
         )
@@ -237,7 +228,8 @@ def add_licences(text: str, facts: CardFacts, dataset: dict) -> str:
 
 def describe_recipe(facts: CardFacts) -> str:
     """Time, place, versions and every field."""
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    found = package_versions(*PACKAGES)
+    versions = ", ".join(f"{package} {number}" for package, number in found.items())
     fields = "\n".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.recipe.items()
     )

@@ -1,27 +1,25 @@
 """Upload a finished run to the Hub."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import HfApi
-
-#: What a run keeps for itself: checkpoints to resume from, and logs.
-PRIVATE = ("checkpoints", "runs")
+from huggingface_hub import CommitOperationAdd, HfApi
 
 
-def files_to_push(folder: Path) -> list[str]:
-    """The files of a run's folder that go up, relative to it."""
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [str(path) for path in paths if path.parts[0] not in PRIVATE and path.name[0] != "."]
+def push(folder: Path, repo_id: str, files: Iterable[str], private: bool = False) -> str:
+    """Create the repository if need be and upload files in one commit.
 
+    Args:
+        folder: of the files.
+        repo_id: `user/name`.
+        files: what goes up, relative to the folder; nothing else does.
+        private: whether a new repository is private.
 
-def push(folder: Path, repo_id: str, private: bool = False) -> str:
-    """Create the repository if need be and upload; returns the address of the commit."""
+    Returns:
+        The address of the commit.
+    """
     api = HfApi()
     repo_id = api.create_repo(repo_id, exist_ok=True, private=private).repo_id
-    commit = api.upload_folder(
-        folder_path=folder,
-        repo_id=repo_id,
-        allow_patterns=files_to_push(folder),
-        commit_message="Upload a clip-vit model",
-    )
-    return str(commit.commit_url)
+    operations = [CommitOperationAdd(Path(name).as_posix(), folder / name) for name in files]
+    message = "Upload a clip-vit model"
+    return str(api.create_commit(repo_id, operations, commit_message=message).commit_url)

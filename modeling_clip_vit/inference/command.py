@@ -5,30 +5,44 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
+from PIL import Image
 
+from ..utils.errors import UserError
+from ..utils.folders import check_picture
 from .loading import load_encoder
 from .runtimes import RUNTIMES
-from .search import ImageSearch, open_gallery
+from .search import ImageSearch, Picture, open_gallery
 
 
 def run_search(arguments: list[str]) -> int:
     """Search pictures by text, print the best, and save a picture of them where asked to."""
     options = build_parser().parse_args(arguments)
+    if options.save:
+        check_picture(Path(options.save))
+    if not options.query.strip():
+        raise UserError("the query is empty: say what to look for")
     encoder = load_encoder(options.checkpoint, options.runtime)
-    gallery = open_gallery(options.images, options.image_column, options.split)
-    for name in gallery.unreadable:
+    search = ImageSearch(encoder, open_gallery(options.images, options.image_column, options.split))
+    for name in search.unreadable:
         print(f"skipped {name}", file=sys.stderr)
-    found = ImageSearch(encoder, gallery.pictures)(options.query, options.top_k)
-    print(f"{options.query!r} in {len(gallery.pictures)} pictures of {options.images}:")
+    found = search(options.query, options.top_k)
+    print(f"{options.query!r} in {len(search.pictures)} pictures of {options.images}:")
     for place, (picture, score) in enumerate(found, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
     if options.save:
         from .pictures import Found, save_retrieval_grid
 
-        titles = [Found(picture.image, f"{score:.2f} {picture.name}") for picture, score in found]
-        save_retrieval_grid(Path(options.save), [(options.query, titles)])
+        shown = [Found(thumbnail(one), f"{score:.2f} {one.name}") for one, score in found]
+        save_retrieval_grid(Path(options.save), [(options.query, shown)])
         print(f"saved {options.save}")
     return 0
+
+
+def thumbnail(picture: Picture) -> Image.Image:
+    """A picture as small as it is shown."""
+    image = picture.decode()
+    image.thumbnail((320, 320))
+    return image
 
 
 def build_parser() -> ArgumentParser:
@@ -39,7 +53,10 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("query", type=str, help="what to look for, in the model's languages")
     parser.add_argument(
-        "--images", type=str, required=True, help="a folder of image files, or a data set"
+        "--images",
+        type=str,
+        required=True,
+        help="a folder of image files, one image file, or a data set",
     )
     parser.add_argument("--save", type=str, help="save a picture of the best here")
     parser.add_argument("--top_k", type=PositiveInt, default=5, help="how many to show")

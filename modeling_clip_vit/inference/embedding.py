@@ -14,6 +14,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.errors import UserError
 
 
 @torch.inference_mode()
@@ -114,3 +115,22 @@ def similarity_of(model: ClipVitModel | CLIPModel) -> tuple[float, float | None]
     else:
         scale, bias = model.logit_scale.exp(), getattr(model, "logit_bias", None)
     return scale.item(), None if bias is None else bias.item()
+
+
+def check_finite(embeds: torch.Tensor, what: str) -> torch.Tensor:
+    """Embeddings as they are, if all of them are numbers.
+
+    Args:
+        embeds: (N, P).
+        what: they are of, for the message.
+
+    Raises:
+        UserError: some are not: such a model cannot be measured or searched with.
+    """
+    bad = int((~embeds.isfinite().all(dim=1)).sum())
+    if bad:
+        raise UserError(
+            f"the model gives {bad} of {len(embeds)} {what} an embedding that is not a number: its "
+            "weights are damaged, or overflow in half precision"
+        )
+    return embeds

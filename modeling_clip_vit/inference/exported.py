@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoProcessor, CLIPProcessor
 
 from ..data.transforms import normalize
+from ..utils.errors import UserError
 from .embedding import text_options
 from .runtimes import Session, open_session
 
@@ -50,7 +51,7 @@ FIELDS = {
 }
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """An export that cannot be made or used; the message is one clear sentence."""
 
 

@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import (
-    AutoConfig,
     AutoModel,
-    AutoProcessor,
     BatchFeature,
     CLIPModel,
     CLIPProcessor,
     PretrainedConfig,
 )
 
-from ..data.errors import first_line
 from ..modeling_clip_vit import ClipVitModel
-from ..pretrained import load_whole
+from ..utils.devices import default_device
+from ..utils.from_pretrained import LoadError, load_config, load_model, load_processor
 from .embedding import (
     embed_image_inputs,
     embed_images,
@@ -29,10 +27,6 @@ from .embedding import (
 )
 from .exported import EXPORT_FILE, ExportedEncoder
 from .runtimes import RUNTIMES, require
-
-
-class LoadError(ValueError):
-    """A checkpoint that cannot be used; the message is one clear sentence."""
 
 
 def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
@@ -47,26 +41,16 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     folder = Path(path).expanduser()
     if (folder / EXPORT_FILE).is_file():
         raise LoadError(f"{path!r} is an export, and this needs a checkpoint: give what it was of")
-    if not folder.is_dir() and (folder.exists() or path.count("/") != 1 or path[0] in "./~"):
-        raise LoadError(f"no checkpoint folder {path!r} (looked in {Path.cwd()})")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:
-        raise LoadError(f"{path!r} is not a checkpoint: {first_line(error)}") from error
+    config = load_config(path)
     if is_quantized(config):
         require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")
-    try:
-        model = load_whole(AutoModel, path, trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:
-        raise LoadError(f"cannot load the checkpoint {path!r}: {first_line(error)}") from error
+    model, processor = load_model(AutoModel, path), load_processor(path)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise LoadError(
             f"{path!r} holds a model of type {config.model_type!r}, which does not embed images "
             "and texts: give a clip_vit checkpoint"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device), processor
+    return model.eval().to(default_device()), processor
 
 
 def is_quantized(config: PretrainedConfig) -> bool:

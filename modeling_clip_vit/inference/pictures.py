@@ -5,18 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..utils.figures import figure_style
+
 RIGHT, WRONG = "#1a7f37", "#8c959f"
-
-
-def use_font() -> str:
-    """The font of all pictures: it has the characters of English and Simplified Chinese."""
-    path = Path(__file__).parent / "fonts" / "NotoSansCJKsc-subset.otf"
-    font_manager.fontManager.addfont(path)
-    return font_manager.FontProperties(fname=path).get_name()
 
 
 @dataclass
@@ -34,6 +28,7 @@ class Found:
     is_right: bool | None = None
 
 
+@figure_style()
 def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]]):
     """Save a grid: a text query a row, the pictures that it found beside it, best first.
 
@@ -47,33 +42,32 @@ def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]])
         squeeze=False,
         gridspec_kw={"width_ratios": [2.2] + [1] * columns},
     )
-    font = use_font()
     for (query, found), row in zip(rows, axes, strict=True):
         row[0].axis("off")
-        row[0].text(1, 0.5, wrap(query), ha="right", va="center", fontsize=11, family=font)
+        row[0].text(1, 0.5, wrap(query), ha="right", va="center", fontsize=11)
         for axis in row[1 + len(found) :]:
             axis.axis("off")
         for item, axis in zip(found, row[1:], strict=False):
-            draw_found(axis, item, font)
+            draw_found(axis, item)
     figure.tight_layout(pad=0.4, h_pad=0.8)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
 
+@figure_style()
 def save_picture_grid(path: Path, pictures: Sequence[Found], columns: int = 6):
     """Save pictures row by row, each with its title above it."""
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.6 * columns, 2.1 * rows), dpi=130)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    font = use_font()
     for picture, axis in zip(pictures, axes, strict=False):
-        draw_found(axis, picture, font, lines=4)
+        draw_found(axis, picture, lines=4)
     for axis in axes[len(pictures) :]:
         axis.axis("off")
     figure.tight_layout(pad=0.4, h_pad=0.8)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
 
-def draw_found(axis: Axes, found: Found, font: str, lines: int = 2):
+def draw_found(axis: Axes, found: Found, lines: int = 2):
     """Draw one picture with its frame, and its title in at most so many lines."""
     axis.imshow(np.asarray(found.image))
     axis.set_xticks([])
@@ -82,7 +76,7 @@ def draw_found(axis: Axes, found: Found, font: str, lines: int = 2):
     mark = "✓ " if right else ""
     color = RIGHT if right else WRONG
     title = wrap(mark + found.title, 17, most=lines)
-    axis.set_title(title, fontsize=7, color=color if right else "black", family=font, pad=3)
+    axis.set_title(title, fontsize=7, color=color if right else "black", pad=3)
     for spine in axis.spines.values():
         spine.set(color=color, linewidth=3 if right else 0.8)
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..utils.errors import UserError
+
 #: Runs a graph.
 Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -33,7 +35,7 @@ def require(packages: tuple[str, ...], extra: str, what: str):
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{what} needs {' and '.join(missing)}, which is not installed: "
             f"pip install 'clip-vit[{extra}]'"
         )
@@ -58,7 +60,7 @@ def open_session(path: Path, runtime: str, precision: str, threads: int | None =
     # Each runtime has errors of its own, most of them without a common type.
     except Exception as error:
         told = " ".join(str(error).split())[:300]
-        raise ValueError(f"{runtime} cannot load {str(path)!r}: {told}") from error
+        raise UserError(f"{runtime} cannot load {str(path)!r}: {told}") from error
 
 
 def open_onnxruntime(path: Path, precision: str, threads: int | None) -> Session:

@@ -1,62 +1,73 @@
 """Search pictures by text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
+from ..data.captions import find_texts
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.errors import DataError
 from ..data.images import BadImageError, decode_image
+from ..data.listing import PICTURE_SUFFIXES, is_local, list_files, walk
 from ..data.sources import open_dataset
+from ..utils.errors import UserError
+from ..utils.resources import find_data
+from .embedding import check_finite
 from .loading import Encoder
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass
 class Picture:
-    """A picture of a gallery, and what to call it."""
+    """A picture of a gallery: where it is, and what to call it."""
 
-    image: Image.Image
+    source: Any
     name: str
 
+    def decode(self) -> Image.Image:
+        """The picture in RGB.
 
-@dataclass
-class Gallery:
-    """Pictures to search, and the names of those that could not be decoded."""
-
-    pictures: list[Picture]
-    unreadable: list[str]
+        Raises:
+            BadImageError: it cannot be decoded.
+        """
+        return decode_image(self.source)
 
 
-def open_gallery(path: str, image_column: str | None = None, split: str | None = None) -> Gallery:
-    """Pictures of a folder of image files, with its sub-folders, or of a data set.
+def open_gallery(
+    path: str, image_column: str | None = None, split: str | None = None
+) -> Iterator[Picture]:
+    """Pictures of a folder of image files with its sub-folders, of one file, or of a data set.
+
+    A folder is a data set where it holds one (metadata, tables of pictures, tars, Parquet), by the
+    same rule as for training; then pictures that lie beside it are not searched.
 
     Raises:
-        DataError: there is no such folder, split or column, or not one readable picture.
+        DataError: there is no such folder, split or column.
     """
-    folder = Path(path).expanduser()
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if files and split is None:
-        sources: Iterable = ((str(file), str(file.relative_to(folder))) for file in files)
-    else:
-        sources = dataset_images(path, image_column, split)
-    gallery = Gallery([], [])
-    for source, name in sources:
-        try:
-            gallery.pictures.append(Picture(decode_image(source), name))
-        except BadImageError as error:
-            gallery.unreadable.append(f"{name} ({error})")
-    if not gallery.pictures:
-        raise DataError(f"no readable picture in {path!r}: {', '.join(gallery.unreadable[:1])}")
-    return gallery
+    path = find_data(path)
+    place = Path(path).expanduser()
+    if is_local(path) and split is None and image_column is None:
+        listing = list_files(path)
+        listing.warn()
+        if listing.kind == "pictures":
+            files = place.is_dir() and [f for f in walk(place) if is_picture(f)]
+            for file in files or listing.files["train"]:
+                yield Picture(str(file), str(file.relative_to(listing.place)))
+            return
+    yield from dataset_pictures(path, image_column, split)
 
 
-def dataset_images(path: str, image_column: str | None, split: str | None):
-    """Encoded images and names from every split of a data set, or from one."""
+def is_picture(file: Path) -> bool:
+    """Whether a file is a picture that Pillow reads, by its name."""
+    return file.suffix.lower() in PICTURE_SUFFIXES
+
+
+def dataset_pictures(path: str, image_column: str | None, split: str | None) -> Iterator[Picture]:
+    """Pictures and names from every split of a data set, or from one."""
     splits = open_dataset(path, image_column)
     if split is not None and split not in splits:
         raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
@@ -66,33 +77,62 @@ def dataset_images(path: str, image_column: str | None, split: str | None):
         column = image_column or choose_image_column(kinds, path)
         check_columns(rows, [column], path)
         captions = next(iter(find_caption_columns(kinds, column)), None)
-        for row, source in enumerate(rows[column]):
-            title = rows[row][captions] if captions else f"row {row}"
-            yield source, f"{title} ({split_name})"
+        for row in range(len(rows)):
+            columns = rows[row]
+            texts = find_texts(columns[captions]) if captions else []
+            yield Picture(columns[column], f"{texts[0] if texts else f'row {row}'} ({split_name})")
 
 
 class ImageSearch:
     """An index over pictures: embeds them once, and answers texts.
 
+    Pictures are decoded a few at a time and not kept.
+
     Args:
         encoder: embeds images and texts.
         pictures: what to search.
+        batch_size: pictures that are decoded at a time.
+
+    Raises:
+        DataError: not one of the pictures can be decoded.
     """
 
-    def __init__(self, encoder: Encoder, pictures: list[Picture]):
+    def __init__(self, encoder: Encoder, pictures: Iterable[Picture], batch_size: int = 64):
         self.encoder = encoder
-        self.pictures = pictures
-        self.embeds = encoder.encode_image([picture.image for picture in pictures])
+        self.pictures: list[Picture] = []
+        #: Names of those that could not be decoded, each with the reason.
+        self.unreadable: list[str] = []
+        embeds = []
+        waiting = iter(pictures)
+        while some := list(islice(waiting, batch_size)):
+            images = self.decode(some)
+            if images:
+                embeds.append(check_finite(encoder.encode_image(images), "pictures"))
+        if not embeds:
+            told = f": {self.unreadable[0]}" if self.unreadable else ""
+            raise DataError(f"there is no readable picture{told}")
+        self.embeds = torch.cat(embeds)
+
+    def decode(self, pictures: list[Picture]) -> list[Image.Image]:
+        """The images of those pictures that can be read; notes the others."""
+        images = []
+        for picture in pictures:
+            try:
+                images.append(picture.decode())
+                self.pictures.append(picture)
+            except BadImageError as error:
+                self.unreadable.append(f"{picture.name} ({error})")
+        return images
 
     def __call__(self, query: str, top_k: int = 5) -> list[tuple[Picture, float]]:
         """The best pictures for a text, best first, each with its cosine similarity.
 
         Raises:
-            ValueError: the query is empty.
+            UserError: the query is empty.
         """
         if not query.strip():
-            raise ValueError("the query is empty: say what to look for")
-        text_embeds = self.encoder.encode_text([query])
+            raise UserError("the query is empty: say what to look for")
+        text_embeds = check_finite(self.encoder.encode_text([query]), "queries")
         scores, places = torch.topk(
             (self.embeds @ text_embeds.t()).squeeze(1), min(top_k, len(self.pictures))
         )

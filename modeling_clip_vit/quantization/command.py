@@ -8,10 +8,12 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 
-from ..conversion.folders import check_new, new_folder
 from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..evaluation.metrics import as_json
 from ..inference.loading import is_quantized, load_clip
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.folders import check_new, new_folder
+from ..utils.markdown import escape_cell
 from .eight_bits import quantize, require_torchao
 from .folder import weight_bytes, write_quantized
 from .layers import QuantizationError, choose_layers
@@ -129,12 +131,12 @@ def compare(
 ) -> dict:
     """Measure the float and the quantised model, and print both."""
     measure = Evaluator(samples)
-    figures = {"float_metrics": measure(model, processor), "metrics": measure(quantized, processor)}
+    before, after = measure(model, processor), measure(quantized, processor)
     print("| | float | quantised |\n| --- | --- | --- |")
-    for name, value in figures["float_metrics"].items():
-        if "/R@" in name:
-            print(f"| {name} | {100 * value:.1f} | {100 * figures['metrics'][name]:.1f} |")
-    return figures
+    for one, other in zip(before, after, strict=True):
+        if one.name.startswith("R@"):
+            print(f"| {escape_cell(one.key)} | {100 * one.value:.1f} | {100 * other.value:.1f} |")
+    return {"float_metrics": as_json(before), "metrics": as_json(after)}
 
 
 def report(

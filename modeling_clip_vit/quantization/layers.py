@@ -9,10 +9,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..pretrained import name_some
+from ..utils.errors import UserError
 from .options import DEFAULT_SKIP
 
 
-class QuantizationError(ValueError):
+class QuantizationError(UserError):
     """A model that cannot be quantised as asked for; the message is one clear sentence."""
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..utils.errors import UserError
+
 #: Layers that stay float unless a recipe says otherwise: the first and the last. They are a small
 #: share of the work, and what they round away, nothing behind them can mend.
 DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*", "classifier*")
@@ -43,30 +45,30 @@ class QuantizationOptions:
     def __post_init__(self):
         start, freeze = self.quantization_start_step, self.quantization_freeze_step
         if start < 0:
-            raise ValueError(
+            raise UserError(
                 f"quantization_start_step={start} is not allowed: it must be at least 0"
             )
         if not 0 <= self.quantization_smoothing <= 1:
-            raise ValueError(
+            raise UserError(
                 f"quantization_smoothing={self.quantization_smoothing} is not allowed: from 0 to 1"
             )
         if freeze and freeze < start:
-            raise ValueError(
+            raise UserError(
                 f"quantization_freeze_step={freeze} is not allowed: it must be 0, or not before "
                 f"quantization_start_step={start}"
             )
         if freeze and self.quantization_mode != "static":
-            raise ValueError(
+            raise UserError(
                 f"quantization_freeze_step={freeze} is not allowed with "
                 f"quantization_mode={self.quantization_mode!r}: only static ranges learn"
             )
         if self.quantization_weight_bits < 8 and self.quantization_mode == "static":
-            raise ValueError(
+            raise UserError(
                 f"quantization_weight_bits={self.quantization_weight_bits} is not allowed with "
                 "quantization_mode='static': use 8"
             )
         if self.quantization_calibration_batches < 1:
-            raise ValueError(
+            raise UserError(
                 f"quantization_calibration_batches={self.quantization_calibration_batches} is not "
                 "allowed: it must be at least 1"
             )
@@ -81,6 +83,6 @@ class QuantizationOptions:
             return
         for name in ("quantization_start_step", "quantization_freeze_step"):
             if getattr(self, name) >= max_steps:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)} is not allowed: the run has {max_steps} updates"
                 )

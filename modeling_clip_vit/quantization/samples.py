@@ -36,6 +36,7 @@ def read_samples(
     if 0 < num_samples < len(split):
         split = split.select(torch.linspace(0, len(split) - 1, num_samples).long().tolist())
     return read_evaluation_set(
+        split_name,
         split,
         path,
         image_size,

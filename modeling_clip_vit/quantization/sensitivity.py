@@ -15,6 +15,7 @@ from ..evaluation.evaluator import EvaluationSet
 from ..evaluation.retrieval import rank_of_best_match, retrieval_metrics
 from ..inference.embedding import embed_pixels, embed_texts
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.figures import figure_style
 from .eight_bits import quantize_layers, schemes_for
 
 
@@ -136,6 +137,7 @@ def as_table(found: list[Sensitivity]) -> str:
     return "\n".join(lines)
 
 
+@figure_style()
 def save_picture(path: Path, found: list[Sensitivity], most: int = 30):
     """Save bars of what the most sensitive layers lose, image tower and text tower apart."""
     shown = found[1 : most + 1][::-1]

@@ -66,7 +66,9 @@ def test_what_training_rounded_is_int8_in_every_runtime(
     for name, folder in artifacts.items():
         for given, float_embeds in zip(embed(folder, color_dataset), expected, strict=True):
             cosines = (given * float_embeds).sum(dim=1)
-            assert 0.9 < cosines.min() < 1 - 1e-6, name
+            # In this small a model, ranges that were fixed lose more than those of each input.
+            least = 0.9 if mode == "dynamic" else 0.7
+            assert least < cosines.min() < 1 - 1e-6, name
         # One of eight queries may fall to the other side.
         assert recall(folder, color_dataset, tmp_path / name / "found") >= found - 0.13, name
     if mode == "dynamic":

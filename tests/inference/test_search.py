@@ -27,20 +27,20 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_gallery_takes_sub_folders_and_names_what_it_cannot_read(folder):
-    gallery = open_gallery(str(folder))
-    assert [p.name for p in gallery.pictures] == sorted(
+def test_a_gallery_takes_sub_folders_and_names_what_it_cannot_read(folder, checkpoint):
+    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)))
+    assert [p.name for p in search.pictures] == sorted(
         f"{number % 2}/{color}.png" for number, color in enumerate(COLORS)
     )
-    assert len(gallery.unreadable) == 1
-    assert gallery.unreadable[0].startswith("cut.PNG")
+    assert len(search.unreadable) == 1
+    assert search.unreadable[0].startswith("cut.PNG")
 
 
 def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
     model, processor = load_clip(str(checkpoint))
-    pictures = open_gallery(str(folder)).pictures
-    found = ImageSearch(load_encoder(str(checkpoint)), pictures)("a red square", top_k=4)
-    images = embed_images(model, processor, [picture.image for picture in pictures])
+    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)), batch_size=3)
+    found, pictures = search("a red square", top_k=4), search.pictures
+    images = embed_images(model, processor, [picture.decode() for picture in pictures])
     text = embed_texts(model, processor.tokenizer, ["a red square"])[0]
     expected = sorted(
         ((image @ text).item(), p.name) for image, p in zip(images, pictures, strict=True)
@@ -54,7 +54,7 @@ def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
 
 def test_more_than_there_are_gives_all(folder, checkpoint):
     encoder = load_encoder(str(checkpoint))
-    assert len(ImageSearch(encoder, open_gallery(str(folder)).pictures)("red", 99)) == 8
+    assert len(ImageSearch(encoder, open_gallery(str(folder)))("red", 99)) == 8
 
 
 def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkpoint):
@@ -65,20 +65,47 @@ def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkp
 
 @pytest.mark.parametrize("query", ["", "  \n"])
 def test_an_empty_query_is_refused(folder, checkpoint, query):
-    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)).pictures)
+    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)))
     with pytest.raises(ValueError, match="the query is empty"):
         search(query)
 
 
 def test_a_missing_split_is_refused_with_those_there_are(color_dataset):
     with pytest.raises(DataError, match="no split 'tset': it has train, validation"):
-        open_gallery(str(color_dataset), split="tset")
+        list(open_gallery(str(color_dataset), split="tset"))
 
 
-def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
+def test_a_folder_of_unreadable_pictures_is_refused(tmp_path, checkpoint):
     (tmp_path / "broken.jpg").write_bytes(b"not a picture at all")
     with pytest.raises(DataError, match=r"no readable picture.*broken\.jpg"):
-        open_gallery(str(tmp_path))
+        ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(tmp_path)))
+
+
+def test_one_file_is_a_gallery_of_one(folder):
+    path = folder / "0" / "red.png"
+    assert [picture.source for picture in open_gallery(str(path))] == [str(path)]
+
+
+def test_what_a_system_hides_is_not_searched(folder):
+    for name in ("._red.png", ".DS_Store", "Thumbs.db", ".ipynb_checkpoints/red.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no picture")
+    names = [picture.name for picture in open_gallery(str(folder))]
+    assert len(names) == 9
+    assert not any("/." in f"/{name}" or name == "Thumbs.db" for name in names)
+
+
+def test_a_picture_beside_a_data_set_is_not_searched_in_its_place(color_dataset, tmp_path):
+    shutil.copytree(color_dataset, tmp_path / "data")
+    draw_picture("red", 1).save(tmp_path / "data" / "preview.png")
+    assert len(list(open_gallery(str(tmp_path / "data")))) == 24
+
+
+@pytest.mark.parametrize("save", ["found.docx", "found", "."])
+def test_a_picture_that_cannot_be_saved_is_found_out_first(save, folder, tmp_path, capsys):
+    arguments = ["search", "./nowhere", "red", "--images", str(folder)]
+    assert main([*arguments, "--save", str(tmp_path / save)]) == 1
+    assert "nowhere" not in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_embed_both_is_refused(tmp_path):
@@ -113,7 +140,7 @@ def test_a_checkpoint_with_other_weights_ends_in_one_sentence(
     assert main(["search", str(spoiled), "a cat", "--images", str(folder)]) == 1
     # Transformers reports the weights in a table of its own first.
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith(f"error: cannot load the checkpoint '{spoiled}': ")
+    assert message.startswith(f"error: '{spoiled}' does not fit a ClipVitModel: ")
     assert MISFITS[misfit] in message
 
 
