@@ -6,8 +6,8 @@ Without `--config` it trains the default model on the embedded data set, data/em
 import sys
 from pathlib import Path
 
-from modeling_clip_vit.cli import train
+from clip_vit import main
 
 if __name__ == "__main__":
     recipe = Path(__file__).parent / "configuration" / "train" / "emoji.yaml"
-    sys.exit(train(sys.argv[1:], default_config=recipe))
+    sys.exit(main(["train", *sys.argv[1:]], default_config=recipe))

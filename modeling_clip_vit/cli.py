@@ -1,118 +1,75 @@
 """The command line: `clip-vit train`, `search` and so on. All work is done elsewhere."""
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
+#: Command -> the module and the function that do it, and what it does.
+COMMANDS = {
+    "train": ("training.command", "run_training", "train a model by a recipe"),
+    "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
+    "search": ("inference.command", "run_search", "search pictures by text"),
+    "evaluate": ("evaluation.command", "run_evaluate", "measure a model on a data set"),
+    "convert": (
+        "conversion.command",
+        "run_convert",
+        "convert a checkpoint to and from other implementations",
+    ),
+    "merge": ("conversion.merge", "run_merge", "average the weights of two checkpoints"),
+    "quantize": (
+        "quantization.command",
+        "run_quantize",
+        "quantise a trained model, or report what its layers lose by it",
+    ),
+    "export": ("export.command", "run_export", "export a checkpoint for another runtime"),
+}
+USAGE = """usage: clip-vit [--debug] {{{names}}} ...
+
+{lines}
+
+clip-vit COMMAND --help says more. With --debug, every error shows its traceback.
+
+exit codes: 0 done, 1 something that you can mend (one sentence says what), 2 wrong arguments,
+130 and 143 interrupted; a traceback is a bug."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a sub-command; errors that a user can mend end in one sentence and exit code 1."""
-    given = sys.argv[1:] if arguments is None else arguments
-    commands = {
-        "train": train,
-        "preview": preview,
-        "search": search,
-        "evaluate": evaluate,
-        "convert": convert,
-        "merge": merge,
-        "quantize": quantize,
-        "export": export,
-    }
+def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:
+    """Run a sub-command.
+
+    What a user can mend ends in one sentence and exit code 1. Every other error is a bug, and shows
+    its traceback.
+
+    Args:
+        arguments: of the command line, which is taken when None.
+        default_config: the recipe of `train` where it names none.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
     if given[:1] in (["-h"], ["--help"]) or not given:
-        print(
-            f"usage: clip-vit {{{','.join(commands)}}} ...\n\n"
-            "  train     train a model by a recipe\n"
-            "  preview   draw the first batch that a recipe trains on\n"
-            "  search    search pictures by text\n"
-            "  evaluate  measure a model on a data set\n"
-            "  convert   a checkpoint to and from other implementations\n"
-            "  merge     two checkpoints into one between them\n"
-            "  quantize  a trained model, or report what its layers lose by it\n"
-            "  export    a checkpoint for another runtime\n\n"
-            "clip-vit COMMAND --help says more."
-        )
+        lines = [f"  {name:9} {what}" for name, (_, _, what) in COMMANDS.items()]
+        print(USAGE.format(names=",".join(COMMANDS), lines="\n".join(lines)))
         return 0 if given else 2
-    if given[0] not in commands:
-        print(
-            f"clip-vit: no command {given[0]!r}: there are {', '.join(commands)}", file=sys.stderr
-        )
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"clip-vit: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return commands[given[0]](given[1:])
-
-
-def train(arguments: list[str], default_config: Path | None = None) -> int:
-    """`clip-vit train --config FILE [--FIELD VALUE ...]`"""
-    from .training.command import run_training
-
-    return report_errors(lambda: run_training(arguments, default_config))
-
-
-def preview(arguments: list[str]) -> int:
-    """`clip-vit preview --config FILE [--FIELD VALUE ...] --save PICTURE`"""
-    from .training.preview import run_preview
-
-    return report_errors(lambda: run_preview(arguments))
-
-
-def search(arguments: list[str]) -> int:
-    """`clip-vit search CHECKPOINT QUERY --images FOLDER [--save PICTURE]`"""
-    from .inference.command import run_search
-
-    return report_errors(lambda: run_search(arguments))
-
-
-def evaluate(arguments: list[str]) -> int:
-    """`clip-vit evaluate CHECKPOINT --dataset DATA [--tasks TASK ...]`"""
-    from .evaluation.command import run_evaluate
-
-    return report_errors(lambda: run_evaluate(arguments))
-
-
-def convert(arguments: list[str]) -> int:
-    """`clip-vit convert SOURCE TARGET [--to TYPE]`"""
-    from .conversion.command import run_convert
-
-    return report_errors(lambda: run_convert(arguments))
-
-
-def merge(arguments: list[str]) -> int:
-    """`clip-vit merge FIRST SECOND TARGET [--alpha SHARE]`"""
-    from .conversion.merge import run_merge
-
-    return report_errors(lambda: run_merge(arguments))
-
-
-def quantize(arguments: list[str]) -> int:
-    """`clip-vit quantize CHECKPOINT TARGET [--mode MODE]`, or `--report --dataset DATASET`"""
-    from .quantization.command import run_quantize
-
-    return report_errors(lambda: run_quantize(arguments))
-
-
-def export(arguments: list[str]) -> int:
-    """`clip-vit export CHECKPOINT TARGET --format FORMAT [--precision PRECISION]`"""
-    from .export.command import run_export
-
-    return report_errors(lambda: run_export(arguments))
-
-
-def report_errors(command) -> int:
-    """Run a command; an error that a user can cause becomes one sentence on standard error."""
+    module, function, _ = COMMANDS[name]
+    more = {"default_config": default_config} if name == "train" else {}
     try:
-        return command()
+        command: Callable[..., int] = getattr(import_module(f".{module}", __package__), function)
+        return command(rest, **more)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
+    except Exception as error:
+        from .utils.errors import UserError
+
+        if is_debug or not isinstance(error, UserError | OSError):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-
-
-def one_sentence(error: Exception) -> str:
-    """The message of an error, without the frame that strict configurations put around it."""
-    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-    return " ".join(str(cause or error).split())
 
 
 if __name__ == "__main__":
