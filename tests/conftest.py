@@ -1,6 +1,7 @@
 """What the tests share: small configurations, and a small data set of real files."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -33,9 +34,34 @@ FOREIGN_MARKERS = (
 )
 
 
+#: Folders whose tests are a tier of their own, which a plain `pytest` leaves out.
+TIERS = ("contract", "distributed", "export", "faults", "install", "quantization", "releases")
+
+
 def pytest_configure(config):
     for marker in FOREIGN_MARKERS:
         config.addinivalue_line("markers", f"{marker}: of Transformers")
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier}: the tests of tests/{tier}")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Workers share the processor, and so do the processes that their tests start.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark the tests of each tier; leave them out where nothing was asked for by name."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in TIERS:
+            item.add_marker(folder)
+    is_plain = config.args_source.name == "TESTPATHS" and not config.option.markexpr
+    if not is_plain or config.option.keyword:
+        return
+    tiers = {*TIERS, "slow"}
+    left_out = [item for item in items if tiers & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 VISION = {

@@ -85,7 +85,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_with_a_word(
     recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
     train(recipe)
     expected = load_file(tmp_path / "out" / "model.safetensors")
-    weights = tmp_path / "out" / "checkpoints" / "step-00000020" / "model.safetensors"
+    weights = tmp_path / "out" / "checkpoints" / "step-00000025" / "model.safetensors"
     whole = weights.read_bytes()
     for damaged in (whole[:-5], whole[:-5] + b"wrong"):
         weights.write_bytes(damaged)
@@ -102,9 +102,9 @@ def test_a_run_that_goes_back_keeps_what_it_saves_itself(tmp_path, color_dataset
     recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
     checkpoints = tmp_path / "out" / "checkpoints"
     train(recipe, "--max_steps", "45")
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000040"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000045"]
     train(recipe, "--max_steps", "25", "--seed", "1")
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000020"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000025"]
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path, color_dataset, linear_config):
@@ -168,14 +168,14 @@ def test_checkpoints_live_in_an_object_store(
     train(recipe)
     expected = load_file(tmp_path / "out" / "model.safetensors")
     names = [path.rsplit("/", 1)[1] for path in object_store.ls("bucket/run", refresh=True)]
-    assert names == ["step-00000030", "step-00000040"]
+    assert names == ["step-00000040", "step-00000045"]
     assert not list((tmp_path / "out" / "checkpoints").glob("*"))
     # An upload that was cut off has no progress.json, and does not count.
-    object_store.rm("bucket/run/step-00000040/progress.json")
+    object_store.rm("bucket/run/step-00000045/progress.json")
     train(recipe, "--resume_from_checkpoint", "latest")
     again = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(again[name], value) for name, value in expected.items())
-    url = "s3://bucket/run/step-00000030"
+    url = "s3://bucket/run/step-00000040"
     train(recipe, "--resume_from_checkpoint", url, "--checkpoint_dir", str(tmp_path / "other"))
 
 
@@ -211,7 +211,13 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(
 ):
     fields = {"per_device_train_batch_size": 8, "images_per_concept": 1, "eval_steps": 0}
     recipe = write_recipe(
-        tmp_path, color_dataset, linear_config, max_steps=30, save_steps=15, **fields
+        tmp_path,
+        color_dataset,
+        linear_config,
+        max_steps=30,
+        save_steps=15,
+        save_total_limit=2,
+        **fields,
     )
     file = REPOSITORY / "configuration" / "accelerate" / "cpu.yaml"
     done = launch(recipe, "--view_loss_weight", "0", options=["--config_file", str(file)])

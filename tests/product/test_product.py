@@ -1,0 +1,144 @@
+"""The whole product in small: train, save, load elsewhere, search, resume, share out, export.
+
+Everything here is tested more closely in the tiers that a plain `pytest` leaves out. Conversion
+from each peer is in tests/conversion, which a plain run includes.
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import (
+    COLORS,
+    draw_picture,
+    run_example,
+    run_without_package,
+    start,
+    train,
+    train_in_two_processes,
+    wait_for,
+    write_recipe,
+)
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling_clip_vit.cli import main
+
+STEPS = 60
+FIELDS = {
+    "max_steps": STEPS,
+    "eval_steps": 0,
+    "save_steps": 20,
+    # Everything random but what differs between processes: each drops its own.
+    "vision_fields": {"drop_path_rate": 0.0, "hidden_dropout": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory, color_dataset, linear_config) -> dict[str, Path]:
+    """One recipe, with a folder for each way to run it."""
+    recipes = {}
+    short = {"max_steps": 4, "optim": "adamw", "logging_steps": 1}
+    ways = {
+        "whole": {},
+        "killed": {},
+        "alone": short,
+        "shared": {**short, "per_device_train_batch_size": 8},
+    }
+    for name, fields in ways.items():
+        folder = tmp_path_factory.mktemp(name)
+        fields = {**FIELDS, **fields}
+        recipes[name] = write_recipe(folder, color_dataset, linear_config, **fields)
+    return recipes
+
+
+@pytest.fixture(scope="module")
+def trained(recipes) -> Path:
+    """The output folder of a run."""
+    train(recipes["whole"])
+    return recipes["whole"].parent / "out"
+
+
+def largest_difference(folder: Path, other: Path) -> float:
+    """Of the weights of two trained models."""
+    weights, others = (load_file(place / "model.safetensors") for place in (folder, other))
+    assert weights.keys() == others.keys()
+    return max((value - others[name]).abs().max().item() for name, value in weights.items())
+
+
+def read_log(folder: Path) -> list[dict]:
+    """What a run logged of its updates."""
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_a_run_learns_and_leaves_all_its_files(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        *("README.md", "config.json", "metrics.json", "model.safetensors"),
+        *("processor_config.json", "tokenizer.json", "modeling_clip_vit.py"),
+        *("retrieval.png", "training_curves.png", "training_log.jsonl"),
+    }
+    metrics = json.loads((trained / "metrics.json").read_text())["metrics"]
+    for language in ("en", "zh"):  # guessing finds one colour in eight
+        assert metrics[f"validation/caption_{language}/text_to_image/R@1"] >= 0.5
+    assert Image.open(trained / "retrieval.png").size[0] > 400
+
+
+def test_the_model_loads_where_this_package_is_not(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    draw_picture("red", 7).save(tmp_path / "red.png")
+    code = """
+        from PIL import Image
+        from transformers import AutoModel, AutoProcessor
+        model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+        processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+        inputs = processor(
+            text=["a red square", "蓝色方块"], images=Image.open("red.png"),
+            return_tensors="pt", padding=True,
+        )
+        print(model(**inputs).logits_per_image.tolist())
+    """
+    output = run_without_package(code, tmp_path, str(trained))
+    logits = json.loads(output.splitlines()[-1])
+    assert logits[0][0] > logits[0][1]
+
+
+def test_search_finds_pictures_by_english_and_chinese_text(trained, tmp_path, capsys):
+    for number, color in enumerate(COLORS):
+        draw_picture(color, 50 + number).save(tmp_path / f"{color}.png")
+    for query in ("a green square", "绿色方块"):
+        assert main(["search", str(trained), query, "--images", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.splitlines()[1].endswith("green.png")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(trained, recipes):
+    out = recipes["killed"].parent / "out"
+    process = start(recipes["killed"], "--report_to", "none")
+    wait_for(out / "checkpoints" / "step-*20", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "model.safetensors").exists()
+    train(recipes["killed"], "--resume_from_checkpoint", "latest")
+    assert largest_difference(trained, out) == 0
+
+
+def test_two_processes_train_what_one_does(recipes):
+    """Of the same images, with the same losses and gradients, one update after the other."""
+    train(recipes["alone"])
+    train_in_two_processes(recipes["shared"])
+    alone, shared = (read_log(recipes[name].parent / "out") for name in ("alone", "shared"))
+    assert [line["step"] for line in alone] == [1, 2, 3, 4]
+    for line, other in zip(alone, shared, strict=True):
+        for name in ("loss", "gradient_norm", "logit_scale"):
+            assert other[name] == pytest.approx(line[name], rel=3e-2), (name, line["step"])
+
+
+def test_an_export_runs_without_torch_and_finds_the_same(trained, tmp_path):
+    folder = tmp_path / "exported"
+    assert main(["export", str(trained), str(folder), "--format", "onnx"]) == 0
+    texts = [f"a {color} square" for color in COLORS]
+    draw_picture("green", 7).save(tmp_path / "green.png")
+    lines = run_example(folder, str(tmp_path / "green.png"), *texts).splitlines()
+    assert max(lines, key=lambda line: float(line.split()[0])).endswith("a green square")
