@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from quantization_accuracy import METRICS, NUM_CALIBRATION, figures, prepare_plainly, read_samples
 
+from modeling_clip_vit.evaluation.metrics import as_dict
 from modeling_clip_vit.export.folder import export_clip
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
@@ -118,7 +119,9 @@ def main():
             Path(folder),
             dict(word.split("=", 1) for word in options.trained),
         )
-        measured = {name: ready.evaluator.measure(encoder) for name, encoder in encoders.items()}
+        measured = {
+            name: as_dict(ready.evaluator.measure(encoder)) for name, encoder in encoders.items()
+        }
         pixels = ready.evaluator.evaluation.pixels[:BATCH]
         speed = measure_speed(encoders, pixels, options.rounds, options.calls)
     rows = [

@@ -29,9 +29,9 @@ from PIL import Image as PillowImage
 
 from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.rows import Row
 from modeling_clip_vit.data.stream_samples import SampleMaker
 from modeling_clip_vit.data.streams import StreamCaptions, StreamLoader, StreamOptions
-from modeling_clip_vit.data.tars import Row
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments

@@ -22,6 +22,7 @@ from torchao.quantization import Int8StaticActivationInt8WeightConfig, PerTensor
 
 from modeling_clip_vit.cli import main as clip_vit
 from modeling_clip_vit.data.transforms import AMOUNTS, SHARES
+from modeling_clip_vit.evaluation.metrics import as_dict
 from modeling_clip_vit.export.folder import NUM_CHECKS, export_clip
 from modeling_clip_vit.inference.exported import ExportError
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
@@ -174,7 +175,7 @@ def main():
         print(f"| {kind} | {how} | {cells} |", flush=True)
 
     def measure(some) -> dict[str, float]:
-        return ready.evaluator.measure(TorchEncoder(some, processor))
+        return as_dict(ready.evaluator.measure(TorchEncoder(some, processor)))
 
     print(f"| model | how | {' | '.join(METRICS)} |\n" + "| --- " * 6 + "|")
     with tempfile.TemporaryDirectory() as place:
@@ -203,14 +204,14 @@ def main():
                 print(f"no row of SmoothQuant int8: {error}")
             else:
                 exported = load_encoder(str(folder / "openvino"))
-                add(kind, "SmoothQuant int8 (OpenVINO)", ready.evaluator.measure(exported))
+                add(kind, "SmoothQuant int8 (OpenVINO)", as_dict(ready.evaluator.measure(exported)))
             for how in options.trained if options.seeds else ():
                 measured = []
                 for seed in range(options.seeds):
                     target = folder / f"{how}-{seed}"
                     train_quantized(options, folder / "start", target, TRAINED[how], seed)
                     encoder = load_encoder(str(target / "int8"))
-                    measured.append(ready.evaluator.measure(encoder))
+                    measured.append(as_dict(ready.evaluator.measure(encoder)))
                 add(kind, f"{how}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,0 +1,144 @@
+"""Where the time of the default job goes: before the first update, in an update, after the last.
+
+    python benchmarks/default_job.py [--config emoji] [--steps 60] [--json FILE]
+
+With --steps 0 the whole run is made, evaluated and written; otherwise so many updates of it. Prints
+what torch multiplies on this machine in float32 and bfloat16, and which share of that the updates
+reach: the operations are those of matrix products and convolutions, forward, backward and in the
+optimiser, counted by torch over one update.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_clip_vit.hub.model_card import processor_name
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.loop import ContrastiveTraining
+from modeling_clip_vit.training.report import finish_run
+
+#: Updates that are left out of the medians, while kernels and memory settle.
+WARM_UP = 5
+
+
+class Clock:
+    """Seconds spent in parts of an update."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrap(self, part: str, function: Callable) -> Callable:
+        """The function, its time added to a part."""
+
+        def timed(*args, **kwargs):
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part] += time.perf_counter() - started
+
+        return timed
+
+    def take(self) -> dict[str, float]:
+        """What was spent since this was last asked."""
+        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        return seconds
+
+
+def product_speed(dtype: torch.dtype, side: int = 2048, rounds: int = 8) -> float:
+    """What torch multiplies here: operations a second of a large matrix product, the best."""
+    matrix = torch.randn(side, side).to(dtype)
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def measure(training: ContrastiveTraining, steps: int) -> tuple[list[dict[str, float]], float]:
+    """Seconds of each part of each update, and the operations of one."""
+    clock, updates, operations = Clock(), [], 0.0
+    training.model.forward = clock.wrap("forward", training.model.forward)
+    training.accelerator.backward = clock.wrap("backward", training.accelerator.backward)
+    training.optimizer.step = clock.wrap("optimiser", training.optimizer.step)
+    batches = training.batches()
+    training.set_training_mode()
+    for step in range(steps):
+        started = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            break
+        clock.seconds["data"] = time.perf_counter() - started
+        if step == WARM_UP - 1:
+            with FlopCounterMode(display=False) as counter:
+                training.train_step(batch)
+            operations = float(counter.get_total_flops())
+        else:
+            training.train_step(batch)
+        training.progress.step += 1
+        parts = clock.take()
+        parts["whole"] = time.perf_counter() - started
+        parts["rest"] = parts["whole"] - sum(v for name, v in parts.items() if name != "whole")
+        updates.append(parts)
+    return updates[WARM_UP:], operations
+
+
+def main():
+    """Measure, print, and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="emoji")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--json", type=Path)
+    options, fields = parser.parse_known_args()
+    speeds = {str(dtype)[6:]: product_speed(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = ["--config", options.config, "--report_to", "none", "--output_dir", folder]
+        started = time.perf_counter()
+        training = ContrastiveTraining(parse_arguments([*recipe, "--save_steps", "0", *fields]))
+        before = time.perf_counter() - started
+        result = {
+            "processor": processor_name(),
+            "threads": torch.get_num_threads(),
+            "gflops": {name: round(speed / 1e9) for name, speed in speeds.items()},
+            "precision": training.precision,
+            "seconds_before_the_first_update": before,
+        }
+        if options.steps == 0:
+            training.run()
+            seconds = training.progress.seconds
+            images = training.progress.images
+            started = time.perf_counter()
+            finish_run(training)
+            result["seconds_after_the_last_update"] = time.perf_counter() - started
+            result |= {"updates": training.progress.step, "seconds_of_training": seconds}
+            result["images_per_second"] = images / seconds
+        else:
+            updates, operations = measure(training, options.steps)
+            names = ("data", "forward", "backward", "optimiser", "rest", "whole")
+            parts = {n: statistics.median(u.get(n, 0.0) for u in updates) for n in names}
+            peak = speeds["bfloat16" if training.precision == "bf16" else "float32"]
+            rate = operations / parts["whole"]
+            result |= {
+                "milliseconds_of_an_update": {n: round(1e3 * v, 1) for n, v in parts.items()},
+                "gflop_of_an_update": operations / 1e9,
+                "gflops_of_training": rate / 1e9,
+                "share_of_the_peak": rate / peak,
+                "images_per_second": training.args.optimizer.per_device_train_batch_size
+                / parts["whole"],
+            }
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
