@@ -28,6 +28,7 @@ OWN = {
     "cifar10": 5_212_417,
     "digits": 378_977,
     "emoji": 3_212_225,
+    "emoji-64px": 4_909_889,
     "modern-small-patch16": 60_878_977,
     "modern-base-patch16": 204_920_065,
     "modern-large-patch16": 475_725_313,
