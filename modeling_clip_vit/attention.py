@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .normalization import NORM_LAYERS, widen
+from .configuration_clip_vit import TowerConfig
+from .normalization import NORM_LAYERS, upcast
 
 
 def eager_attention_forward(
@@ -56,7 +58,7 @@ def rotate(
             i is paired with feature i + A / 2.
     """
     cos_B1LR, sin_B1LR = rotation_B1LR
-    first, second = widen(states_BHLA).chunk(2, dim=-1)
+    first, second = upcast(states_BHLA).chunk(2, dim=-1)
     turned = (first * cos_B1LR - second * sin_B1LR, second * cos_B1LR + first * sin_B1LR)
     return torch.cat(turned, dim=-1).to(states_BHLA.dtype)
 
@@ -69,9 +71,12 @@ class ClipVitAttention(nn.Module):
     `qk_norm`, queries and keys are normalised within each head (Dehghani et al., 2023, section 2).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TowerConfig):
         super().__init__()
         self.config = config
+        # The configuration fills them in.
+        assert config.head_dim
+        assert config.num_key_value_heads
         self.head_dim = config.head_dim
         self.num_heads = config.num_attention_heads
         self.num_key_value_heads = config.num_key_value_heads
@@ -83,7 +88,7 @@ class ClipVitAttention(nn.Module):
         width = self.num_heads * self.head_dim
         biases = config.attention_q_bias, config.attention_k_bias, config.attention_v_bias
         self.qkv_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=all(biases))
-        self.out_proj = nn.Linear(width, config.hidden_size, bias=config.attention_out_bias)
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=bool(config.attention_out_bias))
         #: Sizes of the biases where some of queries, keys and values have one, and not all.
         self.bias_sizes: dict[str, int] = {}
         if any(biases) and not all(biases):
@@ -97,6 +102,12 @@ class ClipVitAttention(nn.Module):
             norm = NORM_LAYERS["rmsnorm" if config.norm_type == "rmsnorm" else "layernorm"]
             self.q_norm = norm(config, self.head_dim)
             self.k_norm = norm(config, self.head_dim)
+
+    def initialize(self):
+        """Biases of queries, keys and values apart: 0."""
+        for name in self.bias_sizes:
+            if hasattr(self, name):
+                init.zeros_(getattr(self, name))
 
     def forward(
         self,

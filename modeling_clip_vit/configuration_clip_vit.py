@@ -6,7 +6,7 @@ here; the modules have a table with the same names.
 """
 
 from math import exp, prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -118,7 +118,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         projection_bias: whether the projection has a bias.
     """
 
-    # A saved configuration names its own file, for who loads it without this package.
+    # A saved configuration names its own file, so that it loads without this package.
     _auto_class: ClassVar[str | None] = "AutoConfig"
 
     hidden_size: int = 768
@@ -455,6 +455,10 @@ def prepare_foreign(config: Any, poolings: tuple[str, ...]):
         )
 
 
+#: The configuration of either tower.
+TowerConfig: TypeAlias = ClipVitVisionConfig | ClipVitTextConfig
+
+
 @strict
 class ClipVitConfig(OwnModelType, PreTrainedConfig):
     """CLIP: an image tower and a text tower in one embedding space (Radford et al., 2021).
@@ -526,7 +530,7 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
                 "null for no bound"
             )
         highest = self.logit_scale_max
-        # A thousandth more, for who wrote the logarithm with four digits.
+        # A thousandth more, for configurations that have the logarithm with four digits.
         if highest is not None and exp(min(self.logit_scale_init_value, 700)) > 1.001 * highest:
             raise ValueError(
                 f"logit_scale_init_value={self.logit_scale_init_value} is not allowed: it is a "

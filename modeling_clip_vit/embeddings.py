@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from einops.layers.torch import Rearrange
 from torch import nn
+from transformers import initialization as init
 
+from .configuration_clip_vit import ClipVitTextConfig, ClipVitVisionConfig
 from .normalization import ImageBatchNorm, build_norm
 
 
 class ConvPatchEmbedding(nn.Module):
     """One convolution whose stride is its kernel (Dosovitskiy et al., 2021, section 3.1)."""
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitVisionConfig):
         super().__init__()
         self.projection = nn.Conv2d(
             config.num_channels,
@@ -42,7 +44,7 @@ class ConvPatchEmbedding(nn.Module):
 class LinearPatchEmbedding(nn.Module):
     """LayerNorm-Linear-LayerNorm over flattened patches (dual patch norm; Kumar et al., 2023)."""
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitVisionConfig):
         super().__init__()
         size = config.patch_size
         patch_dim = config.num_channels * size**2
@@ -65,13 +67,14 @@ class ConvStemPatchEmbedding(nn.Module):
     It optimises more easily than one big convolution, and sees across the patches' borders.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitVisionConfig):
         super().__init__()
         layers: list[nn.Module] = []
         channels = config.num_channels
-        for width, kernel, stride in zip(
-            config.conv_stem_widths, config.conv_stem_kernels, config.conv_stem_strides, strict=True
-        ):
+        widths, kernels = config.conv_stem_widths, config.conv_stem_kernels
+        strides = config.conv_stem_strides
+        # The configuration fills them in.
+        for width, kernel, stride in zip(widths or (), kernels or (), strides or (), strict=True):
             # This padding makes the output exactly 1/stride of the input.
             padding = (kernel - stride + 1) // 2
             layers += [
@@ -82,6 +85,12 @@ class ConvStemPatchEmbedding(nn.Module):
             channels = width
         self.stem = nn.Sequential(*layers)
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=1)
+
+    def initialize(self):
+        """He initialisation of the convolutions before a ReLU (He et al., 2015, section 2.2)."""
+        for layer in self.stem:
+            if isinstance(layer, nn.Conv2d):
+                init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         # Convolutions on few channels run faster on CPU and GPU alike with channels last.
@@ -103,7 +112,7 @@ class ClipVitVisionEmbeddings(nn.Module):
     Registers are learned tokens for the model's own use (Darcet et al., 2024, section 2.2).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitVisionConfig):
         super().__init__()
         self.config = config
         self.patch_embedding: Any = PATCH_EMBEDDINGS[config.patch_embedding](config)
@@ -114,11 +123,17 @@ class ClipVitVisionEmbeddings(nn.Module):
                 torch.zeros(config.num_register_tokens, config.hidden_size)
             )
         if config.position_embedding_type == "learned":
-            num_positions = config.grid_size**2 + int(config.use_cls_token)
+            num_positions = config.grid_size**2 + int(bool(config.use_cls_token))
             self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
         if config.embedding_norm:
             self.norm = build_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def initialize(self):
+        """Class token and registers as other embeddings."""
+        for name in ("cls_token", "register_tokens"):
+            if hasattr(self, name):
+                init.normal_(getattr(self, name), std=self.config.initializer_range)
 
     def forward(
         self,
@@ -148,7 +163,8 @@ class ClipVitVisionEmbeddings(nn.Module):
         if pixels.ndim == 3:
             shapes_B2 = self._check_patches(pixels, mask_BL, shapes_B2)
             hidden_BLD = self.patch_embedding.embed_patches(pixels.to(dtype))
-            rows_B1, columns_B1 = shapes_B2[:, :1], shapes_B2[:, 1:]
+            rows_B1: Any = shapes_B2[:, :1]
+            columns_B1: Any = shapes_B2[:, 1:]
             length = pixels.shape[1]
             is_native = False
         else:
@@ -156,7 +172,7 @@ class ClipVitVisionEmbeddings(nn.Module):
             hidden_BLD = self.patch_embedding(pixels.to(dtype))
             rows_B1, columns_B1 = (side // self.config.patch_size for side in pixels.shape[-2:])
             length = hidden_BLD.shape[1]
-            is_native = rows_B1 == columns_B1 == self.config.grid_size
+            is_native = bool(rows_B1 == columns_B1 == self.config.grid_size)
         index_1L = torch.arange(length, device=hidden_BLD.device).unsqueeze(0)
         places_BL2 = patch_places(index_1L, rows_B1, columns_B1, self.config.grid_size)
         hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
@@ -180,7 +196,7 @@ class ClipVitVisionEmbeddings(nn.Module):
             return hidden_BLD + positions_BLD.to(hidden_BLD.dtype)
         if kind != "learned":
             return hidden_BLD
-        first, count = int(self.config.use_cls_token), self.config.grid_size**2
+        first, count = int(bool(self.config.use_cls_token)), self.config.grid_size**2
         # The module is called, not its weight taken: what is offloaded comes when it is called.
         weight_LD = self.position_embedding(
             torch.arange(first, first + count, device=hidden_BLD.device)
@@ -342,7 +358,7 @@ def rotary_angles(places: torch.Tensor, head_dim: int, theta: float) -> torch.Te
 def cut_texts(
     input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor | None, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts of at most so many tokens, as a tokenizer cuts them: the last one, the end, stays.
+    """Truncate texts as a tokenizer does: the last token, the end, stays.
 
     Args:
         input_ids_BL: token ids.
@@ -365,7 +381,7 @@ def cut_texts(
 class ClipVitTextEmbeddings(nn.Module):
     """Tokens with positions."""
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitTextConfig):
         super().__init__()
         self.config = config
         self.token_embedding: Any = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -387,7 +403,7 @@ class ClipVitTextEmbeddings(nn.Module):
         """Embed texts.
 
         Without `position_ids_BL`, positions count the tokens that `attention_mask_BL` keeps, so
-        that padding on the left changes a text's embedding as little as padding on the right.
+        that padding on the left, like padding on the right, does not change a text's embedding.
 
         Returns:
             Hidden states (B, L, D) and positions (B or 1, L).

@@ -6,11 +6,14 @@ Shape legend: `B` batch, `L` sequence, `D` hidden, `R` half a head.
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import LayerScale as TimmLayerScale
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ClipVitAttention
+from .configuration_clip_vit import TowerConfig
 from .feed_forward import build_feed_forward
 from .normalization import build_norm
 
@@ -24,7 +27,7 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
     `x + drop_path(scale(norm_out(f(norm(x)))))`.
     """
 
-    def __init__(self, config, drop_path_rate: float):
+    def __init__(self, config: TowerConfig, drop_path_rate: float):
         super().__init__()
         self.placement = config.norm_placement
         self.norm1 = build_norm(config)
@@ -36,6 +39,17 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
             self.norm2_out = build_norm(config)
         self.scale1, self.scale2 = build_scale(config), build_scale(config)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+    def initialize(self):
+        """Smaller output weights in deeper models.
+
+        Each block adds to the residual stream twice: this keeps its variance independent of depth
+        (Radford et al., 2019, section 2.3).
+        """
+        config = self.attention.config
+        std = config.initializer_range * (2 * config.num_hidden_layers) ** -0.5
+        init.normal_(self.attention.out_proj.weight, std=std)
+        init.normal_(self.feed_forward.fc2.weight, std=std)
 
     def forward(
         self,
@@ -76,7 +90,15 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
         return hidden_BLD
 
 
-def build_scale(config) -> nn.Module:
+class LayerScale(TimmLayerScale):
+    """A learned factor for each feature (Touvron et al., 2021, section 2)."""
+
+    def initialize(self):
+        """All factors to the configured value."""
+        init.constant_(self.gamma, self.init_values)
+
+
+def build_scale(config: TowerConfig) -> nn.Module:
     """A learned factor for each feature of a branch, or none."""
     if config.layer_scale_init_value is None:
         return nn.Identity()
@@ -86,7 +108,7 @@ def build_scale(config) -> nn.Module:
 class ClipVitEncoder(nn.Module):
     """`config.num_hidden_layers` blocks, whose drop-path rate grows with depth."""
 
-    def __init__(self, config):
+    def __init__(self, config: TowerConfig):
         super().__init__()
         rates: list[Any] = calculate_drop_path_rates(
             config.drop_path_rate, config.num_hidden_layers

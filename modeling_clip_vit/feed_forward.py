@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from .configuration_clip_vit import TowerConfig
+
 
 class ClipVitMLP(nn.Module):
     """Two linear layers with an activation between them (Vaswani et al., 2017, section 3.3).
@@ -14,7 +16,7 @@ class ClipVitMLP(nn.Module):
     `fc2(dropout(act(fc1(x))))`, from (B, L, D) to (B, L, D).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TowerConfig):
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
@@ -33,7 +35,7 @@ class ClipVitGatedMLP(nn.Module):
     (B, L, D).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TowerConfig):
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
         size = config.intermediate_size
@@ -57,6 +59,6 @@ FEED_FORWARDS: dict[str, type["ClipVitMLP | ClipVitGatedMLP"]] = {
 }
 
 
-def build_feed_forward(config) -> ClipVitMLP | ClipVitGatedMLP:
+def build_feed_forward(config: TowerConfig) -> ClipVitMLP | ClipVitGatedMLP:
     """Build the feed-forward module that `config.mlp_type` names: (B, L, D) to (B, L, D)."""
     return FEED_FORWARDS[config.mlp_type](config)

@@ -276,7 +276,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
         Args:
             vision_path: a checkpoint of an image encoder, or of a joint model with one; None for
                 a new one, as `config` has it.
-            text_path: the same of a text encoder.
+            text_path: the same for a text encoder.
             vision_fields, text_fields: fields of a tower's configuration to change, such as
                 `pooling`, `projection_type` or dropouts.
             config: the configuration otherwise; the defaults when None.

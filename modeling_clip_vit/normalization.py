@@ -7,12 +7,15 @@ Shape legend: `B` batch, `L` sequence, `D` features.
 
 import torch
 from torch import distributed, nn
+from transformers import initialization as init
+
+from .configuration_clip_vit import TowerConfig
 
 
 class LayerNorm(nn.LayerNorm):
     """Each token to mean 0 and variance 1 over its features (Ba et al., 2016, section 3)."""
 
-    def __init__(self, config, size: int):
+    def __init__(self, config: TowerConfig, size: int):
         super().__init__(size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
@@ -22,7 +25,7 @@ class LayerNorm(nn.LayerNorm):
 class RMSNorm(nn.RMSNorm):
     """Each token to a mean square of 1 (Zhang and Sennrich, 2019, section 4)."""
 
-    def __init__(self, config, size: int):
+    def __init__(self, config: TowerConfig, size: int):
         super().__init__(size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
@@ -35,7 +38,7 @@ class GroupNorm(nn.GroupNorm):
     The groups lie within one token: over several they would mix tokens, and tokens with padding.
     """
 
-    def __init__(self, config, size: int):
+    def __init__(self, config: TowerConfig, size: int):
         super().__init__(config.num_norm_groups, size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
@@ -51,7 +54,7 @@ class BatchNorm(nn.Module):
 
     momentum = 0.1
 
-    def __init__(self, config, size: int):
+    def __init__(self, config: TowerConfig, size: int):
         super().__init__()
         self.eps = config.layer_norm_eps
         self.weight = nn.Parameter(torch.ones(size))
@@ -61,17 +64,24 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(size))
         self.register_buffer("running_var", torch.ones(size))
 
+    def initialize(self):
+        """The identity."""
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+        init.zeros_(self.running_mean)
+        init.ones_(self.running_var)
+
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
         mean_D, var_D = self.running_mean, self.running_var
         if self.training:
             mean_D, var_D = self.measure(hidden_BLD, mask_BL)
-        factor_D = widen(self.weight) * torch.rsqrt(widen(var_D) + self.eps)
-        shift_D = widen(self.bias) - widen(mean_D) * factor_D
-        return (widen(hidden_BLD) * factor_D + shift_D).to(hidden_BLD.dtype)
+        factor_D = upcast(self.weight) * torch.rsqrt(upcast(var_D) + self.eps)
+        shift_D = upcast(self.bias) - upcast(mean_D) * factor_D
+        return (upcast(hidden_BLD) * factor_D + shift_D).to(hidden_BLD.dtype)
 
     def measure(self, hidden_BLD: torch.Tensor, mask_BL) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of this batch; they also move the running ones."""
-        hidden_ND = widen(hidden_BLD).flatten(0, -2)
+        hidden_ND = upcast(hidden_BLD).flatten(0, -2)
         weight_N1 = torch.ones_like(hidden_ND[:, :1])
         if mask_BL is not None:
             weight_N1 = mask_BL.reshape(-1, 1).to(hidden_ND.dtype)
@@ -89,12 +99,12 @@ class ImageBatchNorm(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not (self.training and count_processes() > 1):
             return super().forward(input)
-        pixels_BHWC = widen(input).movedim(1, -1)
+        pixels_BHWC = upcast(input).movedim(1, -1)
         pixels_ND = pixels_BHWC.flatten(0, -2)
         mean_D, var_D, count = global_statistics(pixels_ND, torch.ones_like(pixels_ND[:, :1]))
         move_running_statistics(self, mean_D, var_D, count)
-        factor_D = widen(self.weight) * torch.rsqrt(var_D + self.eps)
-        shift_D = widen(self.bias) - mean_D * factor_D
+        factor_D = upcast(self.weight) * torch.rsqrt(var_D + self.eps)
+        shift_D = upcast(self.bias) - mean_D * factor_D
         return (pixels_BHWC * factor_D + shift_D).movedim(-1, 1).to(input.dtype)
 
 
@@ -116,7 +126,7 @@ def move_running_statistics(norm, mean_D, var_D, count):
     norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), norm.momentum)
 
 
-def widen(values: torch.Tensor) -> torch.Tensor:
+def upcast(values: torch.Tensor) -> torch.Tensor:
     """Half precision to float32, in which sums over many values keep their digits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -142,11 +152,17 @@ class DynamicTanh(nn.Module):
 
     alpha_init_value = 0.5
 
-    def __init__(self, config, size: int):
+    def __init__(self, config: TowerConfig, size: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.full((1,), self.alpha_init_value))
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size))
+
+    def initialize(self):
+        """`tanh(x / 2)`."""
+        init.constant_(self.alpha, self.alpha_init_value)
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
 
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
         return torch.tanh(self.alpha * hidden_BLD) * self.weight + self.bias
@@ -162,7 +178,7 @@ NORM_LAYERS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_norm(config, size: int | None = None) -> nn.Module:
+def build_norm(config: TowerConfig, size: int | None = None) -> nn.Module:
     """Build the normalisation layer that `config.norm_type` names.
 
     Args:

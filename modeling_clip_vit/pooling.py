@@ -5,7 +5,9 @@ Shape legend: `B` batch, `L` sequence, `D` hidden, `H` heads, `A` head size.
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
+from .configuration_clip_vit import TowerConfig
 from .feed_forward import build_feed_forward
 from .normalization import build_norm
 
@@ -68,7 +70,7 @@ class ClipVitAttentionPooling(nn.Module):
     One learned query attends to all tokens, and a feed-forward branch follows: (B, D).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TowerConfig):
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_attention_heads
@@ -78,6 +80,10 @@ class ClipVitAttentionPooling(nn.Module):
         self.out_proj = nn.Linear(size, size)
         self.norm = build_norm(config)
         self.feed_forward = build_feed_forward(config)
+
+    def initialize(self):
+        """A query of about length 1."""
+        init.normal_(self.probe, std=self.probe.numel() ** -0.5)
 
     def forward(self, hidden_BLD: torch.Tensor, mask_BL=None, is_end_BL=None) -> torch.Tensor:
         batch = hidden_BLD.shape[0]
@@ -111,7 +117,7 @@ TEXT_POOLINGS = {
 }
 
 
-def build_pooling(config, poolings: dict):
+def build_pooling(config: TowerConfig, poolings: dict):
     """The pooling that `config.pooling` names: a function, or a module with weights."""
     pooling = poolings[config.pooling]
     return pooling(config) if isinstance(pooling, type) else pooling

@@ -3,17 +3,12 @@
 from typing import Any
 
 import torch
-from timm.layers import LayerScale
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
 from .attention import ClipVitAttention
-from .embeddings import ClipVitVisionEmbeddings, ConvStemPatchEmbedding
 from .encoder import ClipVitEncoderLayer
-from .normalization import BatchNorm, DynamicTanh
-from .pooling import ClipVitAttentionPooling
-from .projection import ClipVitSimilarity
 
 
 class ClipVitPreTrainedModel(PreTrainedModel):
@@ -50,43 +45,10 @@ class ClipVitPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
+        """Initialise as Transformers does, then as the module itself says, then the heads."""
         super()._init_weights(module)
-        if isinstance(module, ConvStemPatchEmbedding):
-            for layer in module.stem:
-                if isinstance(layer, nn.Conv2d):
-                    init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, ClipVitVisionEmbeddings):
-            for name in ("cls_token", "register_tokens"):
-                if hasattr(module, name):
-                    init.normal_(getattr(module, name), std=self.config.initializer_range)
-        elif isinstance(module, ClipVitAttentionPooling):
-            init.normal_(module.probe, std=module.probe.numel() ** -0.5)
-        elif isinstance(module, ClipVitAttention):
-            for name in module.bias_sizes:
-                if hasattr(module, name):
-                    init.zeros_(getattr(module, name))
-        elif isinstance(module, LayerScale):
-            init.constant_(module.gamma, module.init_values)
-        elif isinstance(module, DynamicTanh):
-            init.constant_(module.alpha, module.alpha_init_value)
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, BatchNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-        elif isinstance(module, ClipVitEncoderLayer):
-            # Each block adds to the residual stream twice: this keeps its variance in depth
-            # (Radford et al., 2019, section 2.3).
-            config = module.attention.config
-            std = config.initializer_range * (2 * config.num_hidden_layers) ** -0.5
-            init.normal_(module.attention.out_proj.weight, std=std)
-            init.normal_(module.feed_forward.fc2.weight, std=std)
-        elif isinstance(module, ClipVitSimilarity):
-            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
-            if module.config.logit_bias_init_value is not None:
-                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
+        if hasattr(module, "initialize"):
+            module.initialize()
         for name in ("visual_projection", "text_projection", "classifier"):
             for layer in getattr(module, name, nn.Identity()).modules():
                 if isinstance(layer, nn.Linear):

@@ -5,10 +5,14 @@ Shape legend: `B` batch, `P` projection.
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 
+from .configuration_clip_vit import ClipVitConfig
 
-def build_projection(config, size: int) -> nn.Module:
+
+def build_projection(config: PretrainedConfig, size: int) -> nn.Module:
     """What brings a tower's pooled output into the joint space: (B, size) to (B, P)."""
     if config.projection_type == "none":
         return nn.Identity()
@@ -29,13 +33,19 @@ class ClipVitSimilarity(nn.Module):
     (Radford et al., 2021, section 2.5).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ClipVitConfig):
         super().__init__()
         self.config = config
         # One element each rather than none: sharded training cannot split a scalar.
         self.logit_scale = nn.Parameter(torch.empty(1))
         if config.logit_bias_init_value is not None:
             self.logit_bias = nn.Parameter(torch.empty(1))
+
+    def initialize(self):
+        """Scale and bias as configured."""
+        init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+        if self.config.logit_bias_init_value is not None:
+            init.constant_(self.logit_bias, self.config.logit_bias_init_value)
 
     def get_scale(self) -> torch.Tensor:
         """The factor on the cosine similarities, a scalar: the one place that exponentiates."""
