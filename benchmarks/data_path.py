@@ -35,7 +35,8 @@ from modeling_clip_vit.data.streams import StreamCaptions, StreamLoader, StreamO
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import build_processor, prepare
+from modeling_clip_vit.training.models import build_processor
+from modeling_clip_vit.training.tasks.contrastive import prepare
 
 #: As strongly as the default recipe, by operations on whole batches.
 BATCH_AUGMENT = {

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_clip_vit.hub.model_card import processor_name
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.loop import ContrastiveTraining
 from modeling_clip_vit.training.report import finish_run
+from modeling_clip_vit.training.trainer import Trainer, build_trainer
 
 #: Updates that are left out of the medians, while kernels and memory settle.
 WARM_UP = 5
@@ -64,7 +64,7 @@ def product_speed(dtype: torch.dtype, side: int = 2048, rounds: int = 8) -> floa
     return 2 * side**3 / best
 
 
-def measure(training: ContrastiveTraining, steps: int) -> tuple[list[dict[str, float]], float]:
+def measure(training: Trainer, steps: int) -> tuple[list[dict[str, float]], float]:
     """Seconds of each part of each update, and the operations of one."""
     clock, updates, operations = Clock(), [], 0.0
     training.model.forward = clock.wrap("forward", training.model.forward)
@@ -103,7 +103,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         recipe = ["--config", options.config, "--report_to", "none", "--output_dir", folder]
         started = time.perf_counter()
-        training = ContrastiveTraining(parse_arguments([*recipe, "--save_steps", "0", *fields]))
+        training = build_trainer(parse_arguments([*recipe, "--save_steps", "0", *fields]))
         before = time.perf_counter() - started
         result = {
             "processor": processor_name(),

@@ -30,7 +30,8 @@ from modeling_clip_vit.quantization.eight_bits import quantize
 from modeling_clip_vit.quantization.layers import choose_layers
 from modeling_clip_vit.quantization.smoothing import find_pairs
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import Preparation, prepare
+from modeling_clip_vit.training.tasks import Preparation
+from modeling_clip_vit.training.tasks.contrastive import prepare
 
 OUTLIERS = 4  # channels of a norm
 NUM_CALIBRATION = 128

@@ -29,8 +29,8 @@ from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.conversion import to_open_clip
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.loop import ContrastiveTraining
-from modeling_clip_vit.training.preparation import build_processor
+from modeling_clip_vit.training.models import build_processor
+from modeling_clip_vit.training.trainer import Trainer, build_trainer
 
 ROOT = Path(__file__).parent.parent
 LEARNING_RATE, BETAS, DECAY = 1e-5, (0.9, 0.98), 0.2
@@ -57,7 +57,7 @@ def save_start(folder: Path):
     build_processor(clip_tokenizer(), config.vision_config.image_size).save_pretrained(folder)
 
 
-def start_ours(start: Path, folder: Path, batch: int, precision: str) -> ContrastiveTraining:
+def start_ours(start: Path, folder: Path, batch: int, precision: str) -> Trainer:
     """Our engine, as a recipe sets it up."""
     fields = {
         "dataset": str(ROOT / "data" / "emoji"),
@@ -83,7 +83,7 @@ def start_ours(start: Path, folder: Path, batch: int, precision: str) -> Contras
     }
     AcceleratorState._reset_state(reset_partial_state=True)
     arguments = [part for name, value in fields.items() for part in (f"--{name}", value)]
-    training = ContrastiveTraining(parse_arguments(arguments))
+    training = build_trainer(parse_arguments(arguments))
     training.set_training_mode()
     return training
 

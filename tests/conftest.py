@@ -20,7 +20,7 @@ from transformers import AutoProcessor
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
-from modeling_clip_vit.training.preparation import build_processor
+from modeling_clip_vit.training.models import build_processor
 
 REPOSITORY = Path(__file__).parent.parent
 

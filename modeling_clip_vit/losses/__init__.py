@@ -9,7 +9,16 @@ from .multi_positive_loss import MultiPositiveLoss
 from .siglip_loss import SigLipLoss
 from .targets import MixedIds
 
+#: The losses of a recipe, by name. Each says itself what it takes, see `ContrastiveLoss`.
+LOSSES: dict[str, type[ContrastiveLoss]] = {
+    "clip": ClipLoss,
+    "multi_positive": MultiPositiveLoss,
+    "siglip": SigLipLoss,
+    "hard_negative": HardNegativeLoss,
+}
+
 __all__ = [
+    "LOSSES",
     "ClipLoss",
     "ContrastiveLoss",
     "DistillationLoss",

@@ -19,6 +19,8 @@ class ClipLoss(MultiPositiveLoss):
         >>> loss = ClipLoss()(image_embeds, text_embeds, model.get_logit_scale())
     """
 
+    pairs_only = True
+
     def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
         """As `MultiPositiveLoss`, of pairs only.
 

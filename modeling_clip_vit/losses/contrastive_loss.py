@@ -5,11 +5,12 @@ Shape legend: `P` embedding; `B` this process's, `N` all processes'.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from ..normalization import widen
+from ..normalization import upcast
 from .gather import gather_with_gradient, share_loss, share_sizes
 from .targets import Targets, check_targets
 from .tiles import TILE_SIZE
@@ -43,6 +44,13 @@ class ContrastiveLoss(nn.Module, ABC):
             grows with the batch and not with its square; None for the whole matrix at once.
     """
 
+    #: Whether image i has text i as its only positive, so that a recipe has no other to name.
+    pairs_only: ClassVar[bool] = False
+    #: Whether the loss reads the logit bias, which the model must then have.
+    needs_logit_bias: ClassVar[bool] = False
+    #: Arguments of the constructor that a recipe sets -> the name of the recipe's option.
+    options: ClassVar[dict[str, str]] = {}
+
     def __init__(self, tile_size: int | None = TILE_SIZE):
         super().__init__()
         self.tile_size = tile_size
@@ -74,7 +82,7 @@ class ContrastiveLoss(nn.Module, ABC):
         check_targets(targets, image_embeds, text_embeds)
         with torch.autocast(image_embeds.device.type, enabled=False):
             # In half precision, a logit of 100 would have one binary digit after the point.
-            images, texts = (widen(embeds) for embeds in (image_embeds, text_embeds))
+            images, texts = (upcast(embeds) for embeds in (image_embeds, text_embeds))
             scale = torch.as_tensor(logit_scale, device=images.device).to(images.dtype)
             bias = torch.zeros_like(scale) if logit_bias is None else logit_bias.to(images.dtype)
             sizes = share_sizes(len(images), len(texts), device=images.device)

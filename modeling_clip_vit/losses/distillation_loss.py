@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..normalization import widen
+from ..normalization import upcast
 from .contrastive_loss import Contrast, ContrastiveLoss
 from .gather import gather_with_gradient, own_rows
 from .targets import Targets
@@ -74,7 +74,7 @@ class DistillationLoss(ContrastiveLoss):
     ) -> torch.Tensor:
         """This process's share of the distance: the student's cross-entropy, less the teacher's."""
         assert teacher is not None
-        their_images, their_texts, their_scale = (widen(part.detach()) for part in teacher)
+        their_images, their_texts, their_scale = (upcast(part.detach()) for part in teacher)
         their_texts = gather_with_gradient(their_texts, contrast.text_sizes)
         sums = log_sum_exp(their_images, their_texts, their_scale, self.tile_size)
         factors = (

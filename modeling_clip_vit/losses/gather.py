@@ -1,8 +1,8 @@
 """Embeddings of all processes, brought together with their gradients.
 
 Every process computes its own share of the loss of the whole batch, times the number of processes.
-Gathering backward sums what all processes' shares say about a row, and whoever averages gradients
-over processes (`DistributedDataParallel`, FSDP) ends with those that one process would have.
+The backward pass of the gather sums each row's gradient over all processes, so averaging gradients
+(`DistributedDataParallel`, FSDP) gives the single-process gradient.
 
 Shape legend: `P` embedding.
 """

@@ -28,6 +28,9 @@ class HardNegativeLoss(ContrastiveLoss):
         >>> loss = HardNegativeLoss(beta=0.25)(image_embeds, text_embeds, scale)
     """
 
+    pairs_only = True
+    options = {"beta": "hard_negative_beta"}
+
     def __init__(self, beta: float = 0.25, tile_size: int | None = TILE_SIZE):
         super().__init__(tile_size)
         if beta < 0:

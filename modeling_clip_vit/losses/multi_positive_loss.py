@@ -30,6 +30,8 @@ class MultiPositiveLoss(ContrastiveLoss):
         >>> loss = MultiPositiveLoss()(image_embeds, text_embeds, scale, targets=targets)
     """
 
+    options = {"label_smoothing": "label_smoothing"}
+
     def __init__(self, label_smoothing: float = 0.0, tile_size: int | None = TILE_SIZE):
         super().__init__(tile_size)
         if not 0 <= label_smoothing < 1:

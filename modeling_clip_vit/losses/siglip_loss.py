@@ -20,6 +20,8 @@ class SigLipLoss(ContrastiveLoss):
         >>> loss = SigLipLoss()(image_embeds, text_embeds, scale, model.get_logit_bias())
     """
 
+    needs_logit_bias = True
+
     def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
         """This process's share: its images with all texts."""
         images, scale, bias = contrast.images, contrast.scale, contrast.bias

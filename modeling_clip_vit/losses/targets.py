@@ -21,10 +21,10 @@ from .gather import gather_with_gradient, own_rows
 class MixedIds:
     """Ids of images that are each mixed of two, as Mixup and CutMix make them.
 
-    An image shows its first id with its weight, and its second with the rest. Two things belong
-    together by the sum, over ids, of the weights that they both have of it: an image and a text by
-    the weight of the text's id, two mixed images by the chance that one drawn from each show the
-    same.
+    An image has its first id with weight `weight` and its second with the rest. The target weight
+    of a pair is the sum over ids of the product of both weights: for an image and a text, the
+    image's weight of the text's id; for two mixed images, the probability that ids drawn from both
+    are equal.
 
     Args:
         first, second: (B,).

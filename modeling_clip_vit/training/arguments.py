@@ -16,6 +16,7 @@ from ..data.captions import CaptionOptions
 from ..data.mixing import MixOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
 
@@ -24,28 +25,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DataOptions:
-    """Which data set, and which part of it is for what.
+    """Which dataset to train on, and which parts of it to evaluate on.
 
     Args:
-        dataset: a folder of images (with `metadata.csv`, or a folder for each class), of
-            parquet, of CSV, TSV or JSON lines, of WebDataset tars, or of `save_to_disk`; a file of
-            these, or a pattern of files; or the id of a data set on the Hub (docs/data.md).
-        train_split: the split to train on.
-        eval_split: the split to measure retrieval on; null for none.
-        image_column: column of images, or of paths to them; null for a guess.
-        concept_column: rows with an equal value belong together: their images and texts are
-            positives of each other; null where those of an equal class are (label_column), or
-            without classes those of equal captions.
-        images_per_concept: images of one concept in a batch. With 1, an epoch is a pass over the
-            rows; with more, or with a loss that knows pairs alone, over the concepts.
-        cache_images: decode all images once into memory, rather than whenever a row is read.
-        dataloader_num_workers: processes that prepare batches; 0 prepares them in the main one.
-        max_bad_sample_ratio: stop when a larger share of images cannot be decoded.
-        zero_shot_columns: class-label columns whose names are tried as zero-shot classes.
-        zero_shot_templates: sets of phrases around those names: plain, en, zh or a file of them.
-        new_concepts_split: a split of concepts that are not in training; its captions search
-            among its images and those of eval_split; null for none.
-        new_concepts_filter: use only the rows of new_concepts_split with these values.
+        dataset: a folder of images (with `metadata.csv`, or one folder per class), of Parquet, CSV,
+            TSV, JSON lines or WebDataset tars, or one written by `save_to_disk`; a single file or a
+            glob pattern; or a dataset id on the Hub (see docs/data.md).
+        train_split: split to train on.
+        eval_split: split to evaluate on; null disables evaluation.
+        image_column: column with the images or their paths; null guesses it.
+        concept_column: column that groups rows: images and texts of rows with the same value are
+            positives of each other. By default rows are grouped by class (`label_column`), or by
+            identical captions where there are no classes.
+        images_per_concept: images per concept in a batch. With 1, an epoch is one pass over the
+            rows; with more, or with a loss that only knows pairs, one pass over the concepts.
+        cache_images: decode all images into memory once instead of every time they are read.
+        dataloader_num_workers: worker processes that prepare batches; 0 uses the main process.
+        max_bad_sample_ratio: stop if more than this share of the rows is unusable.
+        zero_shot_columns: class-label columns to evaluate zero-shot classification on.
+        zero_shot_templates: prompt templates for the class names: plain, en, zh, or a text file.
+        new_concepts_split: split with concepts that are not in the training data. Its captions
+            search among its own images and those of `eval_split`; null disables it.
+        new_concepts_filter: column values that rows of `new_concepts_split` must have.
     """
 
     dataset: str = ""
@@ -65,31 +66,31 @@ class DataOptions:
 
 @dataclass
 class ModelOptions:
-    """Which model.
+    """Which model to train.
 
     Args:
-        model_config: an architecture, trained from scratch: the name of a ready-made one, such as
-            `clip-vit-base-patch32`, or a folder with a config.json; for classification, that of an
-            image tower, or of a CLIP whose image tower is taken.
-        model_name_or_path: a checkpoint to go on from instead, with its tokenizer; for
-            classification, a classifier, or a CLIP whose image tower gets a new class head.
-        vision_model_name_or_path: a pretrained image encoder in place of the configuration's.
-        text_model_name_or_path: a pretrained text encoder in place of the configuration's, with
-            its tokenizer.
-        model_fields: fields of the joint configuration to change, such as
+        model_config: architecture to train from scratch: a ready-made one by name, such as
+            `clip-vit-base-patch32`, or a folder with a config.json. For classification, the
+            configuration of an image tower, or of a CLIP, whose image tower is used.
+        model_name_or_path: checkpoint to fine-tune instead, together with its tokenizer. For
+            classification, a classifier, or a CLIP, whose image tower gets a new class head.
+        vision_model_name_or_path: pretrained image encoder to use as the image tower.
+        text_model_name_or_path: pretrained text encoder to use as the text tower, together with its
+            tokenizer.
+        model_fields: fields to override in the joint configuration, such as
             `{logit_bias_init_value: -10}`.
-        vision_fields, text_fields: fields of a tower's configuration to change, such as
+        vision_fields, text_fields: fields to override in the configuration of a tower, such as
             `{pooling: mean, projection_type: mlp}` or `{patch_dropout: 0.25}`.
-        frozen_towers: towers that do not learn: `vision`, `text` (Zhai et al., 2022: LiT).
-        frozen_vision_layers, frozen_text_layers: so many of the lowest blocks do not learn, nor
-            does what comes before them.
-        attn_implementation: `eager`, `sdpa` or another kernel that Transformers knows; null for
-            its choice, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
+        frozen_towers: towers to freeze: `vision`, `text` (LiT: Zhai et al., 2022).
+        frozen_vision_layers, frozen_text_layers: number of blocks to freeze, counted from the
+            input; the embeddings before them are frozen too.
+        attn_implementation: `eager`, `sdpa` or another attention kernel of Transformers. null uses
+            its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).
-        pack_texts: let several texts share a row, so that little padding is computed; `auto` does
-            on a CPU. Embeddings stay what they are.
-        gradient_checkpointing: recompute the blocks in the backward pass, to save memory.
-        torch_compile: compile the blocks, one at a time: faster steps after some seconds.
+        pack_texts: put several texts into one row so that less padding is computed; the embeddings
+            stay the same. `auto` does so on a CPU.
+        gradient_checkpointing: recompute the blocks in the backward pass to save memory.
+        torch_compile: compile each block: faster steps, after some seconds of compilation.
     """
 
     model_config: str = "emoji"
@@ -110,23 +111,25 @@ class ModelOptions:
 
 @dataclass
 class LossOptions:
-    """What is minimised; with classification, cross entropy, and only label_smoothing has a say.
+    """Which loss to minimise. Classification uses cross entropy and only reads label_smoothing.
 
     Args:
-        loss: `clip` (softmax, image i belongs to text i), `multi_positive` (softmax, equal
-            concepts belong together), `siglip` (pairwise sigmoid) or `hard_negative` (softmax,
-            image i belongs to text i, and negatives that look right count more).
-        label_smoothing: share of each target that is spread over all; with the first two losses,
-            and with classification.
-        hard_negative_beta: how much more the harder negatives count; with `hard_negative`.
-        matryoshka_dims: widths at which the loss is taken, so that the first so many numbers of an
-            embedding search well alone; empty for the whole width only.
-        view_loss_weight: weight of the contrast between the images of a concept; 0 for none.
-        teacher_name_or_path: a trained checkpoint whose similarities are learned too.
-        distillation_weight: share of the teacher in the loss, from 0 to 1.
+        loss: `clip` (softmax; image i pairs with text i), `multi_positive` (softmax; all pairs of
+            the same concept are positives), `siglip` (pairwise sigmoid) or `hard_negative`
+            (softmax; similar negatives get a higher weight).
+        label_smoothing: share of each target that is spread evenly over the batch; for `clip`,
+            `multi_positive` and classification.
+        hard_negative_beta: how strongly similar negatives are weighted, for `hard_negative`; 0
+            weights all alike.
+        matryoshka_dims: shorter embedding widths to train as well, so that an embedding can be
+            truncated to them; empty trains the full width only.
+        view_loss_weight: weight of the contrastive loss between images of the same concept; 0
+            disables it.
+        teacher_name_or_path: trained checkpoint whose similarities are distilled.
+        distillation_weight: weight of the distillation loss, from 0 to 1.
     """
 
-    loss: Literal["clip", "multi_positive", "siglip", "hard_negative"] = "multi_positive"
+    loss: str = "multi_positive"
     label_smoothing: float = 0.0
     hard_negative_beta: float = 0.25
     matryoshka_dims: list[int] = field(default_factory=list)
@@ -137,34 +140,34 @@ class LossOptions:
 
 @dataclass
 class OptimizerOptions:
-    """How it is minimised.
+    """How to optimise.
 
     Args:
-        max_steps: number of updates; when 0, num_train_epochs decides.
-        num_train_epochs: passes over the concepts.
-        per_device_train_batch_size: images a process and step.
-        gradient_accumulation_steps: steps an update; each contrasts within its own batch.
-        gradient_cache_batch_size: images that go through the towers at once, while the loss
-            contrasts the whole batch: for batches larger than fit; 0 for all at once.
+        max_steps: number of updates; 0 trains for `num_train_epochs`.
+        num_train_epochs: passes over the data.
+        per_device_train_batch_size: images per process and step.
+        gradient_accumulation_steps: steps per update; each step contrasts its own batch only.
+        gradient_cache_batch_size: images that go through the towers at a time while the loss
+            contrasts the whole batch, for batches that do not fit in memory; 0 disables it.
         optim: `adamw`, `adafactor`, or `muon` for matrices and convolutions with AdamW for the
-            rest.
+            other parameters.
         learning_rate: peak learning rate of AdamW.
         muon_learning_rate: peak learning rate of Muon.
-        layer_decay: factor of the learning rate from one block to the one before it; 1 for none.
-        weight_decay: decoupled, on matrices and convolutions only.
-        adam_beta1: AdamW's decay of the mean of the gradient.
-        adam_beta2: AdamW's decay of the mean of its square.
-        max_grad_norm: longer gradients are scaled down to this norm; 0 for never.
-        max_grad_spike: an update whose gradient is so many times as long as they were lately is
-            skipped; 0 for never. One that is not a number always is.
-        max_skipped_updates: so many skipped updates in a row end the run.
-        ema_decay: the weights that are evaluated and saved are a running mean, of which each update
-            keeps this share; 0 for the weights themselves.
-        lr_scheduler_type: a schedule's name in Transformers, such as cosine, linear, constant,
-            constant_with_warmup, or warmup_stable_decay (constant, then down to 0).
-        warmup_ratio: share of the updates in which the learning rate grows from 0.
-        decay_ratio: share of the updates in which it goes down at the end, with
-            warmup_stable_decay.
+        layer_decay: factor by which the learning rate shrinks from each block to the one before
+            it; 1 disables it.
+        weight_decay: decoupled weight decay, applied to matrices and convolutions only.
+        adam_beta1: AdamW's decay rate of the gradient's running mean.
+        adam_beta2: AdamW's decay rate of the squared gradient's running mean.
+        max_grad_norm: clip gradients to this norm; 0 disables clipping.
+        max_grad_spike: skip updates whose gradient norm exceeds this multiple of its running mean;
+            0 disables. Updates with a gradient that is not finite are always skipped.
+        max_skipped_updates: stop after this many skipped updates in a row.
+        ema_decay: decay rate of a running mean of the weights, which is then evaluated and saved
+            instead of the weights; 0 disables it.
+        lr_scheduler_type: a learning-rate schedule of Transformers: cosine, linear, constant,
+            constant_with_warmup, warmup_stable_decay (constant, then down to 0) and others.
+        warmup_ratio: share of the updates over which the learning rate rises from 0.
+        decay_ratio: share of the updates over which it falls to 0, for warmup_stable_decay.
     """
 
     max_steps: int = 0
@@ -190,31 +193,30 @@ class OptimizerOptions:
 
 @dataclass
 class RunOptions:
-    """Where the run writes, how often, and on what.
+    """Where to write, how often, and on what to compute.
 
     Args:
-        task: `contrastive` trains a CLIP on images and texts; `classification` a ViT with a class
-            head on images and the classes of label_column (null for a guess).
-        output_dir: folder of the trained model and all that belongs to it.
-        seed: of weights, order and augmentation.
-        bf16: compute in bfloat16 where it is safe; `auto` does where the processor is built for it.
-        fp16: compute in float16 with loss scaling; needs a GPU.
-        logging_steps: updates between two logged values.
-        eval_steps: updates between two evaluations while training; 0 for at the end only.
-        save_steps: updates between two checkpoints to resume from; 0 for none.
-        save_total_limit: how many of them to keep.
-        checkpoint_dir: where to keep them: a folder or a URL that fsspec knows, such as
-            `s3://bucket/run`; null for `checkpoints` in output_dir. A folder is kept from a second
-            run; of a URL, the caller gives each run its own.
-        resume_from_checkpoint: a checkpoint folder to go on from, or `latest` for the newest
-            complete one of checkpoint_dir.
-        report_to: trackers as Accelerate names them (tensorboard, wandb, ...), or none.
+        task: `contrastive` trains a CLIP on images and texts, `classification` a ViT with a class
+            head on images and the classes of `label_column`.
+        output_dir: folder for the trained model and everything that belongs to it.
+        seed: random seed of weights, data order and augmentation.
+        bf16: use bfloat16 autocast; `auto` does so where it is measurably faster.
+        fp16: use float16 autocast with loss scaling; needs a GPU.
+        logging_steps: log every so many updates.
+        eval_steps: evaluate every so many updates; 0 evaluates at the end only.
+        save_steps: save a checkpoint to resume from every so many updates; 0 saves none.
+        save_total_limit: number of checkpoints to keep.
+        checkpoint_dir: folder or fsspec URL, such as `s3://bucket/run`, for the checkpoints; null
+            uses `checkpoints` in output_dir. A folder is locked against a second run; a URL is not.
+        resume_from_checkpoint: checkpoint folder to resume from, or `latest` for the newest
+            complete one in checkpoint_dir.
+        report_to: trackers, by their name in Accelerate (tensorboard, wandb, ...), or none.
         push_to_hub: upload the trained model at the end.
-        hub_model_id: the repository to upload to, `user/name`.
-        hub_dry_run: with push_to_hub, only list the files that would go up.
+        hub_model_id: repository to upload to, as `user/name`.
+        hub_dry_run: with push_to_hub, only list the files that would be uploaded.
     """
 
-    task: Literal["contrastive", "classification"] = "contrastive"
+    task: str = "contrastive"
     output_dir: str = "outputs/run"
     seed: int = 0
     bf16: bool | Literal["auto"] = "auto"
@@ -245,6 +247,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_bad_sample_ratio": SHARE,
     "frozen_vision_layers": AT_LEAST_0,
     "frozen_text_layers": AT_LEAST_0,
+    "loss": (lambda name: name in LOSSES, f"one of {', '.join(LOSSES)}"),
     "label_smoothing": PART,
     "hard_negative_beta": AT_LEAST_0,
     "num_train_epochs": AT_LEAST_0,
@@ -294,16 +297,6 @@ def check_repo_id(name: str):
         raise UserError(f"hub_model_id={name!r} is not allowed: {first_line(error)}") from error
 
 
-#: What has a say in image-text contrast only.
-CONTRASTIVE_ONLY = (
-    *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
-    *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
-    *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
-    *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
-    *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
-)
-
-
 @dataclass
 class TrainArguments:
     """All sections of a run. The fields' names are distinct over the sections."""
@@ -334,7 +327,8 @@ class TrainArguments:
                 f"per_device_train_batch_size={optimizer.per_device_train_batch_size} is not "
                 f"allowed: it must be a multiple of images_per_concept={data.images_per_concept}"
             )
-        if self.loss.loss in ("clip", "hard_negative") and data.images_per_concept > 1:
+        pairs_only = LOSSES[self.loss.loss].pairs_only
+        if pairs_only and data.images_per_concept > 1:
             raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with images_per_concept > 1: use "
                 "multi_positive"
@@ -347,13 +341,11 @@ class TrainArguments:
             )
         if self.mix.is_on:
             self.check_mix()
-        if self.loss.loss in ("clip", "hard_negative") and self.captions.label_column:
+        if pairs_only and self.captions.label_column:
             raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
                 "class share their texts: use multi_positive"
             )
-        if run.task == "classification":
-            self.check_classification()
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
@@ -393,7 +385,7 @@ class TrainArguments:
         Raises:
             ValueError: it is asked for.
         """
-        if self.mix.mix_partners == "any" and self.loss.loss in ("clip", "hard_negative"):
+        if self.mix.mix_partners == "any" and LOSSES[self.loss.loss].pairs_only:
             raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with mixup_probability or "
                 "cutmix_probability, as a mixed image belongs to two texts: use multi_positive "
@@ -403,38 +395,6 @@ class TrainArguments:
             raise UserError(
                 "mix_partners='concept' is not allowed with images_per_concept=1: there is no "
                 "other image of a concept to mix with"
-            )
-
-    def check_classification(self):
-        """Refuse what only image-text contrast knows.
-
-        Raises:
-            ValueError: it is asked for.
-        """
-        sections = [LossOptions(), CaptionOptions(), DataOptions(), OptimizerOptions()]
-        sections += [ModelOptions(), StreamOptions()]
-        defaults = {name: value for section in sections for name, value in vars(section).items()}
-        values = self.to_flat_dict()
-        for name in CONTRASTIVE_ONLY:
-            if values[name] != defaults[name]:
-                raise UserError(
-                    f"{name}={values[name]} is not allowed with task='classification', which has "
-                    f"no texts and no pairs: leave it at {defaults[name]}"
-                )
-        if self.quantization.quantization_mode == "static":
-            raise UserError(
-                "quantization_mode='static' is not allowed with task='classification', which has "
-                "no export: use 'dynamic' or 'weight_only'"
-            )
-        if self.quantization.quantization_embeddings:
-            raise UserError(
-                "quantization_embeddings=true is not allowed with task='classification', which "
-                "has no tokens"
-            )
-        if self.model.frozen_towers not in ([], ["vision"]):
-            raise UserError(
-                f"frozen_towers={self.model.frozen_towers} is not allowed with "
-                "task='classification': [vision] trains the class head alone"
             )
 
     def check_stream(self):
@@ -449,7 +409,7 @@ class TrainArguments:
             )
         if self.data.images_per_concept > 1:
             raise UserError("images_per_concept > 1 is not allowed with stream_sources")
-        if self.loss.loss in ("clip", "hard_negative"):
+        if LOSSES[self.loss.loss].pairs_only:
             raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "
                 "are positives of each other: use multi_positive, which is the same where none are"

@@ -231,7 +231,7 @@ def fingerprint(path: Path) -> list[int]:
 
 
 def check_whole(path: Path) -> dict:
-    """The progress of a checkpoint all of whose files are as they were written.
+    """Verify every file of a checkpoint against its manifest, and return the saved progress.
 
     Raises:
         CheckpointError: it is no checkpoint, or a file is missing or changed.

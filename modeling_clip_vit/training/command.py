@@ -24,16 +24,14 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     """
     args = parse_arguments(arguments, default_config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from .classification import ClassificationTraining
-    from .loop import ContrastiveTraining, Interrupted
     from .report import finish_run
+    from .trainer import Interrupted, build_trainer
 
-    kinds = {"contrastive": ContrastiveTraining, "classification": ClassificationTraining}
     try:
-        training = kinds[args.run.task](args)
-        with training.claim_folders():
-            training.run()
-            finish_run(training)
+        trainer = build_trainer(args)
+        with trainer.claim_folders():
+            trainer.run()
+            finish_run(trainer)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -91,9 +89,16 @@ def build_parser() -> CommandParser:
     """Every field of every section as `--field`, and `--config` for a recipe file."""
     parser = CommandParser(
         prog="clip-vit train",
-        description="Train a CLIP. A recipe sets fields; the command line overrides them.",
+        usage="%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
+        description="Train a CLIP, or a ViT classifier. A recipe is a YAML file with options; "
+        "options on the command line override it.",
+        example="clip-vit train --config emoji --max_steps 100 --output_dir outputs/try",
     )
-    parser.add_argument("--config", action="config", help="a recipe: a YAML file of fields")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="recipe: a YAML file, or the name of a ready-made one (emoji, digits, cifar10, ...)",
+    )
     for section in SECTIONS.values():
         parser.add_class_arguments(section, as_group=True)
     return parser

@@ -16,8 +16,8 @@ class UpdateGuard:
     """Looks at each gradient before it is used.
 
     Args:
-        max_spike: skip a gradient so many times as long as they were lately; 0 for never.
-        max_skipped: so many skipped updates in a row end the run.
+        max_spike: skip gradients whose norm exceeds this multiple of its running mean; 0 disables.
+        max_skipped: stop after this many skipped updates in a row.
     """
 
     #: Share that the running mean of the lengths keeps at each update.

@@ -78,8 +78,9 @@ def freeze_lowest(tower: nn.Module, count: int, field: str) -> list[nn.Module]:
 def learning_rate_scales(model: nn.Module, decay: float) -> dict[int, float]:
     """Factor of the learning rate of each weight, by `id`: `decay` for each block that follows it.
 
-    Layer-wise learning-rate decay (Clark et al., 2020, section 3.2): what lies deep in a
-    pretrained tower knows more already. Projections and whatever follows the blocks keep factor 1.
+    Layer-wise learning-rate decay (Clark et al., 2020, section 3.2): earlier layers of a pretrained
+    tower are more general, so they get a smaller learning rate. Projections and whatever follows
+    the blocks keep factor 1.
     """
     scales: dict[int, float] = {}
     if decay == 1:

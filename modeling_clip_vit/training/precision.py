@@ -9,9 +9,9 @@ from ..utils.errors import UserError
 from ..utils.processes import from_main
 from .arguments import RunOptions
 
-#: bfloat16 must be so many times as fast as float32 before training computes in it.
+#: Train in bfloat16 if its matrix product is at least this many times as fast as float32's.
 LEAST_GAIN = 1.5
-#: And so many times before matrices are orthogonalised in it: float32 needs fewer products.
+#: The same threshold for Muon, which needs fewer products in float32.
 LEAST_ORTHOGONALIZATION_GAIN = 4
 
 
@@ -19,7 +19,7 @@ def choose_precision(options: RunOptions, device_type: str) -> str:
     """`bf16`, `fp16` or `no`, as Accelerate's `mixed_precision` takes it.
 
     Raises:
-        UserError: fp16 is asked for where no loss scaling exists, or together with bf16.
+        UserError: fp16 is set on a device without loss scaling, or together with bf16.
     """
     if options.fp16 and options.bf16 is True:
         raise UserError("fp16 and bf16 are both true: choose one")

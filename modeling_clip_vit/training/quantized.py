@@ -1,4 +1,4 @@
-"""Training with rounding in the forward pass, and the quantised model at its end."""
+"""Quantisation-aware training, and the quantised model at its end."""
 
 from typing import Any
 
@@ -14,8 +14,9 @@ from ..quantization.smoothing import smooth_tower
 from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
 from .arguments import TrainArguments
+from .datasets import prepare_stream
 from .learning import freeze
-from .preparation import Preparation, prepare_stream
+from .tasks.task import Preparation
 
 
 class QuantizedTraining:
@@ -39,7 +40,8 @@ class QuantizedTraining:
         self.is_static = self.options.quantization_mode == "static"
         self.is_on = True
         self.layers: list[str] = []
-        model, skip = preparation.model, self.options.quantization_skip
+        model: Any = preparation.model
+        skip = self.options.quantization_skip
         if self.is_static:
             self.refuse_what_static_cannot()
             check_patterns(model, skip)

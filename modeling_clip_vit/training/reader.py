@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from ..data.errors import DataError
 from ..data.streams import StreamLoader
 from .arguments import DataOptions
-from .preparation import TrainingData
+from .datasets import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class BatchReader:
             yield batch
 
     def remaining(self, done: int) -> Iterator[dict]:
-        """The batches of this pass behind the first so many."""
+        """The batches of this pass, without the first ones."""
         return iter(self.accelerator.skip_first_batches(self.loader, done))
 
     def end_pass(self, was_empty: bool):
@@ -83,7 +83,7 @@ class BatchReader:
         return seconds
 
     def state_dict(self) -> dict | None:
-        """What a checkpoint must keep beside the number of batches done: nothing."""
+        """What a checkpoint must keep besides the number of batches done: nothing."""
         return None
 
     def resume(self, done: int, state: dict | None, processes: int) -> int:

@@ -8,17 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
-from ..evaluation.evaluator import EvaluationSet, Evaluator
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..export.folder import export_clip
-from ..hub.classifier_card import build_classifier_card
-from ..hub.model_card import CardFacts, build_model_card
+from ..hub.model_card import CardFacts
 from ..hub.push import push
-from ..hub.sentence_transformers import write_sentence_transformers_files
-from ..inference.embedding import embed_pixels, embed_texts
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..quantization.static import has_hooks
@@ -26,7 +21,7 @@ from ..utils.errors import warn_only
 from ..utils.folders import committed_files, partial_folder, replace_folder, saving
 from ..utils.versions import code_version
 from .curves import save_curves
-from .loop import ContrastiveTraining
+from .trainer import Trainer
 
 #: Folder of the quantised model, within that of the float one.
 QUANTIZED_FOLDER = "int8"
@@ -36,7 +31,7 @@ CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", 
 OF_THE_MODEL = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
 
 
-def finish_run(training: ContrastiveTraining):
+def finish_run(training: Trainer):
     """Write a trained model with all that belongs to it, and upload it where asked to.
 
     The model comes first, whole or not at all. What follows is of it: where that fails, a warning
@@ -65,7 +60,7 @@ class RunReport:
         metrics: measured so far.
     """
 
-    training: ContrastiveTraining
+    training: Trainer
     model: PreTrainedModel
     files: list[str] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
@@ -74,7 +69,7 @@ class RunReport:
         self.args = self.training.args
         self.folder = Path(self.args.run.output_dir)
         self.processor = self.training.preparation.processor
-        self.is_classifier = self.args.run.task == "classification"
+        self.task = self.training.task
 
     def write_model(self):
         """Write the checkpoint: weights, configuration, code and processor."""
@@ -82,8 +77,7 @@ class RunReport:
         with saving(f"the model in {self.folder}", hint), self.commit() as partial:
             self.model.eval().save_pretrained(partial)
             self.processor.save_pretrained(partial)
-            if not self.is_classifier:
-                write_sentence_transformers_files(partial)
+            self.task.write_extra_files(partial)
         for name in OF_THE_MODEL:  # of the one that is replaced
             (self.folder / name).unlink(missing_ok=True)
         if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
@@ -166,11 +160,8 @@ class RunReport:
 
     def searches(self) -> list[tuple[str, list[Found]]]:
         """What the model finds for some captions; empty where it searches nothing."""
-        evaluator = self.training.preparation.evaluator
-        if not isinstance(evaluator, Evaluator):
-            return []
         with warn_only("searching for examples"):
-            return example_searches(self.model, self.processor, evaluator.evaluation)
+            return self.task.searches(self.training.preparation)
         return []
 
     def draw_searches(self, searches: list[tuple[str, list[Found]]]):
@@ -180,16 +171,14 @@ class RunReport:
 
     def write_card(self, searches: list[tuple[str, list[Found]]]):
         """Write the model card."""
-        build = build_classifier_card if self.is_classifier else build_model_card
         example = searches[0][0] if searches else "a picture"
         with self.commit() as partial:
-            build(self.card_facts(example)).save(partial / CARD_FILE)
+            self.task.build_card(self.card_facts(example)).save(partial / CARD_FILE)
 
     def card_facts(self, example: str) -> CardFacts:
         """What the model card is written from."""
         model, data = self.model, self.training.preparation.data
         progress = self.training.progress
-        vision = model.config if self.is_classifier else model.config.vision_config
 
         def count(*names: str) -> int:
             modules = (getattr(model, name, None) for name in names)
@@ -210,8 +199,8 @@ class RunReport:
             num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
             num_text_parameters=count("text_model", "text_projection"),
             example_text=example,
-            image_size=vision.image_size,
-            classes=list((model.config.id2label or {}).values()) if self.is_classifier else [],
+            image_size=self.task.image_size(model),
+            classes=self.training.preparation.class_names,
         )
 
     def push(self):
@@ -221,36 +210,6 @@ class RunReport:
             print(f"would push to {repo_id}:", *files, sep="\n  ")
         else:
             print(f"pushed to {push(self.folder, repo_id, files)}")
-
-
-def example_searches(
-    model, processor, data: EvaluationSet, num_queries: int = 8, top_k: int = 5
-) -> list[tuple[str, list[Found]]]:
-    """Captions spread over the evaluation split, each with the pictures that it finds.
-
-    Caption columns take turns; the choice depends on the data alone, not on what is found.
-    """
-    columns = list(data.examples)
-    places = torch.linspace(0, len(data.keys) - 1, num_queries + 2)[1:-1].long().tolist()
-    chosen = [(columns[turn % len(columns)], place) for turn, place in enumerate(places)]
-    queries = [data.examples[column][place] for column, place in chosen]
-    image_embeds = embed_pixels(model, processor, data.pixels)
-    scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
-    best = scores.topk(min(top_k, len(data.keys)), dim=1).indices.tolist()
-    return [
-        (
-            query,
-            [
-                Found(
-                    data.pixels[found].permute(1, 2, 0).numpy(),
-                    data.examples[column][found],
-                    data.keys[found] == data.keys[place],
-                )
-                for found in row
-            ],
-        )
-        for query, (column, place), row in zip(queries, chosen, best, strict=True)
-    ]
 
 
 def write_json(path: Path, content: dict):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor
 
 from ..utils.from_pretrained import read_as_text
 from .arguments import TrainArguments
@@ -46,13 +45,18 @@ class Restart:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
-def read_restart(path: Path, progress: dict, is_classifier: bool) -> Restart:
-    """What a whole checkpoint keeps."""
+def read_restart(path: Path, progress: dict, processor_class: Any) -> Restart:
+    """What a whole checkpoint keeps.
+
+    Args:
+        path: of the checkpoint.
+        progress: that it holds.
+        processor_class: loads its processor.
+    """
     folder = path / PROCESSOR_FOLDER
     processor = None
     if folder.is_dir():
-        auto_class = AutoImageProcessor if is_classifier else AutoProcessor
-        processor = auto_class.from_pretrained(folder)
+        processor = processor_class.from_pretrained(folder)
         read_as_text(getattr(processor, "tokenizer", None))
     names = ("class_names", "num_rows", "recipe")
     kept = {name: progress[name] for name in names if name in progress}

@@ -21,7 +21,7 @@ from modeling_clip_vit.data.rows import Row
 from modeling_clip_vit.data.stream_samples import SampleMaker
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
+from modeling_clip_vit.training.tasks.contrastive import prepare
 
 #: Name -> how one image is varied.
 WAYS = {

@@ -86,7 +86,7 @@ def test_erasing_hits_its_share_of_images():
 
 
 def test_normalisation_is_that_of_the_image_processor():
-    from modeling_clip_vit.training.preparation import build_processor
+    from modeling_clip_vit.training.models import build_processor
 
     tokenizer = train_tokenizer(["a"], 260, 8)
     processor = build_processor(tokenizer, 24)

@@ -14,7 +14,7 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targets, mix_seed
 from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.objective import ContrastiveObjective
+from modeling_clip_vit.training.tasks.objective import ContrastiveObjective
 
 COUNT = 400
 BOTH = MixOptions(mixup_probability=0.4, cutmix_probability=0.3)

@@ -29,7 +29,7 @@ from modeling_clip_vit.data.labels import NO_CLASS, read_labels
 from modeling_clip_vit.data.sources import get_split, open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
+from modeling_clip_vit.training.tasks.contrastive import prepare
 
 NAMES = list(COLORS)[:4]
 

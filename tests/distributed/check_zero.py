@@ -16,7 +16,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.loop import ContrastiveTraining
+from modeling_clip_vit.training.trainer import build_trainer
 
 
 def choose_stage(stage: str):
@@ -25,7 +25,7 @@ def choose_stage(stage: str):
 
 
 def check_scale(arguments: list[str]):
-    training = ContrastiveTraining(parse_arguments(arguments))
+    training = build_trainer(parse_arguments(arguments))
     training.fit()
     model = training.unwrapped()
     updated = float(safe_get_full_fp32_param(model.similarity.logit_scale))

@@ -33,7 +33,7 @@ def test_the_default_recipe_is_used_where_none_is_given(tmp_path):
     ("arguments", "expected"),
     [
         (["--learning_rat", "0.1"], "Did you mean learning_rate"),
-        (["--loss", "triplet"], "triplet"),
+        (["--optim", "triplet"], "triplet"),
         (["--max_steps", "many"], "max_steps"),
     ],
 )
@@ -90,9 +90,9 @@ def test_help_documents_every_field(capsys):
         assert f"--{name}" in text, name
     for sentence in (
         "peak learning rate of Muon",
-        "largest angle in degrees",
-        "how often tags are added",
-        "the name of a ready-made one",
+        "maximum rotation in degrees",
+        "how often keywords are appended",
+        "a ready-made one by name",
     ):
         assert sentence in text
 

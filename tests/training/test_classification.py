@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.training.classification import ClassificationObjective
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.preparation import prepare
+from modeling_clip_vit.training.tasks.classification import ClassificationObjective
+from modeling_clip_vit.training.tasks.contrastive import prepare
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 NAMES = list(COLORS)
@@ -257,7 +257,7 @@ def test_a_clip_and_a_classifier_are_gone_on_from(
 
 
 def test_only_the_head_learns_on_a_frozen_tower(tmp_path, labelled_colors, tower_config):
-    from modeling_clip_vit.training.class_head import prepare_classification
+    from modeling_clip_vit.training.tasks.classification import prepare_classification
 
     recipe = write_class_recipe(
         tmp_path, labelled_colors, tower_config, frozen_towers=["vision"], eval_split=None

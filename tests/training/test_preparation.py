@@ -5,7 +5,7 @@ from conftest import REPOSITORY, small_model
 from transformers import AutoTokenizer
 
 from modeling_clip_vit.training.arguments import ModelOptions
-from modeling_clip_vit.training.preparation import build_model, build_processor, load_model
+from modeling_clip_vit.training.models import build_model, build_processor, load_model
 
 EMOJI = REPOSITORY / "configuration" / "model" / "emoji"
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.arguments import TrainArguments
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.loop import ContrastiveTraining
+from modeling_clip_vit.training.trainer import Trainer, build_trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -33,9 +33,9 @@ def run(recipe, *arguments: str):
     assert main(["train", "--config", str(recipe), "--report_to", "none", *arguments]) == 0
 
 
-def build(recipe, *arguments: str) -> ContrastiveTraining:
+def build(recipe, *arguments: str) -> Trainer:
     """A run that has not begun."""
-    return ContrastiveTraining(parse_arguments(["--config", str(recipe), *arguments]))
+    return build_trainer(parse_arguments(["--config", str(recipe), *arguments]))
 
 
 def test_a_tokenizer_stays_that_of_the_checkpoint_where_rows_were_added(

@@ -11,7 +11,8 @@ from transformers import AutoModel
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.evaluation.evaluator import Evaluator
 from modeling_clip_vit.training import report
-from modeling_clip_vit.training.loop import ContrastiveTraining
+from modeling_clip_vit.training.tasks import ContrastiveTask
+from modeling_clip_vit.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -32,7 +33,7 @@ def fail(*args, **kwargs):
 
 #: What breaks after training -> how, and what a warning says of it.
 BROKEN = {
-    "card": (report, "build_model_card", "writing the model card"),
+    "card": (ContrastiveTask, "build_card", "writing the model card"),
     "searches": (report, "save_retrieval_grid", "drawing retrieval.png"),
     "curves": (report, "save_curves", "drawing training_curves.png"),
     "evaluation": (Evaluator, "measure", "the evaluation"),
@@ -93,7 +94,7 @@ def test_a_bug_shows_its_traceback_and_a_mistake_a_sentence(
     assert "error: " in capsys.readouterr().err
     with pytest.raises(ValueError, match="no split 'dev'"):
         main([*command, "--train_split", "dev", "--debug"])
-    monkeypatch.setattr(ContrastiveTraining, "backward", lambda self, batch: [][batch])
+    monkeypatch.setattr(Trainer, "backward", lambda self, batch: [][batch])
     with pytest.raises(TypeError):
         main(command)
 

@@ -1,43 +1,37 @@
-"""The training loop."""
+"""The training loop, and what happens around it: resuming, logging, evaluating, saving."""
 
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..configuration_clip_vit import is_foreign
 from ..data.mixing import mix_batch
-from ..data.packing import plan_for_mask
 from ..evaluation.metrics import Metric, as_dict
-from ..modeling_clip_vit import ClipVitModel
 from ..quantization.static import HOOKS
 from ..utils.devices import peak_memory
 from ..utils.errors import warn_only
 from ..utils.folders import SaveError
-from .arguments import TrainArguments
+from .arguments import RunOptions, TrainArguments
 from .averaging import WeightAverage
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
-from .gradient_cache import cached_backward, cut, refuse_batch_norm
 from .guard import UpdateGuard
-from .kernels import choose_kernels, choose_packing
+from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator
 from .learning import find_blocks
-from .objective import ContrastiveObjective, check_loss, load_teacher
 from .optimizer import build_optimizer, build_schedule
-from .preparation import Preparation, prepare
 from .quantized import QuantizedTraining
 from .reader import build_reader
 from .restart import (
@@ -48,6 +42,7 @@ from .restart import (
     take_columns,
     tell_changes,
 )
+from .tasks import Preparation, Task, find_task
 from .zero import ZeroUpdates, check_zero_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -91,42 +86,112 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class ContrastiveTraining:
-    """One run: prepare, train, evaluate. Saving the result is `report.write_outputs`'s.
+def build_trainer(args: TrainArguments) -> "Trainer":
+    """Start the processes, prepare the task, and resume where the arguments ask for it.
+
+    Raises:
+        UserError: something about the arguments, the data or the model is not as it must be.
+        CheckpointError: there is no checkpoint to resume from.
+    """
+    task = find_task(args.run.task)(args)
+    accelerator, precision = start_accelerator(args)
+    set_seed(args.run.seed)
+    output_dir = Path(args.run.output_dir)
+    place = args.run.checkpoint_dir or str(output_dir / "checkpoints")
+    checkpoints = CheckpointStore(place, output_dir / "checkpoints")
+    # What was copied from an object store goes when the candidates are closed.
+    with closing(find_checkpoint(accelerator, checkpoints, args.run)) as candidates:
+        found = next(candidates, None)
+        restart = read_restart(*found, task.processor_class) if found else Restart()
+        take_columns(args, restart)
+        preparation = task.prepare(restart)
+        trainer = Trainer(task, preparation, accelerator, args, checkpoints, precision)
+        if found:
+            trainer.load(*found)
+            tell_changes(args, restart, preparation.data.num_rows)
+    return trainer
+
+
+def find_checkpoint(
+    accelerator: Accelerator, checkpoints: CheckpointStore, options: RunOptions
+) -> Generator[tuple[Path, dict]]:
+    """The checkpoint to resume from, an older one where the newest is damaged; and its progress.
+
+    It is there until the generator is closed.
+
+    Raises:
+        CheckpointError: none can be used.
+    """
+    resume_from = options.resume_from_checkpoint
+    if resume_from is None:
+        return
+    error = CheckpointError(f"cannot resume from {resume_from}")
+    for path in checkpoints.candidates(resume_from):
+        state = None
+        try:
+            state = check_whole(path)
+        except CheckpointError as reason:
+            logger.warning("%s", reason)
+            error = reason
+        # All processes take the same one.
+        if worst_status(accelerator, 0 if state else 1)[0] == 0 and state:
+            yield path, state
+            return
+    raise error
+
+
+def worst_status(accelerator: Accelerator, *states: int) -> list[int]:
+    """The largest of each number over all processes."""
+    if accelerator.num_processes == 1:
+        return list(states)
+    told = torch.tensor(states, device=accelerator.device)
+    return accelerator.gather(told).view(-1, len(states)).amax(dim=0).tolist()
+
+
+class Trainer:
+    """One run: train, evaluate on the way, save. `report.finish_run` writes its result.
 
     Args:
-        args: everything the run is told.
+        task: what is learned, and how.
+        preparation: the model, its processor and its data, as `task.prepare` made them.
+        accelerator: of the process.
+        args: all options of the run.
+        checkpoints: where to save on the way; in `output_dir` where None.
+        precision: what the accelerator computes in, `bf16`, `fp16` or `no`.
+
+    Raises:
+        UserError: the model does not fit the arguments.
     """
 
-    def __init__(self, args: TrainArguments):
-        self.args = args
+    def __init__(
+        self,
+        task: Task,
+        preparation: Preparation,
+        accelerator: Accelerator,
+        args: TrainArguments,
+        checkpoints: CheckpointStore | None = None,
+        precision: str = "no",
+    ):
+        self.task, self.preparation, self.args = task, preparation, args
+        self.accelerator, self.precision = accelerator, precision
         self.output_dir = Path(args.run.output_dir)
-        self.accelerator, self.precision = start_accelerator(args)
-        set_seed(args.run.seed)
+        self.processor = preparation.processor
         self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
-        place = args.run.checkpoint_dir or str(self.output_dir / "checkpoints")
-        self.checkpoints = CheckpointStore(place, self.output_dir / "checkpoints")
-        candidates = self.find_checkpoint(args.run.resume_from_checkpoint)
-        found = next(candidates, None)
-        restart = Restart()
-        if found:
-            restart = read_restart(*found, args.run.task == "classification")
-            take_columns(args, restart)
-        self.preparation = self.prepare(restart)
-        self.processor = self.preparation.processor
-        self.needs_logits, self.packs_texts = False, False
+        folder = self.output_dir / "checkpoints"
+        self.checkpoints = checkpoints or CheckpointStore(str(folder), folder)
         # Before anything is put around the operations of the towers.
-        choose_kernels(self.preparation.model, args, self.accelerator.device, self.precision)
+        choose_kernels(preparation.model, args, accelerator.device, precision)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
-            self.quantization = QuantizedTraining(args, self.preparation, self.accelerator)
-        model = self.prepare_model(self.preparation.model)
-        optimizer = build_optimizer(model, args.optimizer)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            self.optimizer = ZeroUpdates(self.accelerator)
-        self.reader = build_reader(self.accelerator, self.preparation.data, args.data)
-        self.objective = self.build_objective()
+            self.quantization = QuantizedTraining(args, preparation, accelerator)
+        has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
+        task.configure(preparation, accelerator, has_idle)
+        self.prepare_blocks(preparation.model)
+        optimizer = build_optimizer(preparation.model, args.optimizer)
+        self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.optimizer = ZeroUpdates(accelerator)
+        self.reader = build_reader(accelerator, preparation.data, args.data)
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
@@ -136,60 +201,15 @@ class ContrastiveTraining:
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
         self.last_log: tuple[float, int] = (0.0, 0)
         self.former_handlers: dict = {}
-        if found:
-            self.load(*found)
-            tell_changes(args, restart, self.preparation.data.num_rows)
-        candidates.close()  # what was copied from an object store goes
 
-    def prepare(self, restart: Restart) -> Preparation:
-        """Open the data, and build or load the model; tokenizer and classes are a restart's."""
-        return prepare(self.args, restart)
-
-    def build_objective(self) -> Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        """What is minimised."""
-        return ContrastiveObjective(self.args.loss, self.prepare_teacher())
-
-    def prepare_model(self, model: ClipVitModel) -> ClipVitModel:
-        """Set up what trains a model of this size here: recomputing, compiling, cutting."""
-        check_loss(self.args.loss, model)
-        if self.args.loss.loss != "siglip" and model.get_logit_bias() is not None:
-            # A softmax does not see it, and distributed training waits for every gradient.
-            model.similarity.logit_bias.requires_grad = False
-        has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
-        if (
-            has_idle
-            or is_foreign(model.config.vision_config)
-            or is_foreign(model.config.text_config)
-        ):
-            # Such as the pooler of a BERT that is pooled otherwise.
-            # What is unused is found from the outputs, and the scale shows in the logits alone.
-            self.needs_logits = True
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(
-                find_unused_parameters=True
-            )
-        if self.args.optimizer.gradient_cache_batch_size:
-            refuse_batch_norm(model)
-        self.prepare_blocks(model, [model.vision_model, model.text_model])
-        device_type = self.accelerator.device.type
-        self.packs_texts = choose_packing(self.args, model.text_model, device_type)
-        return model
-
-    def prepare_blocks(self, model: PreTrainedModel, towers: list[PreTrainedModel]):
-        """Recompute or compile the blocks of towers, where the arguments ask for it."""
+    def prepare_blocks(self, model: PreTrainedModel):
+        """Recompute or compile the blocks of the towers, where the arguments ask for it."""
         if self.args.model.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if self.args.model.torch_compile:
-            for tower in towers:
+            for tower in self.task.towers(model):
                 for block in find_blocks(tower):
                     block.compile()
-
-    def prepare_teacher(self) -> ClipVitModel | None:
-        """The teacher that the arguments name, on this process's device."""
-        path = self.args.loss.teacher_name_or_path
-        if path is None:
-            return None
-        teacher = load_teacher(path, self.preparation.model, self.processor.tokenizer)
-        return teacher.to(self.accelerator.device)
 
     def count_steps(self) -> int:
         """Updates of the whole run."""
@@ -217,7 +237,7 @@ class ContrastiveTraining:
                     locks.enter_context(FolderLock(folder, field_name))
             yield
 
-    def unwrapped(self) -> ClipVitModel:
+    def unwrapped(self) -> Any:
         """The model without what Accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -305,45 +325,11 @@ class ContrastiveTraining:
         return values
 
     def backward(self, batch: dict) -> dict[str, Any]:
-        """The gradients of a batch, at once, or in parts where it is larger than fits.
-
-        Returns:
-            The loss and what else is logged of it.
-        """
-        names = ("pixel_values", "input_ids", "attention_mask")
-        inputs = {name: batch[name] for name in names}
+        """The gradients of a batch; returns the loss and what else is logged of it."""
         is_logged = self.accelerator.sync_gradients and self.is_logged(self.progress.step + 1)
-        objective = partial(self.objective, batch, with_accuracy=is_logged)
-        part_size = self.args.optimizer.gradient_cache_batch_size
-        if part_size:
-            loss, values = cached_backward(
-                self.model,
-                self.unwrapped().similarity,
-                [self.plan_texts(part) for part in cut(inputs, part_size)],
-                objective,
-                self.accelerator.backward,
-                return_logits=self.needs_logits,
-            )
-            return {"loss": loss, **values}
-        outputs = self.model(**self.plan_texts(inputs), return_logits=self.needs_logits)
-        model = self.unwrapped()
-        loss, values = objective(
-            outputs.image_embeds,
-            outputs.text_embeds,
-            model.get_logit_scale(),
-            model.get_logit_bias(),
+        return self.task.backward(
+            self.model, self.unwrapped(), batch, self.accelerator.backward, is_logged
         )
-        self.accelerator.backward(loss)
-        return {"loss": loss.detach(), **values}
-
-    def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Inputs of the model, with which texts share a row where that saves computing."""
-        if not self.packs_texts:
-            return inputs
-        places = plan_for_mask(inputs["attention_mask"].cpu())
-        if places is None:
-            return inputs
-        return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
 
     def clip_gradients(self) -> float | torch.Tensor:
         """Scale the gradient down to the longest allowed; returns how long it was."""
@@ -368,17 +354,9 @@ class ContrastiveTraining:
         """Keep weights in bounds, and average them, where there was an update."""
         if self.accelerator.optimizer_step_was_skipped:
             return
-        self.bound_weights()
+        self.task.after_update(self.unwrapped())
         if self.average:
             self.average.update()
-
-    def bound_weights(self):
-        """Keep the scale in its bounds."""
-        self.unwrapped().similarity.clamp_scale()
-
-    def describe_weights(self) -> dict[str, float]:
-        """What is logged of the weights."""
-        return {"logit_scale": float(plain(self.unwrapped().get_logit_scale().detach()))}
 
     def batches(self) -> Iterator[dict]:
         """Batches of one pass after the other, until the last step: one for every process."""
@@ -402,18 +380,11 @@ class ContrastiveTraining:
             self.progress.batch = 0
 
     def agree(self, state: int) -> int:
-        """The worst state of all processes.
-
-        Of a batch: 0 to train on, 1 to pass over, 2 for the end of a pass. Of a checkpoint: 0 for a
-        whole one.
+        """The worst state of a batch in all processes: 0 to train on, 1 to skip, 2 for the end.
 
         They also learn here whether one of them was asked to stop, so that all save together.
         """
-        if self.accelerator.num_processes == 1:
-            self.stop_signal = self.noted_signal
-            return state
-        told = torch.tensor([state, self.noted_signal], device=self.accelerator.device)
-        worst, self.stop_signal = self.accelerator.gather(told).view(-1, 2).amax(dim=0).tolist()
+        worst, self.stop_signal = worst_status(self.accelerator, state, self.noted_signal)
         return worst
 
     def set_training_mode(self):
@@ -422,7 +393,7 @@ class ContrastiveTraining:
         for module in self.preparation.frozen:
             module.eval()
 
-    def whole_model(self) -> ClipVitModel:
+    def whole_model(self) -> PreTrainedModel:
         """The model with all of its weights, also where processes share them out."""
         if self.accelerator.distributed_type != DistributedType.FSDP:
             return self.unwrapped()
@@ -458,7 +429,7 @@ class ContrastiveTraining:
         numbers["data_wait"] = min(1.0, self.reader.take_waiting() / seconds)
         numbers["memory_megabytes"] = peak_memory(self.accelerator.device)
         numbers["learning_rate"] = float(self.scheduler.get_last_lr()[-1])
-        numbers |= self.describe_weights()
+        numbers |= self.task.describe_weights(self.unwrapped())
         numbers["skipped_updates"] = self.guard.skipped
         bar.set_postfix_str(
             f"loss {numbers['loss']:.3f}, lr {numbers['learning_rate']:.1e}, "
@@ -513,30 +484,6 @@ class ContrastiveTraining:
             self.args.run.save_total_limit,
         )
 
-    def find_checkpoint(self, resume_from: str | None) -> Generator[tuple[Path, dict]]:
-        """The checkpoint to go on from, an older one where the newest is damaged; and its progress.
-
-        It is there until the generator is closed.
-
-        Raises:
-            CheckpointError: none can be used.
-        """
-        if resume_from is None:
-            return
-        error = CheckpointError(f"cannot resume from {resume_from}")
-        for path in self.checkpoints.candidates(resume_from):
-            state = None
-            try:
-                state = check_whole(path)
-            except CheckpointError as reason:
-                logger.warning("%s", reason)
-                error = reason
-            # All processes take the same one.
-            if self.agree(0 if state else 1) == 0 and state:
-                yield path, state
-                return
-        raise error
-
     def load(self, path: Path, state: dict):
         """Take over the state that a whole checkpoint holds."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -568,7 +515,7 @@ class ContrastiveTraining:
             self.former_handlers[signal_number] = signal.signal(signal_number, note)
 
     def unwatch_signals(self):
-        """Give the signals back to who handled them before."""
+        """Restore the previous signal handlers."""
         for signal_number, handler in self.former_handlers.items():
             signal.signal(signal_number, handler)
 

@@ -1,27 +1,19 @@
 """What a training step minimises."""
 
-from collections.abc import Callable
+from dataclasses import fields
 
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from ..losses import (
-    ClipLoss,
-    DistillationLoss,
-    HardNegativeLoss,
-    MatryoshkaLoss,
-    MixedIds,
-    MultiPositiveLoss,
-    SigLipLoss,
-)
-from ..losses.targets import Ids
-from ..modeling_clip_vit import ClipVitModel
-from ..utils.errors import UserError
-from ..utils.from_pretrained import load_config, load_model
-from .arguments import LossOptions
+from ...losses import LOSSES, DistillationLoss, MatryoshkaLoss, MixedIds, MultiPositiveLoss
+from ...losses.targets import Ids
+from ...modeling_clip_vit import ClipVitModel
+from ...utils.errors import UserError
+from ...utils.from_pretrained import load_config, load_model
+from ..arguments import LossOptions
 
-#: At most so many images are looked at for the accuracy in a batch.
+#: The accuracy in a batch is computed on at most this many images.
 ACCURACY_IMAGES = 1024
 
 
@@ -29,26 +21,36 @@ def build_loss(options: LossOptions) -> nn.Module:
     """The contrastive loss that the options ask for.
 
     Raises:
-        ValueError: they do not go together.
+        UserError: an option is set that the loss does not take.
     """
-    smooth, softmax = options.label_smoothing, ("clip", "multi_positive")
-    if smooth > 0 and options.loss not in softmax:
-        raise UserError(
-            f"label_smoothing={smooth} is not allowed with loss={options.loss!r}: use "
-            f"{' or '.join(softmax)}"
-        )
-    make: dict[str, Callable[[], nn.Module]] = {
-        "clip": lambda: ClipLoss(smooth),
-        "multi_positive": lambda: MultiPositiveLoss(smooth),
-        "siglip": SigLipLoss,
-        "hard_negative": lambda: HardNegativeLoss(options.hard_negative_beta),
-    }
-    loss = make[options.loss]()
+    kind = LOSSES[options.loss]
+    refuse_options_of_others(options)
+    loss: nn.Module = kind(**{name: getattr(options, of) for name, of in kind.options.items()})
     if options.matryoshka_dims:
         loss = MatryoshkaLoss(loss, options.matryoshka_dims)
     if options.teacher_name_or_path:
         loss = DistillationLoss(loss, options.distillation_weight)
     return loss
+
+
+def refuse_options_of_others(options: LossOptions):
+    """Reject an option that only other losses take.
+
+    Raises:
+        UserError: one is not at its default.
+    """
+    takers: dict[str, list[str]] = {}
+    for name, kind in LOSSES.items():
+        for option in kind.options.values():
+            takers.setdefault(option, []).append(name)
+    defaults = {option.name: option.default for option in fields(LossOptions)}
+    for option, names in takers.items():
+        value = getattr(options, option)
+        if options.loss not in names and value != defaults[option]:
+            raise UserError(
+                f"{option}={value} is not allowed with loss={options.loss!r}: use "
+                f"{' or '.join(names)}"
+            )
 
 
 def check_loss(options: LossOptions, model: ClipVitModel):
@@ -57,9 +59,9 @@ def check_loss(options: LossOptions, model: ClipVitModel):
     Raises:
         ValueError: with the field and what it must be.
     """
-    if options.loss == "siglip" and model.get_logit_bias() is None:
+    if LOSSES[options.loss].needs_logit_bias and model.get_logit_bias() is None:
         raise UserError(
-            "loss='siglip' is not allowed with a model without logit bias: set "
+            f"loss={options.loss!r} is not allowed with a model without logit bias: set "
             "logit_bias_init_value in its config.json; -10 is usual"
         )
     size = model.config.projection_dim
@@ -108,7 +110,7 @@ class ContrastiveObjective:
 
     def __init__(self, options: LossOptions, teacher: ClipVitModel | None = None):
         self.loss = build_loss(options)
-        self.takes_targets = options.loss in ("multi_positive", "siglip")
+        self.pairs_only = LOSSES[options.loss].pairs_only
         self.view_loss = MultiPositiveLoss()
         self.view_loss_weight = options.view_loss_weight
         self.teacher = teacher
@@ -133,7 +135,7 @@ class ContrastiveObjective:
         image_ids: Ids = batch["image_ids"]
         if "mixed_ids" in batch:
             image_ids = MixedIds(batch["image_ids"], batch["mixed_ids"], batch["mix_weight"])
-        targets = (image_ids, batch["text_ids"]) if self.takes_targets else None
+        targets = None if self.pairs_only else (image_ids, batch["text_ids"])
         more = {} if self.teacher is None else {"teacher": self.ask_teacher(batch)}
         loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **more)
         parts = {"loss/text": loss.detach()}

@@ -1,0 +1,179 @@
+"""Build or load the models that are trained, and their processors."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
+from ..data.captions import CaptionMaker
+from ..data.streams import StreamCaptions
+from ..data.tokenizer import train_tokenizer
+from ..inference.loading import is_quantized
+from ..modeling_clip_vit import ClipVitModel
+from ..towers import change_fields
+from ..utils.errors import UserError, as_user_error
+from ..utils.from_pretrained import (
+    find_checkpoint,
+    load_config,
+    load_image_processor,
+    load_processor,
+    load_tokenizer,
+    loading,
+)
+from ..utils.from_pretrained import load_model as load_whole_model
+from ..utils.resources import find_resource
+from .arguments import ModelOptions
+
+#: Texts are never cut to more tokens than this.
+LONGEST_TEXT = 100_000
+
+
+def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
+    """A CLIP of this package and its processor from a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint holds another type of model, or other weights than it has.
+    """
+    config = load_config(path)
+    if config.model_type != ClipVitConfig.model_type:
+        raise UserError(
+            f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
+        )
+    refuse_quantized(config, path)
+    with as_user_error():
+        change_fields(config, options.model_fields)
+        change_fields(config.vision_config, options.vision_fields)
+        change_fields(config.text_config, options.text_fields)
+    # Updates are small: in half precision, most would round to nothing.
+    model = load_whole_model(
+        AutoModel,
+        path,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=options.attn_implementation,
+    )
+    return model, load_processor(path)
+
+
+def refuse_quantized(config: PretrainedConfig, path: str):
+    """Refuse a checkpoint in integers, which do not learn.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if is_quantized(config):
+        raise UserError(
+            f"{path} is quantised already: train the float checkpoint that it was made of, with "
+            "quantization_mode"
+        )
+
+
+def find_config(options: ModelOptions) -> Path:
+    """Where the configuration of a new model is.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = find_resource("model", options.model_config)
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise UserError(f"no config.json in {str(path)!r} (looked in {Path.cwd()})")
+    return path
+
+
+def build_model(
+    options: ModelOptions,
+    captions: CaptionMaker | StreamCaptions,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[ClipVitModel, CLIPProcessor]:
+    """A new model, pretrained towers in it where asked for, and its processor.
+
+    The tokenizer is the given one, or that of the pretrained text tower, or learns from the
+    captions.
+
+    Raises:
+        FileNotFoundError: there is no configuration in that folder.
+        ValueError: it is the configuration of another type of model, or not a valid one.
+    """
+    path = find_config(options)
+    with as_user_error():
+        config = AutoConfig.from_pretrained(path)
+    if config.model_type != ClipVitConfig.model_type:
+        raise UserError(
+            f"{path} configures a model of type {config.model_type!r}, not "
+            f"{ClipVitConfig.model_type!r}"
+        )
+    with as_user_error():
+        change_fields(config, options.model_fields)
+        if not options.vision_model_name_or_path:
+            change_fields(config.vision_config, options.vision_fields)
+        if not options.text_model_name_or_path:
+            change_fields(config.text_config, options.text_fields)
+    if options.text_model_name_or_path:
+        tokenizer = load_text_tokenizer(options.text_model_name_or_path)
+    else:
+        tokenizer = tokenizer or train_tokenizer_for(config.text_config, captions)
+        take_tokenizer(config.text_config, tokenizer)
+    towers = [options.vision_model_name_or_path, options.text_model_name_or_path]
+    vision_path, text_path = (find_checkpoint(path) if path else None for path in towers)
+    with loading(" or ".join(filter(None, towers))) if any(towers) else as_user_error():
+        model = ClipVitModel.from_vision_text_pretrained(
+            vision_path, text_path, options.vision_fields, options.text_fields, config=config
+        )
+    if options.attn_implementation:
+        model.set_attn_implementation(options.attn_implementation)
+    processor = build_processor(tokenizer, model.config.vision_config.image_size)
+    if options.vision_model_name_or_path:
+        pretrained = load_image_processor(options.vision_model_name_or_path)
+        processor.image_processor.image_mean = pretrained.image_mean
+        processor.image_processor.image_std = pretrained.image_std
+    return model, processor
+
+
+def train_tokenizer_for(
+    config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions
+) -> PreTrainedTokenizerBase:
+    """A tokenizer that learned from the captions, of the configuration's size."""
+    return train_tokenizer(captions.corpus(), config.vocab_size, config.max_position_embeddings)
+
+
+def take_tokenizer(config: ClipVitTextConfig, tokenizer: PreTrainedTokenizerBase):
+    """Give a configuration the numbers of a tokenizer."""
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.bos_token_id = tokenizer.bos_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+
+
+def load_text_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pretrained text tower, which cuts what that tower cannot read.
+
+    Raises:
+        ValueError: it cannot pad.
+    """
+    tokenizer = load_tokenizer(path)
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {path!r} has no padding token: set one and save it")
+    if tokenizer.model_max_length > LONGEST_TEXT:  # it says that it knows no limit
+        positions = getattr(load_config(path), "max_position_embeddings", None)
+        tokenizer.model_max_length = positions or LONGEST_TEXT
+    return tokenizer
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
+    """Transformers' CLIP processor for square images of this size, over any tokenizer."""
+    return CLIPProcessor(image_processor=build_image_processor(image_size), tokenizer=tokenizer)
+
+
+def build_image_processor(image_size: int) -> CLIPImageProcessor:
+    """CLIP's image processor for square images of this size."""
+    return CLIPImageProcessor(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )

@@ -1,0 +1,282 @@
+"""Classification: a ViT with a class head on labelled images.
+
+Shape legend: `B` images, `C` classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
+
+from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
+from ...data.batches import Collator, ImageTextSamples
+from ...data.captions import CaptionOptions
+from ...data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
+from ...data.images import decode_all
+from ...data.labels import Labels, read_labels
+from ...data.mixing import mix_class_targets
+from ...data.sources import get_problems, get_split, open_dataset
+from ...evaluation.classifier import ClassEvaluator
+from ...hub.classifier_card import build_classifier_card
+from ...hub.model_card import CardFacts
+from ...modeling_clip_vit import ClipVitForImageClassification
+from ...pretrained import load_with_report, refuse_misfits
+from ...towers import change_fields
+from ...utils.errors import UserError, as_user_error
+from ...utils.from_pretrained import (
+    find_checkpoint,
+    load_config,
+    load_image_processor,
+    load_processor,
+    loading,
+)
+from ..arguments import LossOptions, ModelOptions, TrainArguments
+from ..datasets import TrainingData, build_loader, get_eval_split, prepare_images
+from ..learning import freeze
+from ..models import build_image_processor, find_config, refuse_quantized
+from ..restart import Restart
+from .task import Preparation, Task, describe_mixed
+
+
+class ClassificationTask(Task):
+    """A ViT with a class head, on labelled images."""
+
+    processor_class = AutoImageProcessor
+    inapplicable_options = (
+        *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
+        *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
+        *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
+        *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
+        *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
+    )
+    inapplicable_because = "which has no texts and no pairs"
+
+    def __init__(self, args: TrainArguments):
+        super().__init__(args)
+        if args.quantization.quantization_mode == "static":
+            raise UserError(
+                "quantization_mode='static' is not allowed with task='classification', which has "
+                "no export: use 'dynamic' or 'weight_only'"
+            )
+        if args.quantization.quantization_embeddings:
+            raise UserError(
+                "quantization_embeddings=true is not allowed with task='classification', which "
+                "has no tokens"
+            )
+        if args.model.frozen_towers not in ([], ["vision"]):
+            raise UserError(
+                f"frozen_towers={args.model.frozen_towers} is not allowed with "
+                "task='classification': [vision] trains the class head alone"
+            )
+        self.objective = ClassificationObjective(args.loss.label_smoothing)
+
+    def prepare(self, restart: Restart) -> Preparation:
+        """Open the data, and build or load the model with a head for its classes."""
+        return prepare_classification(self.args, restart)
+
+    def towers(self, model: Any) -> list[PreTrainedModel]:
+        """The one."""
+        return [model.vision_model]
+
+    def backward(
+        self,
+        model: Any,
+        unwrapped: Any,
+        batch: dict,
+        propagate: Callable[[torch.Tensor], None],
+        is_logged: bool,
+    ) -> dict[str, Any]:
+        """Of cross entropy."""
+        logits = model(pixel_values=batch["pixel_values"]).logits
+        loss, values = self.objective(batch, logits)
+        propagate(loss)
+        return {"loss": loss.detach(), **values}
+
+    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+        """The class of each image, and how much of each where it is mixed."""
+        names, labels = preparation.class_names, batch["labels"].tolist()
+        if "mixed_labels" not in batch:
+            return [names[label] for label in labels]
+        mixed = zip(
+            labels, batch["mixed_labels"].tolist(), batch["mix_weight"].tolist(), strict=True
+        )
+        return [
+            names[first]
+            if weight == 1 or first == second
+            else describe_mixed(names[first], names[second], weight)
+            for first, second, weight in mixed
+        ]
+
+    def image_size(self, model: Any) -> int:
+        """Of the only tower."""
+        return model.config.image_size
+
+    def build_card(self, facts: CardFacts) -> ModelCard:
+        """The card of a classifier."""
+        return build_classifier_card(facts)
+
+
+class ClassificationObjective:
+    """Cross entropy, with labels or with weights of classes.
+
+    Args:
+        label_smoothing: share of each target that is spread evenly over all classes (Szegedy et
+            al., 2016, section 7).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0):
+        self.label_smoothing = label_smoothing
+
+    def __call__(
+        self, batch: dict, logits_BC: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss, and what else to log.
+
+        Args:
+            batch: this process's: `labels` (B,), and where images are mixed the `mixed_labels` of
+                those mixed in and the `mix_weight` of the first, (B,).
+            logits_BC: the model's, in any precision.
+        """
+        right = targets = batch["labels"]
+        if "mixed_labels" in batch:
+            mixed, weight = batch["mixed_labels"], batch["mix_weight"]
+            targets = mix_class_targets(right, mixed, weight, logits_BC.shape[1])
+            right = targets.argmax(dim=1)
+        # Softmax and loss in float32 also in a half-precision model.
+        logits_BC = logits_BC.float()
+        loss = F.cross_entropy(logits_BC, targets, label_smoothing=self.label_smoothing)
+        accuracy = (logits_BC.argmax(dim=1) == right).float().mean()
+        return loss, {"accuracy": accuracy}
+
+
+def prepare_classification(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+    """Open the data, and build or load the model with a head for its classes.
+
+    Columns that the arguments leave open are filled in there.
+
+    Args:
+        args: of the run.
+        restart: what a checkpoint keeps, of a run that goes on.
+
+    Raises:
+        DataError, ValueError: something about the data or the model is not as asked for; nothing
+            has been written then.
+    """
+    args.check_dataset()
+    data, path = args.data, args.data.dataset
+    splits = open_dataset(path, data.image_column)
+    split = get_split(splits, data.train_split, path)
+    kinds = column_kinds(split.features)
+    data.image_column = data.image_column or choose_image_column(kinds, path)
+    column = args.captions.label_column or choose_label_column(kinds, path)
+    args.captions.label_column = column
+    labels = read_labels(split, column, path, (restart or Restart()).class_names)
+    if args.model.model_name_or_path:
+        model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
+    else:
+        model, processor = build_classifier(args.model, labels.names)
+    image_size = model.config.image_size
+    evaluator = None
+    if data.eval_split is not None:
+        eval_split = get_eval_split(args, splits)
+        eval_labels = read_labels(eval_split, column, path, labels.names)
+        evaluator = read_evaluator(args, eval_split, eval_labels, image_size)
+    unread = get_problems(splits, data.train_split)
+    images = prepare_images(args, split, image_size, unread, labels.problems)
+    samples = ImageTextSamples(
+        images.read, None, labels.rows, images.name, args.run.seed, images.vary
+    )
+    collate = Collator(None, args.augment, processor.image_mean, processor.image_std)
+    loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
+    ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
+    frozen = freeze(model, args.model)
+    return Preparation(model, processor, ready, evaluator, frozen, labels.names)
+
+
+def read_evaluator(args: TrainArguments, split, labels: Labels, image_size: int) -> ClassEvaluator:
+    """Decode the images to measure on."""
+    path, column = args.data.dataset, str(args.data.image_column)
+    check_columns(split, [column], path)
+    ratio = args.data.max_bad_sample_ratio
+    pixels, rows, _ = decode_all(split, column, image_size, path, ratio, labels.problems)
+    return ClassEvaluator(str(args.data.eval_split), pixels, torch.tensor(labels.rows)[rows])
+
+
+def build_classifier(
+    options: ModelOptions, names: list[str]
+) -> tuple[ClipVitForImageClassification, CLIPImageProcessor]:
+    """A new classifier for these classes, and its image processor.
+
+    Raises:
+        FileNotFoundError: there is no configuration in that folder.
+        ValueError: it is the configuration of another type of model, or not a valid one.
+    """
+    config = tower_config(str(find_config(options)), options, names)
+    model = ClipVitForImageClassification(config)
+    if options.attn_implementation:
+        model.set_attn_implementation(options.attn_implementation)
+    return model, build_image_processor(config.image_size)
+
+
+def load_classifier(
+    path: str, options: ModelOptions, names: list[str]
+) -> tuple[ClipVitForImageClassification, CLIPImageProcessor]:
+    """The image tower of a checkpoint with a head for these classes, and its image processor.
+
+    The head is the checkpoint's where that is a classifier of the very same classes, else new.
+
+    Raises:
+        ValueError: the checkpoint holds another type of model, or other weights than it has.
+    """
+    saved = load_config(path)
+    refuse_quantized(saved, path)
+    config = tower_config(path, options, names)
+    with loading(path):
+        model, found = load_with_report(
+            ClipVitForImageClassification,
+            find_checkpoint(path),
+            config=config,
+            # Updates are small: in half precision, most would round to nothing.
+            dtype=torch.float32,
+            attn_implementation=options.attn_implementation,
+        )
+    of_head = ("classifier.weight", "classifier.bias")
+    fits = {
+        "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
+        "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
+        "unexpected_keys": found["unexpected_keys"],
+    }
+    with loading(path):
+        refuse_misfits(path, model, fits)
+    if list(saved.id2label.values()) != names:
+        nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
+        nn.init.zeros_(model.classifier.bias)
+    if saved.model_type == ClipVitConfig.model_type:
+        return model, load_processor(path).image_processor
+    return model, load_image_processor(path)
+
+
+def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitVisionConfig:
+    """The configuration of an image tower, alone or of a CLIP, with these classes.
+
+    Raises:
+        ValueError: it is of another type, or `vision_fields` has a field that it has not.
+    """
+    config = load_config(path)
+    if config.model_type == ClipVitConfig.model_type:
+        config = config.vision_config
+    if config.model_type != ClipVitVisionConfig.model_type:
+        raise UserError(
+            f"{path} has an image tower of type {config.model_type!r}; a class head goes on "
+            f"{ClipVitVisionConfig.model_type!r} alone"
+        )
+    with as_user_error():
+        change_fields(config, options.vision_fields)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    return config

@@ -1,0 +1,270 @@
+"""Image-text contrast: two towers whose embeddings meet in one space."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from datasets import DatasetDict
+from huggingface_hub import ModelCard
+from transformers import CLIPProcessor, PreTrainedModel
+
+from ...configuration_clip_vit import is_foreign
+from ...data.captions import CaptionMaker
+from ...data.columns import choose_image_column, choose_texts, column_kinds
+from ...data.packing import plan_for_mask
+from ...data.sources import get_problems, get_split, open_dataset
+from ...data.streams import StreamCaptions, peek_kinds
+from ...evaluation.evaluator import EvaluationSet, Evaluator
+from ...hub.model_card import CardFacts, build_model_card
+from ...hub.sentence_transformers import write_sentence_transformers_files
+from ...inference.embedding import embed_pixels, embed_texts
+from ...inference.pictures import Found
+from ...losses import LOSSES
+from ..arguments import TrainArguments
+from ..datasets import prepare_data, prepare_evaluator, prepare_stream
+from ..gradient_cache import cached_backward, cut, refuse_batch_norm
+from ..kernels import choose_packing
+from ..learning import freeze
+from ..models import build_model, load_model
+from ..restart import Restart
+from .objective import ContrastiveObjective, check_loss, load_teacher
+from .task import Preparation, Task, describe_mixed
+
+INPUTS = ("pixel_values", "input_ids", "attention_mask")
+
+
+class ContrastiveTask(Task):
+    """CLIP: images and texts that belong together are close, all others are apart."""
+
+    objective: ContrastiveObjective
+    #: Whether the forward pass returns the logits, which the loss itself does not need.
+    needs_logits = False
+    packs_texts = False
+
+    def prepare(self, restart: Restart) -> Preparation:
+        """Open the data, train or load the tokenizer, build or load the model.
+
+        Columns that the arguments leave open are filled in there.
+        """
+        return prepare(self.args, restart)
+
+    def towers(self, model: Any) -> list[PreTrainedModel]:
+        """Both."""
+        return [model.vision_model, model.text_model]
+
+    def configure(
+        self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
+    ):
+        """Load the teacher, freeze a bias that the loss does not read, decide on packing."""
+        model: Any = preparation.model
+        check_loss(self.args.loss, model)
+        if not LOSSES[self.args.loss.loss].needs_logit_bias and model.get_logit_bias() is not None:
+            # Distributed training waits for every gradient.
+            model.similarity.logit_bias.requires_grad = False
+        has_foreign = any(is_foreign(tower.config) for tower in self.towers(model))
+        if has_idle_parameters or has_foreign:
+            # Such as the pooler of a BERT that is pooled otherwise. Unused parameters are found
+            # from the outputs, and the scale shows in the logits alone.
+            self.needs_logits = True
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        if self.args.optimizer.gradient_cache_batch_size:
+            refuse_batch_norm(model)
+        device = accelerator.device
+        self.packs_texts = choose_packing(self.args, model.text_model, device.type)
+        teacher = None
+        if self.args.loss.teacher_name_or_path:
+            path, tokenizer = self.args.loss.teacher_name_or_path, preparation.processor.tokenizer
+            teacher = load_teacher(path, model, tokenizer).to(device)
+        self.objective = ContrastiveObjective(self.args.loss, teacher)
+
+    def backward(
+        self,
+        model: Any,
+        unwrapped: Any,
+        batch: dict,
+        propagate: Callable[[torch.Tensor], None],
+        is_logged: bool,
+    ) -> dict[str, Any]:
+        """The gradients of a batch, at once, or in parts where it is larger than fits."""
+        inputs = {name: batch[name] for name in INPUTS}
+        objective = partial(self.objective, batch, with_accuracy=is_logged)
+        part_size = self.args.optimizer.gradient_cache_batch_size
+        if part_size:
+            loss, values = cached_backward(
+                model,
+                unwrapped.similarity,
+                [self.plan_texts(part) for part in cut(inputs, part_size)],
+                objective,
+                propagate,
+                return_logits=self.needs_logits,
+            )
+            return {"loss": loss, **values}
+        outputs = model(**self.plan_texts(inputs), return_logits=self.needs_logits)
+        loss, values = objective(
+            outputs.image_embeds,
+            outputs.text_embeds,
+            unwrapped.get_logit_scale(),
+            unwrapped.get_logit_bias(),
+        )
+        propagate(loss)
+        return {"loss": loss.detach(), **values}
+
+    def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs of the model, with which texts share a row where that saves computing."""
+        if not self.packs_texts:
+            return inputs
+        places = plan_for_mask(inputs["attention_mask"].cpu())
+        if places is None:
+            return inputs
+        return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
+
+    def after_update(self, unwrapped: Any):
+        """Clamp the scale."""
+        unwrapped.similarity.clamp_scale()
+
+    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
+        """The scale."""
+        scale = unwrapped.get_logit_scale().detach()
+        return {"logit_scale": float(getattr(scale, "full_tensor", lambda: scale)())}
+
+    def write_extra_files(self, folder: Path):
+        """What Sentence Transformers reads."""
+        write_sentence_transformers_files(folder)
+
+    def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
+        """What the model finds for some captions of the evaluation split."""
+        evaluator = preparation.evaluator
+        if not isinstance(evaluator, Evaluator):
+            return []
+        return example_searches(preparation.model, preparation.processor, evaluator.evaluation)
+
+    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+        """The texts of each image, and how much of each where it is mixed."""
+        return describe(batch, preparation.processor)
+
+    def image_size(self, model: Any) -> int:
+        """Of the image tower."""
+        return model.config.vision_config.image_size
+
+    def build_card(self, facts: CardFacts) -> ModelCard:
+        """The card of a CLIP."""
+        return build_model_card(facts)
+
+
+def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+    """Open the data, train or load the tokenizer, build or load the model.
+
+    Args:
+        args: of the run; columns that they leave open are filled in.
+        restart: what a checkpoint keeps, of a run that is resumed.
+
+    Raises:
+        DataError, UserError: the data or the model is not as the arguments ask for; nothing has
+            been written then.
+    """
+    args.check_dataset()
+    restart = restart or Restart()
+    is_stream = bool(args.stream.stream_sources)
+    splits = DatasetDict()
+    if not is_stream or args.data.eval_split is not None:
+        splits = open_dataset(args.data.dataset, args.data.image_column)
+    captions: CaptionMaker | StreamCaptions
+    if is_stream:
+        source = args.stream.stream_sources[0]
+        fill_columns(args, lambda: peek_kinds(source, args.data.train_split), source)
+        captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
+    else:
+        train_split = get_split(splits, args.data.train_split, args.data.dataset)
+        fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
+        captions = CaptionMaker(train_split, args.captions, args.data.dataset, restart.class_names)
+    if args.model.model_name_or_path:
+        model, processor = load_model(args.model.model_name_or_path, args.model)
+    else:
+        kept = restart.processor.tokenizer if restart.processor else None
+        model, processor = build_model(args.model, captions, kept)
+    image_size = model.config.vision_config.image_size
+    if isinstance(captions, StreamCaptions):
+        data = prepare_stream(args, processor, image_size)
+    else:
+        unread = get_problems(splits, args.data.train_split)
+        data = prepare_data(args, train_split, captions, processor, image_size, unread)
+    if isinstance(captions, CaptionMaker):
+        classes = captions.labels.names if captions.labels else []
+    else:
+        classes = captions.class_names
+    evaluator = prepare_evaluator(args, splits, image_size, classes or None)
+    return Preparation(model, processor, data, evaluator, freeze(model, args.model), classes)
+
+
+def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
+    """Fill in the columns of images and of captions where the arguments name none.
+
+    Raises:
+        DataError: the columns give no hint.
+    """
+    data, captions = args.data, args.captions
+    if data.image_column and captions.sources():
+        return
+    kinds = find_kinds()
+    if not data.image_column:
+        data.image_column = choose_image_column(kinds, path)
+    if not captions.sources():
+        columns, label_column = choose_texts(kinds, data.image_column, path)
+        captions.caption_columns, captions.label_column = columns, label_column
+        captions.check_weights()
+        args.__post_init__()  # what does not go together with classes
+
+
+def example_searches(
+    model, processor, data: EvaluationSet, num_queries: int = 8, top_k: int = 5
+) -> list[tuple[str, list[Found]]]:
+    """Captions spread over the evaluation split, each with the pictures that it finds.
+
+    Caption columns take turns; the choice depends on the data alone, not on what is found.
+    """
+    columns = list(data.examples)
+    places = torch.linspace(0, len(data.keys) - 1, num_queries + 2)[1:-1].long().tolist()
+    chosen = [(columns[turn % len(columns)], place) for turn, place in enumerate(places)]
+    queries = [data.examples[column][place] for column, place in chosen]
+    image_embeds = embed_pixels(model, processor, data.pixels)
+    scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
+    best = scores.topk(min(top_k, len(data.keys)), dim=1).indices.tolist()
+    return [
+        (
+            query,
+            [
+                Found(
+                    data.pixels[found].permute(1, 2, 0).numpy(),
+                    data.examples[column][found],
+                    data.keys[found] == data.keys[place],
+                )
+                for found in row
+            ],
+        )
+        for query, (column, place), row in zip(queries, chosen, best, strict=True)
+    ]
+
+
+def describe(batch: dict, processor: CLIPProcessor) -> list[str]:
+    """What each image shows, as its texts say, and how much of each where it is mixed."""
+    texts: defaultdict[int, list[str]] = defaultdict(list)
+    decoded = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    for identity, text in zip(batch["text_ids"].tolist(), decoded, strict=True):
+        # A Chinese character is a word of its own to the tokenizer.
+        texts[identity].append(re.sub(r"(?<=[㐀-鿿]) (?=[㐀-鿿])", "", text.strip()))
+    ids = batch["image_ids"].tolist()
+    if "mixed_ids" not in batch:
+        return [" / ".join(texts[identity]) for identity in ids]
+    mixed = zip(ids, batch["mixed_ids"].tolist(), batch["mix_weight"].tolist(), strict=True)
+    return [
+        " / ".join(texts[first])
+        if weight == 1 or first == second
+        else describe_mixed(texts[first][0], texts[second][0], weight)
+        for first, second, weight in mixed
+    ]

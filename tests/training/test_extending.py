@@ -1,0 +1,64 @@
+"""What docs/extending.md adds from outside the package works as it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, write_recipe
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.losses import LOSSES
+from modeling_clip_vit.training.arguments import LossOptions
+from modeling_clip_vit.training.tasks import TASKS
+from modeling_clip_vit.training.tasks.objective import build_loss
+from modeling_clip_vit.utils.errors import UserError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["extending.md", "extending.zh-CN.md"])
+@pytest.mark.parametrize(
+    ("number", "option", "value"), [(1, "loss", "margin"), (2, "attn_implementation", "sigmoid")]
+)
+def test_what_is_added_from_outside_trains(
+    document, number, option, value, tmp_path, color_dataset, linear_config
+):
+    fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
+    fields |= {"save_steps": 0, "eval_steps": 0}
+    recipe = write_recipe(tmp_path, color_dataset, linear_config, report_to="none", **fields)
+    recipe.rename(tmp_path / "my_recipe.yaml")
+    text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
+    code = text.split("```python\n")[number].split("```")[0]
+    (tmp_path / "addition.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "addition.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["recipe"][option] == value
+    # Eight colours: guessing finds one in eight.
+    assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.5
+
+
+def test_an_unknown_loss_or_task_is_rejected_with_the_known_ones(
+    tmp_path, color_dataset, linear_config, capsys
+):
+    recipe: Path = write_recipe(tmp_path, color_dataset, linear_config)
+    for option, table in (("loss", LOSSES), ("task", TASKS)):
+        assert main(["train", "--config", str(recipe), f"--{option}", "other"]) == 1
+        message = capsys.readouterr().err
+        assert all(name in message for name in table), message
+
+
+def test_an_option_that_another_loss_takes_is_rejected():
+    with pytest.raises(UserError, match=r"hard_negative_beta=0.5 is not allowed with loss='clip'"):
+        build_loss(LossOptions(loss="clip", hard_negative_beta=0.5))
+    with pytest.raises(UserError, match=r"label_smoothing=0.1.*use clip or multi_positive"):
+        build_loss(LossOptions(loss="siglip", label_smoothing=0.1))
