@@ -7,31 +7,35 @@ from pathlib import Path
 
 #: Command -> the module and the function that do it, and what it does.
 COMMANDS = {
-    "train": ("training.command", "run_training", "train a model by a recipe"),
+    "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
-    "search": ("inference.command", "run_search", "search pictures by text"),
-    "evaluate": ("evaluation.command", "run_evaluate", "measure a model on a data set"),
+    "search": ("inference.command", "run_search", "find the images that best match a text"),
+    "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",
         "run_convert",
-        "convert a checkpoint to and from other implementations",
+        "convert checkpoints from and to other implementations",
     ),
     "merge": ("conversion.merge", "run_merge", "average the weights of two checkpoints"),
     "quantize": (
         "quantization.command",
         "run_quantize",
-        "quantise a trained model, or report what its layers lose by it",
+        "quantise a trained model, or report what each layer loses",
     ),
-    "export": ("export.command", "run_export", "export a checkpoint for another runtime"),
+    "export": (
+        "export.command",
+        "run_export",
+        "export a checkpoint to ONNX, OpenVINO, torch.export or ExecuTorch",
+    ),
 }
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}
 
-clip-vit COMMAND --help says more. With --debug, every error shows its traceback.
+Run clip-vit COMMAND --help for the options of a command. --debug shows a traceback for every error.
 
-exit codes: 0 done, 1 something that you can mend (one sentence says what), 2 wrong arguments,
-130 and 143 interrupted; a traceback is a bug."""
+exit codes: 0 success; 1 an error you can fix, explained in one sentence; 2 invalid options;
+129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM. Any traceback is a bug."""
 
 
 def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:

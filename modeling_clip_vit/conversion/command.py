@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.command_line import CommandParser
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_processor
 from .checkpoints import folder_of
@@ -17,7 +16,7 @@ from .weights import ConversionError
 
 def run_convert(arguments: list[str]) -> int:
     """Convert a checkpoint, check that both compute the same, and only then write."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse(arguments)
     target = Path(options.target)
     check_new(target)
     kind = find_peer(options.source)
@@ -37,24 +36,24 @@ def run_convert(arguments: list[str]) -> int:
     return 0
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The arguments of `clip-vit convert`."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="clip-vit convert",
-        description="Convert a CLIP or its image tower between implementations; nothing is written "
-        f"unless both compute the same. Read are {', '.join(PEERS)}.",
+        description="Convert a CLIP or its image tower between implementations. Source and result "
+        "are run on the same inputs, and nothing is written unless their outputs match. Supported "
+        f"sources: {', '.join(PEERS)}.",
+        example="clip-vit convert openai/clip-vit-base-patch32 my_clip",
     )
     parser.add_argument(
-        "source",
-        type=str,
-        help="a checkpoint folder, a file of weights in one, or its name on the Hub",
+        "source", type=str, help="checkpoint: a folder, a weights file in one, or a Hub id"
     )
-    parser.add_argument("target", type=str, help="a folder that is not there yet, or empty")
+    parser.add_argument("target", type=str, help="output folder; must be new or empty")
     parser.add_argument(
         "--to",
         choices=[name for name, peer in PEERS.items() if peer.to_peer],
         default="clip_vit",
-        help="what to write; timm takes the image tower",
+        help="implementation to convert to; timm receives the image tower only",
     )
     return parser
 
@@ -88,7 +87,7 @@ def check(source: Any, ours: Ours, converted: Any) -> dict[str, float]:
 
 
 def copy_processor(source: str, folder: Path, to: str):
-    """Write the source's tokenizer and image processor beside the weights, if it has them."""
+    """Write the source's tokenizer and image processor next to the weights, if it has them."""
     place = folder_of(source)
     if (Path(place) / "tokenizer_config.json").is_file():
         load_processor(place).save_pretrained(folder)

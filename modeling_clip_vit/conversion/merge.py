@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from transformers import AutoModel, PreTrainedModel
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..pretrained import name_some
+from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_model, load_processor
@@ -21,15 +21,15 @@ WITHOUT_EFFECT = ("drop", "init", "dtype", "version", "auto_map", "architectures
 
 def run_merge(arguments: list[str]) -> int:
     """Merge two checkpoints, and write the model with the processor of the second."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse(arguments)
     target = Path(options.target)
     check_new(target)
     first, second = (load_model(AutoModel, path) for path in (options.first, options.second))
     processors = [load_processor(path) for path in (options.first, options.second)]
     if processors[0].tokenizer.get_vocab() != processors[1].tokenizer.get_vocab():
         raise ConversionError(
-            f"the tokenizers of {options.first!r} and {options.second!r} have other tokens: the "
-            "same text is other numbers to each model"
+            f"{options.first!r} and {options.second!r} use different vocabularies, so the same "
+            "text would be encoded differently"
         )
     merge(first, second, options.alpha)
     with new_folder(target) as partial:
@@ -42,17 +42,20 @@ def run_merge(arguments: list[str]) -> int:
     return 0
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The arguments of `clip-vit merge`."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="clip-vit merge",
-        description="Average the weights of two checkpoints: of a model and of what it became by "
-        "fine-tuning, say, so that it keeps what it was good at before (WiSE-FT).",
+        description="Average the weights of two checkpoints of the same architecture, for example "
+        "before and after fine-tuning, to keep what the model was good at before (WiSE-FT).",
+        example="clip-vit merge my_clip my_clip_fine_tuned my_clip_merged --alpha 0.5",
     )
-    parser.add_argument("first", type=str, help="a folder or the id of a model on the Hub")
-    parser.add_argument("second", type=str, help="another one of the same architecture")
-    parser.add_argument("target", type=str, help="a folder that is not there yet, or empty")
-    parser.add_argument("--alpha", type=float, default=0.5, help="share of the second, 0 to 1")
+    parser.add_argument("first", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument("second", type=str, help="another checkpoint of the same architecture")
+    parser.add_argument("target", type=str, help="output folder; must be new or empty")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="weight of the second checkpoint, from 0 to 1"
+    )
     return parser
 
 

@@ -111,7 +111,7 @@ class DecodedPixels:
 
 
 class DecodedImages(DecodedPixels):
-    """The same, not yet cut, for who cuts out parts: they need an image of so many pixels."""
+    """The same without cropping, for random crops, which need a minimum number of pixels."""
 
     def __init__(self, split, column: str, size: int, least_area: int):
         super().__init__(split, column, size)

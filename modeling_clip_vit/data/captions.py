@@ -21,24 +21,24 @@ class CaptionOptions:
     """How texts are made from a row.
 
     Args:
-        caption_columns: columns that each hold a caption, such as one for each language, or a
-            list of captions, of which one is drawn; empty for a guess, which is
-            none where there is label_column.
-        caption_sampling: `one` draws one of the columns for each concept and step, `each` makes a
-            text from every one.
-        caption_weights: with `one`, how often a column is drawn, relative to the others, which
-            have 1.
-        tags_columns: for a caption column, the column of further words that belong to it.
-        tag_probability: how often tags are added to a caption.
-        max_tags: at most so many tags are added.
-        templates: for a caption column, phrases with `{}` where the caption goes, such as
-            `a photo of {}`: they teach which words of a query say little.
-        template_probability: how often a caption is put into one of its column's phrases.
-        label_column: column of classes, whose names are put into phrases; null for none.
-        label_templates: sets of phrases for them (`plain`, `en`, `zh`, `open_clip_imagenet`) or
-            text files with a phrase a line. A set counts as a caption column of its name.
-        label_names: for a set, the names of the classes in their order, such as those of another
-            language; else the names that the column has.
+        caption_columns: columns with captions, for example one per language. A cell holds a text,
+            or a list of texts, of which one is drawn each time. Empty guesses the columns, or uses
+            none if `label_column` is set.
+        caption_sampling: `one` draws one of the columns for each concept and step, `each` uses all
+            of them.
+        caption_weights: with `one`, relative frequency of a column; the default is 1.
+        tags_columns: maps a caption column to a column of additional keywords.
+        tag_probability: how often keywords are appended to a caption.
+        max_tags: maximum number of keywords to append.
+        templates: maps a caption column to prompt templates, with `{}` in place of the caption,
+            such as `a photo of {}`.
+        template_probability: how often a caption is put into one of its templates.
+        label_column: column with the classes, whose names are turned into captions.
+        label_templates: sets of prompt templates for class names (`plain`, `en`, `zh`,
+            `open_clip_imagenet`) or text files with one template per line. Each set acts as a
+            caption column of that name.
+        label_names: maps a set to other names of the classes, in order, for example in another
+            language.
     """
 
     caption_columns: list[str] = field(default_factory=list)

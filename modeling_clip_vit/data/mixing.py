@@ -23,18 +23,18 @@ Partners = Literal["any", "concept"]
 
 @dataclass
 class MixOptions:
-    """How often images are mixed, and with what.
+    """How often images are mixed, and with which other image.
 
     Args:
-        mixup_probability: share of the images that are blended with another (Zhang et al., 2018).
-        mixup_alpha: the weights of the two are drawn from Beta(alpha, alpha): even ones are usual
-            above 1, uneven ones below.
-        cutmix_probability: share of the images into which a rectangle of another is pasted (Yun et
+        mixup_probability: share of the images to blend with another one (Zhang et al., 2018).
+        mixup_alpha: the mixing weight is drawn from Beta(alpha, alpha): above 1 mostly even
+            mixtures, below 1 mostly uneven ones.
+        cutmix_probability: share of the images to paste a rectangle of another one into (Yun et
             al., 2019).
-        cutmix_alpha: the same as mixup_alpha, of the share of the area.
-        mix_partners: what an image is mixed with: `any` other of the batch, or only with one of the
-            same `concept`, which leaves its texts as they are.
-        mix_until: share of the run's updates after which no image is mixed any more.
+        cutmix_alpha: as mixup_alpha, for the share of the area.
+        mix_partners: `any` mixes with any other image of the batch; `concept` only with one of the
+            same concept, so that the texts stay correct.
+        mix_until: share of the updates after which mixing stops.
     """
 
     mixup_probability: float = 0.0

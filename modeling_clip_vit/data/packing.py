@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-#: Rows of so many tokens waste little, whatever the lengths.
+#: Rows of this many tokens waste little, whatever the lengths.
 ROW_WIDTH = 64
 
 

@@ -137,7 +137,7 @@ class TableShards:
 
 
 class PictureShards:
-    """Files of pictures, so many a shard, with the classes that their folders name."""
+    """Image files, a fixed number per shard, with the classes that their folders name."""
 
     size = 256
 
@@ -206,7 +206,7 @@ def open_files(path: str, listing: Listing, split: str, columns: Sequence[str]) 
         DataError: there is no such split.
     """
     if split not in listing.files and list(listing.files) == ["train"] and is_pattern(path):
-        files = listing.files["train"]  # whoever names files says what they are
+        files = listing.files["train"]  # files that are named one by one are of one kind
     else:
         refuse_missing_split(path, split, list(listing.files))
         files = listing.files[split]

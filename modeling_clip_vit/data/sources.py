@@ -1,4 +1,4 @@
-"""Open an image-text data set from anywhere, and check that it holds what is asked of it."""
+"""Open an image-text dataset from anywhere, and check that it has what the options need."""
 
 import logging
 import re
@@ -127,7 +127,7 @@ def open_rows(path: str, listing: Listing, image_column: str | None) -> Splits:
 
 
 def warn_of_unlisted(listing: Listing, opened: Splits):
-    """Name pictures that lie beside their metadata and have no row in it."""
+    """Warn about images next to their metadata that have no row in it."""
     listed = set()
     for rows in opened.values():
         for name, feature in rows.features.items():
@@ -164,7 +164,7 @@ def cache_for(builder: DatasetBuilder) -> str:
 
 
 def keep_encoded(split: Dataset) -> Dataset:
-    """Leave images as encoded bytes: who reads a row decides when, and what a bad one means."""
+    """Keep images as encoded bytes: the reader of a row decides when to decode them."""
     for name, feature in split.features.items():
         if isinstance(feature, Image):
             split = split.cast_column(name, Image(decode=False))

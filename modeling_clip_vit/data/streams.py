@@ -28,21 +28,20 @@ Collate = Callable[[list[Sample | SkippedSample]], dict]
 
 @dataclass
 class StreamOptions:
-    """What is streamed, and in which order.
+    """What to stream, and in which order.
 
     Args:
-        stream_sources: folders, patterns of files (`data/*.tar`) or ids of data sets on the Hub,
-            read while training: parquet, WebDataset tars, and what else `datasets` streams; empty
-            for none.
-        stream_weights: how often each source is drawn, relative to the others; empty for equally.
-        stream_stopping_strategy: when a pass over several sources ends, as
-            `datasets.interleave_datasets` has it; without meaning where samples_per_epoch is set.
-        samples_per_epoch: samples of all processes together in an epoch, which starts over where
-            the sources end before; 0 for one pass over the sources.
-        shuffle_buffer_size: encoded samples that each worker holds on average to shuffle them; 0
-            for the order of the shards.
-        length_window: batches in which samples of about equally long texts come together, so that
-            less padding is computed; 1 for none.
+        stream_sources: folders, glob patterns (`data/*.tar`) or dataset ids on the Hub that are
+            read while training: Parquet, WebDataset tars and whatever else `datasets` streams.
+        stream_weights: sampling weight of each source; empty weights all equally.
+        stream_stopping_strategy: when a pass over several sources ends, as in
+            `datasets.interleave_datasets`; ignored if samples_per_epoch is set.
+        samples_per_epoch: samples per epoch over all processes; sources that end earlier start
+            over. 0 makes an epoch one pass over the sources.
+        shuffle_buffer_size: average number of encoded samples that each worker buffers for
+            shuffling; 0 keeps the order of the shards.
+        length_window: number of batches within which samples are sorted by text length, so that
+            less padding is computed; 1 disables it.
     """
 
     stream_sources: list[str] = field(default_factory=list)

@@ -38,7 +38,7 @@ MARKS = {
 OLD_ENCODINGS = ["gb18030", "cp1252", "cp1251"]
 #: So many bytes tell the encoding where no mark does.
 ENCODING_SAMPLE = 1 << 22
-#: A quoted field goes on over at most so many lines.
+#: A quoted field spans at most this many lines.
 MOST_LINES = 200
 #: Rows of a Parquet file that are in memory at once.
 PARQUET_BATCH = 1024

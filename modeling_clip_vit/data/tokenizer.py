@@ -25,7 +25,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> PreTr
     Args:
         texts: what to learn from.
         vocab_size: number of tokens, at least 259 (bytes and special tokens).
-        max_length: texts are cut to so many tokens, special tokens included.
+        max_length: maximum number of tokens, special tokens included; longer texts are truncated.
 
     Returns:
         A tokenizer that frames a text in a start and an end token and pads on the right. What is

@@ -1,6 +1,6 @@
 """Augment a batch of images as one tensor, each image by its own random numbers.
 
-The augmentation is a pure function of pixels and uniform noise: whoever draws the noise for a
+The augmentation is a pure function of pixels and uniform noise: the code that draws the noise for a
 sample decides what happens to it, on any device, in any batch, in any worker. What is done to one
 image at a time, before it comes into a batch, is in `policies.py`.
 
@@ -26,27 +26,27 @@ AMOUNTS = ("rotation", "zoom", "hue")
 
 @dataclass
 class AugmentOptions:
-    """How strongly images are varied; 0 switches a part off.
+    """How strongly images are augmented; 0 disables a part.
 
     Args:
-        rotation: largest angle in degrees, either way.
-        zoom: largest change of scale: 0.25 is from 1/1.25 to 1.25.
-        shift: largest shift, as a share of the side.
-        shear: largest shear, as a share of the side.
-        brightness: largest change of brightness, as a share of white.
-        contrast: largest change of contrast: 0.3 is a factor from 0.7 to 1.3.
-        saturation: largest change of saturation: 1 is from grey to doubled.
-        hue: largest rotation of the hue in degrees, either way.
-        erase_probability: how often a rectangle is erased.
-        flip: whether to mirror half of the images; wrong where left and right mean something.
-        crop_scale: smallest and largest share of an image's area that is cut out at a random place
-            (Szegedy et al., 2015, section 6), such as `[0.5, 1]`; empty for the centre.
-        crop_ratio: smallest and largest width of that part, relative to its height.
-        policy: further changes to each image: `randaugment` (Cubuk et al., 2020), `autoaugment`
-            (Cubuk et al., 2019, as learned on ImageNet), `trivialaugment` (Müller and Hutter, 2021)
-            or `none`. They change colours too.
-        policy_num_ops: how many changes, with randaugment.
-        policy_magnitude: how strong they are, from 0 to 30, with randaugment.
+        rotation: maximum rotation in degrees, in either direction.
+        zoom: maximum change of scale: 0.25 scales by 1/1.25 to 1.25.
+        shift: maximum shift, as a share of the side.
+        shear: maximum shear, as a share of the side.
+        brightness: maximum change of brightness, as a share of white.
+        contrast: maximum change of contrast: 0.3 multiplies by 0.7 to 1.3.
+        saturation: maximum change of saturation: 1 ranges from grey to doubled.
+        hue: maximum rotation of the hue in degrees, in either direction.
+        erase_probability: probability of erasing a random rectangle.
+        flip: mirror half of the images; leave it off where left and right have a meaning.
+        crop_scale: smallest and largest share of the image area for random crops (Szegedy et al.,
+            2015, section 6), such as `[0.5, 1]`; empty uses the centre crop.
+        crop_ratio: smallest and largest aspect ratio of the crop, width over height.
+        policy: augmentation policy to apply to each image: `randaugment` (Cubuk et al., 2020),
+            `autoaugment` (Cubuk et al., 2019, as learned on ImageNet), `trivialaugment` (Müller and
+            Hutter, 2021) or `none`. They change colours too.
+        policy_num_ops: number of operations per image, for randaugment.
+        policy_magnitude: strength of the operations, from 0 to 30, for randaugment.
     """
 
     rotation: float = 0.0

@@ -47,7 +47,29 @@ ABSENT = {
 
 @dataclass
 class EvaluationOptions:
-    """What is evaluated on, and how. The fields are those of `clip-vit evaluate`."""
+    """What to evaluate on, and how.
+
+    Args:
+        dataset: a folder, a file or a glob pattern as for training, or a dataset id on the Hub.
+        split: split to evaluate on; by default validation, or test if there is none.
+        train_split: split that the linear probe and the nearest neighbours learn from; by default
+            train.
+        image_column: column with the images; guessed from type and name by default.
+        caption_columns: columns with a caption or a list of captions per row; guessed from their
+            names by default.
+        label_column: column with the classes; guessed by default.
+        concept_column: rows with the same value are correct matches for each other; by default
+            each row only matches itself.
+        templates: prompt templates for the class names, averaged into one ensemble: plain, en, zh,
+            open_clip_imagenet, or a text file with one template per line.
+        tasks: retrieval, zero_shot, calibration, linear_probe, knn, robustness; by default all that
+            the columns allow, except robustness, which embeds the images many times.
+        batch_size: batch size in each process.
+        num_workers: worker processes that decode images, per process.
+        max_samples: evaluate on at most this many randomly drawn rows.
+        max_bad_sample_ratio: stop if more than this share of the images cannot be decoded.
+        seed: random seed.
+    """
 
     dataset: str
     split: str | None = None
@@ -69,6 +91,9 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value} is not allowed: it must be at least {least}")
+        for task in self.tasks or []:
+            if task not in NEEDS:
+                raise UserError(f"tasks={task!r} is not allowed: choose from {', '.join(NEEDS)}")
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Format:
         backend: its name among Transformers' exporters.
         extra: the extra of this package that brings its packages.
         packages: what it needs.
-        int8_packages: what int8 needs beside them.
+        int8_packages: additional packages for int8.
         int8_extra: the extra that brings those.
         needs_calibration: whether its int8 is fitted to inputs.
         precisions, parts: what can be exported.

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from ..inference.loading import load_clip
+from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new
 from .backends import FORMATS, PRECISIONS, check_choice
@@ -15,7 +14,7 @@ from .parts import shapes_of
 
 def run_export(arguments: list[str]) -> int:
     """Export a checkpoint; nothing is written unless the graphs compute what it does."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse(arguments)
     target = Path(options.target)
     # Before the model is loaded, and data is read.
     check_new(target)
@@ -51,30 +50,41 @@ def run_export(arguments: list[str]) -> int:
     return 0
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The arguments of `clip-vit export`."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="clip-vit export",
-        description="Export a CLIP for another runtime; nothing is written unless the graphs "
-        "compute what the checkpoint does.",
+        description="Export a CLIP for another runtime. The exported model is run against the "
+        "checkpoint, and nothing is written unless their outputs match.",
+        example="clip-vit export outputs/emoji outputs/emoji-onnx --format onnx",
     )
-    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
-    parser.add_argument("target", type=str, help="a folder that is not there yet, or empty")
-    parser.add_argument("--format", type=str, required=True, help=f"one of {', '.join(FORMATS)}")
+    parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument("target", type=str, help="output folder; must be new or empty")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of weights and computation"
+        "--format", type=str, required=True, help=f"export format: {', '.join(FORMATS)}"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="number format of weights and computation",
     )
     parser.add_argument(
         "--part",
         choices=list(PART_CHOICES),
         default="both",
-        help="both: an image and a text graph; joint: one graph of both, with logits",
+        help="what to export: image or text alone, both as two graphs, or one joint graph that "
+        "returns logits",
     )
     parser.add_argument(
         "--calibration",
         type=str,
-        help="a data set of images and captions that int8 is fitted to and checked with",
+        help="dataset of images and captions for int8 calibration and for the accuracy check",
     )
-    parser.add_argument("--num_calibration", type=int, default=64, help="how many of its rows")
-    parser.add_argument("--image_column", type=str, help="of that data set; as its type tells")
+    parser.add_argument(
+        "--num_calibration", type=int, default=64, help="number of rows to calibrate with"
+    )
+    parser.add_argument(
+        "--image_column", type=str, help="column with its images; guessed by default"
+    )
     return parser

@@ -67,7 +67,7 @@ def export_clip(
         precision: `fp32`, `bf16` or `int8`.
         part: a key of `PART_CHOICES`.
         samples: real inputs as `calibration.read_samples` gives them; the last `NUM_CHECKS` check.
-        num_calibration: so many samples, the first, fit int8.
+        num_calibration: number of samples to calibrate int8 with, the first ones.
 
     Returns:
         The content of export.json.

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from PIL import Image
 
+from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_picture
 from .loading import load_encoder
@@ -16,7 +16,7 @@ from .search import ImageSearch, Picture, open_gallery
 
 def run_search(arguments: list[str]) -> int:
     """Search pictures by text, print the best, and save a picture of them where asked to."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse(arguments)
     if options.save:
         check_picture(Path(options.save))
     if not options.query.strip():
@@ -45,27 +45,38 @@ def thumbnail(picture: Picture) -> Image.Image:
     return image
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The arguments of `clip-vit search`."""
-    parser = ArgumentParser(prog="clip-vit search", description="Search pictures by text.")
-    parser.add_argument(
-        "checkpoint", type=str, help="a checkpoint's folder or id on the Hub, or an export's folder"
+    parser = CommandParser(
+        prog="clip-vit search",
+        description="Find the images that best match a text.",
+        example='clip-vit search outputs/emoji "a slice of pizza" --images data/emoji',
     )
-    parser.add_argument("query", type=str, help="what to look for, in the model's languages")
+    parser.add_argument(
+        "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
+    )
+    parser.add_argument("query", type=str, help="text to search for")
     parser.add_argument(
         "--images",
         type=str,
         required=True,
-        help="a folder of image files, one image file, or a data set",
+        help="images to search: a folder of images, one image file, or a dataset",
     )
-    parser.add_argument("--save", type=str, help="save a picture of the best here")
-    parser.add_argument("--top_k", type=PositiveInt, default=5, help="how many to show")
-    parser.add_argument("--image_column", type=str | None, default=None, help="of a data set")
-    parser.add_argument("--split", type=str, help="only this split of a data set")
+    parser.add_argument("--save", type=str, help="save a picture of the results to this file")
+    parser.add_argument("--top_k", type=PositiveInt, default=5, help="number of results")
+    parser.add_argument(
+        "--image_column",
+        type=str | None,
+        default=None,
+        help="column with the images, if --images is a dataset; guessed by default",
+    )
+    parser.add_argument(
+        "--split", type=str, help="split to search, if --images is a dataset; all by default"
+    )
     parser.add_argument(
         "--runtime",
         choices=["auto", *RUNTIMES],
         default="auto",
-        help="what to compute with; auto takes what fits the folder",
+        help="runtime for an exported model; auto picks it by format",
     )
     return parser

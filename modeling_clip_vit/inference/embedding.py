@@ -42,15 +42,15 @@ def reads_padding(model_type: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a model reads padding as text.
 
     SigLIP, and what was converted from it, does: it was trained on texts of full length without an
-    attention mask, and embeds a shorter one differently. Who has a mask reads no padding, and is
-    given as little as can be.
+    attention mask, and embeds a shorter one differently. A model that takes an attention mask
+    ignores padding, so texts are padded only to the longest in the batch.
     """
     has_mask = "attention_mask" in tokenizer.model_input_names
     return model_type.startswith("siglip") or not has_mask
 
 
 def text_options(is_padding_read: bool, max_length: int | None) -> dict[str, Any]:
-    """How a tokenizer must be called for a model that takes at most so many tokens."""
+    """Arguments of a tokenizer call for a model with this maximum length."""
     return {
         "padding": "max_length" if is_padding_read else True,
         "truncation": True,

@@ -40,7 +40,7 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     """
     folder = Path(path).expanduser()
     if (folder / EXPORT_FILE).is_file():
-        raise LoadError(f"{path!r} is an export, and this needs a checkpoint: give what it was of")
+        raise LoadError(f"{path!r} is an exported model; pass the checkpoint it was exported from")
     config = load_config(path)
     if is_quantized(config):
         require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")

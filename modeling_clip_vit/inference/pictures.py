@@ -68,7 +68,7 @@ def save_picture_grid(path: Path, pictures: Sequence[Found], columns: int = 6):
 
 
 def draw_found(axis: Axes, found: Found, lines: int = 2):
-    """Draw one picture with its frame, and its title in at most so many lines."""
+    """Draw one picture with its frame and its title, which is cut to a number of lines."""
     axis.imshow(np.asarray(found.image))
     axis.set_xticks([])
     axis.set_yticks([])

@@ -1,17 +1,18 @@
 """The command `clip-vit quantize`."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 
 from ..evaluation.evaluator import EvaluationSet, Evaluator
 from ..evaluation.metrics import as_json
 from ..inference.loading import is_quantized, load_clip
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.command_line import CommandParser
 from ..utils.folders import check_new, new_folder
 from ..utils.markdown import escape_cell
 from .eight_bits import quantize, require_torchao
@@ -24,7 +25,7 @@ from .sensitivity import as_table, measure_sensitivity, save_picture
 
 def run_quantize(arguments: list[str]) -> int:
     """Quantise a trained model, or report what each of its layers would lose."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse(arguments, QuantizeOptions)
     check_options(options)
     model, processor = load_clip(options.checkpoint)
     if not isinstance(model, ClipVitModel):
@@ -70,42 +71,51 @@ def run_quantize(arguments: list[str]) -> int:
     return 0
 
 
-def build_parser() -> ArgumentParser:
+@dataclass
+class QuantizeOptions:
+    """How to quantise, and what to evaluate on.
+
+    Args:
+        mode: `dynamic` quantises weights, and activations per token; `weight_only` weights alone.
+            For fixed activation ranges, see `clip-vit export --precision int8`.
+        weight_bits: bits per weight.
+        embeddings: quantise the token embeddings too.
+        skip: layers to keep in float, by name or pattern.
+        dataset: dataset to compare the float and the quantised model on.
+        split: split of the dataset.
+        num_samples: number of rows of the split; 0 uses all.
+        image_column: column with the images.
+        caption_columns: columns with the captions.
+        concept_column: rows with the same value are correct matches for each other.
+    """
+
+    mode: Literal["dynamic", "weight_only"] = "dynamic"
+    weight_bits: Literal[8, 4, 3, 2] = 8
+    embeddings: bool = False
+    skip: list[str] = field(default_factory=lambda: list(DEFAULT_SKIP))
+    dataset: str | None = None
+    split: str = "validation"
+    num_samples: NonNegativeInt = 0
+    image_column: str = "image"
+    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
+    concept_column: str | None = None
+
+
+def build_parser() -> CommandParser:
     """The arguments of `clip-vit quantize`."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="clip-vit quantize",
-        description="Quantise a trained model, or report what each layer loses by it.",
+        description="Quantise a trained model, or report what each layer loses.",
+        example="clip-vit quantize outputs/emoji outputs/emoji-int8",
     )
-    parser.add_argument("checkpoint", type=str, help="a folder or the id of a model on the Hub")
+    parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument("target", type=str, nargs="?", help="output folder; must be new or empty")
     parser.add_argument(
-        "target", type=str, nargs="?", help="a folder that is not there yet, or empty"
+        "--report",
+        action="store_true",
+        help="measure what each layer loses when it alone is quantised, instead of quantising",
     )
-    parser.add_argument(
-        "--mode",
-        choices=["dynamic", "weight_only"],
-        default="dynamic",
-        help="also activations, token by token, or weights alone; for ranges that are fixed "
-        "beforehand see clip-vit export --precision int8",
-    )
-    parser.add_argument("--weight_bits", type=Literal[8, 4, 3, 2], default=8, help="of a weight")
-    parser.add_argument("--embeddings", type=bool, default=False, help="also token embeddings")
-    parser.add_argument(
-        "--skip",
-        type=list[str],
-        default=list(DEFAULT_SKIP),
-        help="names or patterns of layers that stay float",
-    )
-    parser.add_argument("--report", action="store_true", help="measure the layers, one at a time")
-    parser.add_argument("--dataset", type=str, help="a data set to measure on")
-    parser.add_argument("--split", type=str, default="validation", help="of it")
-    parser.add_argument(
-        "--num_samples", type=NonNegativeInt, default=0, help="rows of it; 0 for all"
-    )
-    parser.add_argument("--image_column", type=str, default="image", help="of it")
-    parser.add_argument("--caption_columns", type=list[str], default=["caption"], help="of it")
-    parser.add_argument(
-        "--concept_column", type=str, help="rows with an equal value belong together"
-    )
+    parser.add_class_arguments(QuantizeOptions)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What a training run is told about quantisation."""
+"""Options of quantisation-aware training."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,25 +12,23 @@ DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*", 
 
 @dataclass
 class QuantizationOptions:
-    """Train with rounding in the forward pass, for a model in eight bits (Jacob et al., 2018).
+    """Quantisation-aware training: round in the forward pass (Jacob et al., 2018).
 
     Args:
-        quantization_mode: `none`; `dynamic` for int8 weights, and activations that are scaled token
-            by token; `weight_only` for int8 weights alone; `static` for int8 weights, and
-            activations whose ranges training fixes: it becomes an OpenVINO model.
-        quantization_weight_bits: of each weight, 8, 4, 3 or 2; fewer than 8 with `dynamic` and
+        quantization_mode: `none`; `dynamic` for int8 weights and activations scaled per token;
+            `weight_only` for int8 weights; `static` for int8 weights and activations with fixed,
+            learned ranges, exported to OpenVINO.
+        quantization_weight_bits: bits per weight: 8, 4, 3 or 2; fewer than 8 need `dynamic` or
             `weight_only`.
-        quantization_embeddings: also the table of token embeddings; with `static` it always is.
-        quantization_skip: layers that stay float, by name or pattern, such as
+        quantization_embeddings: quantise the token embeddings too; `static` always does.
+        quantization_skip: layers to keep in float, by name or pattern, such as
             `text_model.encoder.layers.0.*`.
-        quantization_smoothing: from 0 for none to 1: before training, outliers of activations move
-            into the weights behind norms, and the model computes the same (SmoothQuant: Xiao et
-            al., 2023, where it is 0.5).
-        quantization_start_step: updates in float before the rounding begins.
-        quantization_freeze_step: updates after which the ranges of activations no longer learn;
-            0 for never; with `static` only.
-        quantization_calibration_batches: batches from which those ranges are found at the start,
-            and those outliers.
+        quantization_smoothing: before training, move outliers of the activations into the weights
+            (SmoothQuant: Xiao et al., 2023), from 0 for none to 1; the paper uses 0.5.
+        quantization_start_step: number of updates in float before rounding starts.
+        quantization_freeze_step: update after which activation ranges stop learning, for `static`;
+            0 never freezes them.
+        quantization_calibration_batches: number of batches to estimate ranges and outliers from.
     """
 
     quantization_mode: Literal["none", "dynamic", "weight_only", "static"] = "none"

@@ -25,7 +25,7 @@ def read_samples(
         image_column: column of images.
         caption_columns: columns of captions.
         concept_column: rows with an equal value belong together; None where each stands for itself.
-        num_samples: at most so many rows, spread over the split; 0 for all.
+        num_samples: maximum number of rows, spread over the split; 0 uses all.
 
     Raises:
         DataError: it is not there, or its images cannot be decoded.

@@ -7,10 +7,10 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 #: What jsonargparse calls the way that YAML is read here.
 YAML_1_2 = "yaml_1_2"
@@ -36,15 +36,26 @@ set_loader(YAML_1_2, lambda text: yaml.load(text, Yaml12Loader), exceptions=(yam
 
 
 class CommandParser(ArgumentParser):
-    """Reads options, and names those that come closest to a misspelt one.
+    """Parses the options of a command, and suggests the closest names for a misspelt one.
 
     Args:
-        kwargs: of jsonargparse's `ArgumentParser`.
+        example: a command line that works, shown at the end of `--help`.
+        kwargs: passed to jsonargparse's `ArgumentParser`.
     """
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, example: str = "", **kwargs: Any):
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        super().__init__(parser_mode=YAML_1_2, allow_abbrev=False, **kwargs)
+        epilog = f"example: {example}" if example else None
+        super().__init__(parser_mode=YAML_1_2, allow_abbrev=False, epilog=epilog, **kwargs)
+
+    def parse(self, arguments: list[str], options: Any = None) -> Namespace:
+        """Parse a command line as people write it, see `normalize`.
+
+        Args:
+            arguments: of the command line.
+            options: a dataclass with options; its lists may be given without brackets.
+        """
+        return self.parse_args(normalize(arguments, get_type_hints(options) if options else {}))
 
     def option_names(self) -> list[str]:
         """The names of all options, without the dashes."""
@@ -81,11 +92,12 @@ def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[st
             result += ([] if name is None else [f"--{name}"]) + [expand_home(v) for v in values]
             continue
         values = [expand_home(value) for value in values]
-        if get_origin(kind) is list and not values[0].startswith("["):
+        list_kind = find_list(kind)
+        if list_kind is not None and not values[0].startswith("["):
             if len(values) == 1 and values[0] not in ("null", "None"):
                 values = [part.strip() for part in values[0].split(",") if part.strip()]
             if values not in (["null"], ["None"]):
-                values = [json.dumps([as_scalar(value, kind) for value in values])]
+                values = [json.dumps([as_scalar(value, list_kind) for value in values])]
         if values == ["None"] and allows_none(kind):
             values = ["null"]
         result += [f"--{name}", *values]
@@ -108,6 +120,12 @@ def group(arguments: list[str]) -> Iterator[tuple[str | None, list[str]]]:
             values.append(argument)
     if name is not None or values:
         yield name, values
+
+
+def find_list(kind: Any) -> Any:
+    """A list type, also one that may be null; None for any other type."""
+    kinds = get_args(kind) if allows_none(kind) else (kind,)
+    return next((one for one in kinds if get_origin(one) is list), None)
 
 
 def as_scalar(value: str, kind: Any) -> Any:

@@ -40,7 +40,7 @@ from modeling_clip_vit.inference import runtimes
 from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportedEncoder
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
 from modeling_clip_vit.inference.runtimes import open_session
-from modeling_clip_vit.training.preparation import build_processor
+from modeling_clip_vit.training.models import build_processor
 
 FORMATS = ("onnx", "openvino", "torch_export")
 COMBINATIONS = [
@@ -525,7 +525,7 @@ def test_a_runtime_that_does_not_fit_is_refused(exports, checkpoint, pictures, c
 def test_an_export_is_no_checkpoint(exports, tmp_path, capsys):
     folder = str(exports("onnx"))
     message = fail(capsys, "export", folder, str(tmp_path / "out"), "--format", "onnx")
-    assert "is an export, and this needs a checkpoint" in message
+    assert "is an exported model; pass the checkpoint" in message
 
 
 @pytest.mark.parametrize("part", ["image", "joint"])
