@@ -317,7 +317,7 @@ class TrainArguments:
         for name, (holds, allowed) in CHECKS.items():
             if not holds(values[name]):
                 raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
-        optimizer, run, data = self.optimizer, self.run, self.data
+        optimizer, run, data, captions = self.optimizer, self.run, self.data, self.captions
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
@@ -341,10 +341,15 @@ class TrainArguments:
             )
         if self.mix.is_on:
             self.check_mix()
-        if pairs_only and self.captions.label_column:
+        if pairs_only and captions.label_column:
             raise UserError(
                 f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
                 "class share their texts: use multi_positive"
+            )
+        if pairs_only and captions.caption_sampling == "each" and len(captions.sources()) > 1:
+            raise UserError(
+                f"caption_sampling='each' is not allowed with loss={self.loss.loss!r}, which pairs "
+                "each image with one text: use 'one'"
             )
         if self.stream.stream_sources:
             self.check_stream()

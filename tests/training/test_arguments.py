@@ -67,6 +67,7 @@ def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_pa
             "multiple of images_per_concept=2",
         ),
         (["--loss", "clip", "--images_per_concept", "2"], "use multi_positive"),
+        (["--config", "emoji", "--loss", "clip"], "pairs each image with one text: use 'one'"),
         (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
         (["--warmup_ratio", "1.5"], "warmup_ratio=1.5 is not allowed: it must be from 0 to 1"),
         (["--config", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),

@@ -26,7 +26,7 @@ def test_what_is_added_from_outside_trains(
     document, number, option, value, tmp_path, color_dataset, linear_config
 ):
     fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
-    fields |= {"save_steps": 0, "eval_steps": 0}
+    fields |= {"caption_sampling": "one", "save_steps": 0, "eval_steps": 0}
     recipe = write_recipe(tmp_path, color_dataset, linear_config, report_to="none", **fields)
     recipe.rename(tmp_path / "my_recipe.yaml")
     text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_what_is_added_from_outside_trains(
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["recipe"][option] == value
     # Eight colours: guessing finds one in eight.
-    assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.5
+    assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.25
 
 
 def test_an_unknown_loss_or_task_is_rejected_with_the_known_ones(
