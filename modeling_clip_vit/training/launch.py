@@ -11,11 +11,12 @@ from filelock import FileLock, Timeout
 
 from ..utils.devices import default_device
 from ..utils.errors import UserError
-from ..utils.processes import TIMEOUT, start_processes
+from ..utils.processes import start_processes
+from ..utils.resources import find_resource
 from .arguments import TrainArguments
 from .precision import choose_precision
 from .trackers import find_trackers
-from .zero import build_zero_plugin, is_zero_launched
+from .zero import build_zero_plugin, is_zero_launched, set_zero_precision
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +32,18 @@ def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
         It, and the precision: `bf16`, `fp16` or `no`.
 
     Raises:
-        UserError: it would train other than was asked for, or a tracker is not installed.
+        UserError: it would not train as requested, or a tracker is not installed.
     """
     device = default_device()
     check_environment(device)
     trackers = find_trackers(args.run.report_to)
     is_zero = is_zero_launched()
-    zero_plugin = None
-    if is_zero:
-        precision = choose_precision(args.run, device.type)
-        zero_plugin = build_zero_plugin(args, precision)
+    zero_plugin = build_zero_plugin(args) if is_zero else None
     start_processes(**process_options(device, is_zero))
     # The processes settle this together, so they have to be there.
     precision = choose_precision(args.run, device.type)
+    if zero_plugin is not None:
+        set_zero_precision(zero_plugin, precision)
     accelerator = Accelerator(
         # (With cpu=True, DeepSpeed would be left out in silence.)
         cpu=device.type == "cpu" and not is_zero,
@@ -57,17 +57,15 @@ def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
 
 
 def process_options(device: torch.device, is_zero: bool) -> dict[str, Any]:
-    """How the processes meet."""
-    options: dict[str, Any] = {"timeout": TIMEOUT}
-    if is_zero:
-        options["cpu"] = False  # else DeepSpeed would be left out in silence
-        if device.type == "cpu":
-            options["backend"] = "gloo"
-    return options
+    """How the processes meet, where DeepSpeed needs it to differ from `start_processes`."""
+    if not is_zero:
+        return {}
+    backend = {"backend": "gloo"} if device.type == "cpu" else {}
+    return {"cpu": False, **backend}  # with cpu=True, DeepSpeed would be left out in silence
 
 
 def check_environment(device: torch.device):
-    """Refuse launches that Accelerate would quietly make something else of.
+    """Reject launches that Accelerate would silently turn into something else.
 
     Raises:
         LaunchError: with what to launch instead.
@@ -77,13 +75,13 @@ def check_environment(device: torch.device):
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise LaunchError(
             "FSDP needs GPUs: here Accelerate would quietly train with DistributedDataParallel; "
-            "launch with configuration/accelerate/cpu.yaml"
+            f"launch with --config_file {find_resource('accelerate', 'cpu')}"
         )
-    # Accelerate's launcher for CPUs names a meeting place for several processes and starts one.
+    # Accelerate's CPU launcher sets a rendezvous address for several processes, but starts one.
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise LaunchError(
             "several processes were asked for, but Accelerate's CPU launcher started one: launch "
-            "with configuration/accelerate/cpu.yaml"
+            f"with --config_file {find_resource('accelerate', 'cpu')}"
         )
 
 

@@ -106,7 +106,7 @@ def keep_fields(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 def restore_fields(
     optimizer: torch.optim.Optimizer, scheduler: Any, fields: list[dict[str, Any]], state: dict
 ):
-    """Go on with the optimiser's own state and the schedule's place, at the rates of the arguments.
+    """Keep the restored optimiser state and schedule position, but the arguments' hyperparameters.
 
     Args:
         optimizer: with the state of a checkpoint.

@@ -96,20 +96,24 @@ def build_trainer(args: TrainArguments) -> "Trainer":
     task = find_task(args.run.task)(args)
     accelerator, precision = start_accelerator(args)
     set_seed(args.run.seed)
-    output_dir = Path(args.run.output_dir)
-    place = args.run.checkpoint_dir or str(output_dir / "checkpoints")
-    checkpoints = CheckpointStore(place, output_dir / "checkpoints")
+    checkpoints = open_store(args.run)
     # What was copied from an object store goes when the candidates are closed.
     with closing(find_checkpoint(accelerator, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
         take_columns(args, restart)
         preparation = task.prepare(restart)
-        trainer = Trainer(task, preparation, accelerator, args, checkpoints, precision)
+        trainer = Trainer(task, preparation, accelerator, args, precision)
         if found:
             trainer.load(*found)
             tell_changes(args, restart, preparation.data.num_rows)
     return trainer
+
+
+def open_store(options: RunOptions) -> CheckpointStore:
+    """Where the checkpoints of a run are."""
+    folder = Path(options.output_dir) / "checkpoints"
+    return CheckpointStore(options.checkpoint_dir or str(folder), folder)
 
 
 def find_checkpoint(
@@ -156,7 +160,6 @@ class Trainer:
         preparation: the model, its processor and its data, as `task.prepare` made them.
         accelerator: of the process.
         args: all options of the run.
-        checkpoints: where to save on the way; in `output_dir` where None.
         precision: what the accelerator computes in, `bf16`, `fp16` or `no`.
 
     Raises:
@@ -169,7 +172,6 @@ class Trainer:
         preparation: Preparation,
         accelerator: Accelerator,
         args: TrainArguments,
-        checkpoints: CheckpointStore | None = None,
         precision: str = "no",
     ):
         self.task, self.preparation, self.args = task, preparation, args
@@ -177,8 +179,7 @@ class Trainer:
         self.output_dir = Path(args.run.output_dir)
         self.processor = preparation.processor
         self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
-        folder = self.output_dir / "checkpoints"
-        self.checkpoints = checkpoints or CheckpointStore(str(folder), folder)
+        self.checkpoints = open_store(args.run)
         # Before anything is put around the operations of the towers.
         choose_kernels(preparation.model, args, accelerator.device, precision)
         self.quantization: QuantizedTraining | None = None
@@ -332,7 +333,7 @@ class Trainer:
         )
 
     def clip_gradients(self) -> float | torch.Tensor:
-        """Scale the gradient down to the longest allowed; returns how long it was."""
+        """Clip the gradient to the maximum norm; returns its norm before clipping."""
         if self.quantization:
             self.quantization.before_update(self.progress.step)
         longest = self.args.optimizer.max_grad_norm or torch.inf
@@ -394,7 +395,7 @@ class Trainer:
             module.eval()
 
     def whole_model(self) -> PreTrainedModel:
-        """The model with all of its weights, also where processes share them out."""
+        """The model with its full weights, all-gathered if they are sharded over processes."""
         if self.accelerator.distributed_type != DistributedType.FSDP:
             return self.unwrapped()
         state = self.accelerator.get_state_dict(self.model)
@@ -405,7 +406,7 @@ class Trainer:
         return model.to(self.accelerator.device)
 
     def evaluate_on_the_way(self):
-        """Measure what training would end with now, and log it."""
+        """Evaluate the model that training would give if it ended now, and log the metrics."""
         with self.average.applied() if self.average else nullcontext():
             model = self.whole_model()
             with warn_only("the evaluation"):
@@ -488,7 +489,8 @@ class Trainer:
         """Take over the state that a whole checkpoint holds."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             check_zero_checkpoint(path, state["processes"], self.accelerator.num_processes)
-        fields = keep_fields(self.optimizer)
+        optimizer = self.scheduler.optimizer  # without what Accelerate or DeepSpeed put around it
+        fields = keep_fields(optimizer)
         average, reader = load_checkpoint(self.accelerator, path)
         if (average is None) != (self.average is None):
             raise CheckpointError(
@@ -498,7 +500,7 @@ class Trainer:
         if self.average and average is not None:
             self.average.load_state_dict(average)
             self.average.updates = state["average_updates"]
-        restore_fields(self.optimizer, self.scheduler, fields, state["scheduler"])
+        restore_fields(optimizer, self.scheduler, fields, state["scheduler"])
         self.guard.load_state_dict(state["guard"])
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
         self.progress.batch = self.reader.resume(self.progress.batch, reader, state["processes"])
@@ -521,5 +523,5 @@ class Trainer:
 
 
 def plain(value):
-    """A value whole, which sharded training shares out over processes."""
+    """The full value, all-gathered if it is sharded over processes."""
     return value.full_tensor() if isinstance(value, DTensor) else value

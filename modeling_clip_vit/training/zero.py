@@ -23,23 +23,18 @@ def is_zero_launched() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def build_zero_plugin(args: TrainArguments, precision: str) -> DeepSpeedPlugin:
-    """What DeepSpeed is told: its stage by the launcher, everything else by the arguments.
-
-    Weights stay in float32, as in the other ways to train; `precision` is that of the products.
-
-    Args:
-        precision: `bf16` or `no`, as `choose_precision` gives it.
+def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
+    """DeepSpeed's settings: its stage from the launcher, everything else from the arguments.
 
     Raises:
-        ValueError: it is not installed, or it is asked for what it cannot do here.
+        UserError: it is not installed, or does not support what the arguments ask for.
     """
     if args.optimizer.optim != "adamw":
         raise UserError(
             f"optim={args.optimizer.optim!r} is not allowed with DeepSpeed, which hands the "
             "optimiser flat pieces instead of matrices: use adamw"
         )
-    if precision == "fp16":
+    if args.run.fp16:
         raise UserError("fp16=true is not allowed with DeepSpeed: use bf16=true, or neither")
     plugin = DeepSpeedPlugin()
     config = plugin.deepspeed_config
@@ -59,13 +54,22 @@ def build_zero_plugin(args: TrainArguments, precision: str) -> DeepSpeedPlugin:
         "train_micro_batch_size_per_gpu": args.optimizer.per_device_train_batch_size,
         "gradient_accumulation_steps": args.optimizer.gradient_accumulation_steps,
         "gradient_clipping": args.optimizer.max_grad_norm,
-        "torch_autocast": {
-            "enabled": precision == "bf16",
-            "dtype": "bfloat16",
-            "lower_precision_safe_modules": [],  # whose gradients would be added up in bfloat16
-        },
     }
     return plugin
+
+
+def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
+    """Set what products are computed in; weights stay in float32, as in the other ways to train.
+
+    Args:
+        plugin: as `build_zero_plugin` made it.
+        precision: `bf16` or `no`, as `choose_precision` gives it.
+    """
+    plugin.deepspeed_config["torch_autocast"] = {
+        "enabled": precision == "bf16",
+        "dtype": "bfloat16",
+        "lower_precision_safe_modules": [],  # whose gradients would be added up in bfloat16
+    }
 
 
 def check_zero_checkpoint(path: Path, saved: int, now: int):
@@ -87,7 +91,7 @@ def check_zero_checkpoint(path: Path, saved: int, now: int):
 
 
 def load_safely(path: str, map_location: Any = None) -> Any:
-    """A file of a DeepSpeed checkpoint, without running what it may hold beside values."""
+    """Load a file of a DeepSpeed checkpoint without running code that it may contain."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -118,7 +122,7 @@ class ZeroUpdates:
             self.engine.backward(loss, **kwargs)
 
     def get_global_grad_norm(self) -> float:
-        """Length of the gradient, of all processes; not a number where a part of it is none."""
+        """Norm of the gradient over all processes; NaN if a part of it is not finite."""
         norm = float(self.engine.optimizer.scaled_global_norm())
         return norm if norm >= 0 else torch.nan  # DeepSpeed says -1
 
@@ -129,7 +133,7 @@ class ZeroUpdates:
         self.engine.step()
 
     def zero_grad(self):
-        """Let go of the gradients, once an update was made of them or refused."""
+        """Release the gradients, once an update with them was made or skipped."""
         if not self.accelerator.sync_gradients:
             return
         optimizer = self.engine.optimizer

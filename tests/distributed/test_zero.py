@@ -26,7 +26,7 @@ RUNS = {
     "accumulation, stage 1": (1, {"gradient_accumulation_steps": 2}),
     "gradient cache": (2, {"gradient_cache_batch_size": 3}),
     "gradient cache, stage 1": (1, {"gradient_cache_batch_size": 3}),
-    "guard": (2, {"max_grad_spike": 1.01}),
+    "guard": (2, {"max_grad_spike": 1.01, "seed": 3}),  # skips 3 of the 30 updates
     "bf16": (2, {"bf16": True}),
     "average": (2, {"ema_decay": 0.9, "eval_steps": 7}),
 }
