@@ -26,12 +26,12 @@ from .transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 CHUNK_SIZE = 1 << 20
 #: Texts whose token ids a loader's worker keeps: some tens of megabytes.
 MOST_KEPT_TEXTS = 1 << 16
-#: The second draw of a row in an epoch has a number that no epoch has.
+#: Offset for the repeated draws of a row in an epoch: larger than any epoch number.
 MOST_EPOCHS = 1_000_000
 
 
 class ImageTextSamples(Dataset):
-    """Rows of an image-text data set, varied anew in each epoch.
+    """Rows of an image-text dataset, varied anew in each epoch.
 
     An index is a pair (row, draw). All that is random in a sample comes from the seed and that
     pair, so a sample is the same in any batch, worker or process.
@@ -130,11 +130,10 @@ def number_concepts(keys: Sequence[Hashable]) -> list[int]:
 class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of concepts, each with the same number of its images.
 
-    An epoch sees every concept once, in an order of its own; of a concept with more images than
-    asked for, some are drawn, and one with fewer repeats them, each time augmented anew (Hoffer et
-    al., 2020, section 3). Image k of every concept comes
-    before image k + 1 of any, so a batch is `images_per_concept` views of the same concepts. The
-    last, incomplete batch is left out.
+    An epoch visits every concept once, in a new order. If a concept has more images than needed,
+    some are drawn; if it has fewer, they repeat, each time with new augmentation (Hoffer et al.,
+    2020, section 3). Image k of every concept comes before image k + 1 of any, so a batch consists
+    of `images_per_concept` views of the same concepts. The last, incomplete batch is dropped.
 
     Args:
         concepts: concept number of each usable row.
@@ -143,7 +142,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: of the order.
 
     Raises:
-        ValueError: the batch is larger than the data set.
+        ValueError: the batch is larger than the dataset.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         if len(self) == 0:
             raise UserError(
                 f"a batch of {batch_size} images takes {self.concepts_per_batch} concepts, but "
-                f"the data set has {len(self.rows)}: use a smaller per_device_train_batch_size"
+                f"the dataset has {len(self.rows)}: use a smaller per_device_train_batch_size"
             )
 
     def set_epoch(self, epoch: int):
@@ -181,7 +180,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
             yield self.number_draws([row for view in zip(*views, strict=True) for row in view])
 
     def number_draws(self, rows: list[int]) -> list[tuple[int, int]]:
-        """Indices of rows: one that comes again in a batch is another draw of it."""
+        """Indices (row, draw) of the rows of a batch; a row that repeats gets a new draw number."""
         seen: Counter[int] = Counter()
         indices = []
         for row in rows:
@@ -190,7 +189,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         return indices
 
     def draw_rows(self, concept: int, rng: np.random.Generator) -> list[int]:
-        """So many rows of a concept as a batch takes, in random order."""
+        """Draw as many rows of a concept as a batch needs, in random order."""
         rows, wanted = self.rows[concept], self.images_per_concept
         return [rows[i] for i in np.resize(rng.permutation(len(rows)), wanted)]
 
@@ -254,8 +253,8 @@ class Collator:
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (T, L), the concept of
             each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
-            first of its concept `is_first_view` (B,), `mix_seed`, a number that these very samples
-            have, for who mixes them, and `skipped`, the samples without a readable image. Without a
+            first of its concept `is_first_view` (B,), `mix_seed`, a seed for mixing that depends on
+            these samples alone, and `skipped`, the samples without a readable image. Without a
             tokenizer, the class of each image `labels` (B,) in place of texts.
         """
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]

@@ -79,10 +79,10 @@ class CaptionOptions:
         self.check_weights()
 
     def check_weights(self):
-        """Refuse weights that mean nothing.
+        """Reject caption weights that have no meaning.
 
         Raises:
-            DataError: one is not above 0, or is of what is not drawn.
+            DataError: a weight is not above 0, or is for something that is not drawn.
         """
         weights = self.caption_weights
         if weights and self.caption_sampling != "one":
@@ -124,19 +124,19 @@ def choose_columns(options: CaptionOptions, rng: np.random.Generator) -> list[st
 
 
 def stable_number(text: str) -> int:
-    """A number below 2^63 that a text has in every process and run."""
+    """A hash of a text, below 2^63, that is the same in every process and run."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def find_texts(value: Any) -> list[str]:
-    """What is not empty of a text or a list of texts."""
+    """The texts in a text or a list of texts that are not empty and can be encoded."""
     values = value if isinstance(value, list) else [value]
     texts = (text.strip() for text in values if isinstance(text, str))
     return [text for text in texts if text and is_clean(text)]
 
 
 def draw_one(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """One of several texts; the only one costs no random number."""
+    """Draw one of several texts; a single text consumes no random number."""
     return texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
 
 
@@ -163,7 +163,7 @@ class CaptionMaker:
     Args:
         split: the rows.
         options: which columns, and how they are mixed.
-        path: name of the data set in messages.
+        path: name of the dataset in messages.
         names: the classes of the label column, where another split said so.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which column of a data set holds the images, which the captions, and which the classes."""
+"""Which column of a dataset holds the images, which the captions, and which the classes."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -56,7 +56,7 @@ def kind_of_value(value: Any) -> str:
 
 
 def find_image_column(kinds: dict[str, str]) -> str | None:
-    """The column of images: the only one, or the one that is called so; None where unsure."""
+    """The image column: the only one, or else one with a usual name; None if ambiguous."""
     for kind, names in (("image", IMAGE_NAMES), ("bytes", IMAGE_NAMES)):
         columns = of_kind(kinds, kind)
         if columns:
@@ -65,7 +65,7 @@ def find_image_column(kinds: dict[str, str]) -> str | None:
 
 
 def find_caption_columns(kinds: dict[str, str], image_column: str | None) -> list[str]:
-    """The columns of captions: those that are called so, or the only one of texts."""
+    """The caption columns: those with a usual name, or else the only text column."""
     columns = [name for name in of_kind(kinds, "text", "texts") if name != image_column]
     named = first_named(columns, CAPTION_NAMES)
     if named is not None:
@@ -118,10 +118,10 @@ def choose_label_column(kinds: dict[str, str], path: str) -> str:
 def choose_texts(
     kinds: dict[str, str], image_column: str, path: str
 ) -> tuple[list[str], str | None]:
-    """Where texts come from where nothing is named: columns of captions, else of class labels.
+    """Choose the source of texts where none is named: caption columns, or else class labels.
 
     Raises:
-        DataError: it cannot be told.
+        DataError: the columns do not tell.
     """
     captions = find_caption_columns(kinds, image_column)
     if captions:
@@ -161,8 +161,8 @@ def read_keys(split: Dataset, column: str | None, path: str) -> list[Any]:
 
     Args:
         split: the rows.
-        column: of the values; None where each row stands for itself.
-        path: name of the data set in messages.
+        column: column of the keys; None gives each row a key of its own.
+        path: name of the dataset in messages.
 
     Returns:
         A key of each row. A row without a value has one of its own.
@@ -189,13 +189,17 @@ def read_keys(split: Dataset, column: str | None, path: str) -> list[Any]:
 
 
 def check_columns(split: Dataset, columns: Iterable[str], path: str):
-    """Check that every column is there.
+    """Check that every column is there, as `refuse_missing_columns` does."""
+    refuse_missing_columns(path, columns, split.column_names)
+
+
+def refuse_missing_columns(path: str, columns: Iterable[str], known: Iterable[str]):
+    """Reject columns that do not exist.
 
     Raises:
-        DataError: one is not; the message lists those that are.
+        DataError: the message lists the known ones.
     """
+    names = list(dict.fromkeys(known))
     for column in columns:
-        if column not in split.column_names:
-            raise DataError(
-                f"{path!r} has no column {column!r}: it has {', '.join(split.column_names)}"
-            )
+        if column not in names:
+            raise DataError(f"{path!r} has no column {column!r}: it has {', '.join(names)}")

@@ -4,4 +4,4 @@ from ..utils.errors import UserError
 
 
 class DataError(UserError):
-    """Something about the data that the user can mend; the message is one clear sentence."""
+    """Something about the data that the user can fix; the message is one clear sentence."""

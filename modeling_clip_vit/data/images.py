@@ -24,6 +24,13 @@ from .errors import DataError
 
 logger = logging.getLogger(__name__)
 
+#: Endings of picture files that Pillow reads.
+PICTURE_SUFFIXES = frozenset(
+    (
+        *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
 #: How a PNG begins.
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -35,13 +42,13 @@ class BadImageError(DataError):
 def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image.Image:
     """Decode to RGB: upright by its EXIF tag, transparent pixels on white, more bits scaled to 8.
 
-    Of an animation, the first frame. Broken metadata is passed over.
+    An animation gives its first frame. Broken metadata is ignored.
 
     Args:
         source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
-        least_side, least_area: a JPEG may come at a half, a quarter or an eighth of its size, as
-            long as its shorter side and all of it keep so many pixels: its decoder then has less
-            to do. Without a side, the full size.
+        least_side, least_area: a JPEG may be decoded at a half, a quarter or an eighth of its size,
+            which is faster, as long as its shorter side and its area keep at least this many
+            pixels. With least_side 0, it is decoded at full size.
 
     Raises:
         BadImageError: it is missing, truncated, no image, or larger than Pillow's
@@ -82,10 +89,10 @@ def decode(source: Any, least_side: int, least_area: int) -> Image.Image:
 
 
 def stand_upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF tag says; as it is, where that cannot be read."""
+    """Rotate an image as its EXIF tag says; leave it unchanged if the tag cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # of a TIFF reader, which was not made for what is no TIFF
+    except Exception as error:  # from a TIFF reader, which expects nothing but TIFF
         logger.debug("the EXIF data of an image cannot be read: %s", error)
         return image
 
@@ -128,7 +135,7 @@ def webp_chunks(content: bytes) -> Iterator[bytes]:
 
 
 def check_size(image: Image.Image):
-    """Refuse what Pillow only warns of up to twice its limit: decoding costs memory and minutes.
+    """Reject images that are too large to decode; up to twice its limit, Pillow only warns.
 
     Raises:
         DecompressionBombError: it has more pixels than Pillow's `MAX_IMAGE_PIXELS`.
@@ -149,10 +156,10 @@ def reduce_jpeg(image: Image.Image, least_side: int, least_area: int):
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more bits, or of fractions, as grey of 8 bits, which Pillow's own conversion clips.
+    """Scale grey of more than 8 bits, or of floats, to 8 bits; Pillow's own conversion would clip.
 
-    By the range that its numbers are in: up to 255, 4095 (12 bits) or 65535; up to 1 for fractions;
-    and by its own smallest and largest number for anything else.
+    The scale follows from the range of the values: up to 255, 4095 (12 bits) or 65535; up to 1 for
+    floats; and the image's own minimum and maximum for anything else.
     """
     if image.mode[0] not in "IF":
         return image
@@ -202,8 +209,8 @@ def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int
 class BadSamples:
     """Rows that could not be used: counted, and the first few named.
 
-    Of few rows a share allows none at all: up to `FEW` of them may be bad, as long as that is at
-    most an eighth.
+    With few rows, a ratio would allow no bad row at all, so up to `FEW` of them may be bad, as long
+    as that is at most an eighth.
     """
 
     FEW: ClassVar[int] = 3
@@ -244,10 +251,10 @@ def decode_all(
         split: the rows; images still encoded.
         column: the column of images.
         size: side S of the pixels wanted.
-        path: name of the data set in messages.
-        max_bad_sample_ratio: the share of bad rows to put up with.
+        path: name of the dataset in messages.
+        max_bad_sample_ratio: the largest acceptable share of bad rows.
         problems: row -> what else is wrong with it.
-        bad: what was bad before.
+        bad: bad rows found earlier, which are counted too.
 
     Returns:
         Pixels, uint8 (N, 3, S, S); the row number of each; and what could not be used.

@@ -16,7 +16,7 @@ NO_CLASS = -1
 
 @dataclass
 class Labels:
-    """Classes and who has them.
+    """Classes, and the class of each row.
 
     Args:
         names: of the classes.
@@ -37,8 +37,8 @@ def read_labels(
     Args:
         split: the rows.
         column: of the classes.
-        path: name of the data set in messages.
-        names: the classes that there are, where another split said so; None for those found here.
+        path: name of the dataset in messages.
+        names: the classes, if another split defines them; None for those found here.
 
     Raises:
         DataError: the column is not there or holds no classes, or no row has one.
@@ -74,24 +74,24 @@ def read_labels(
 
 
 def sorted_names(names: set[str]) -> list[str]:
-    """Names in order: numbers by what they are, else by the alphabet."""
+    """Names in numerical order if all are numbers, else in alphabetical order."""
     if all(name.isdigit() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
 
 def read_name(value: Any, column: str, path: str) -> str | None:
-    """The name of a class that a text or a whole number says; None where it says none.
+    """The class name that a text or a whole number stands for; None if the value is missing.
 
     Raises:
-        DataError: such a value is no class.
+        DataError: the value is of a type that cannot be a class.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        if value.is_integer():  # as pandas writes whole numbers beside empty cells
+        if value.is_integer():  # as pandas writes whole numbers in a column with empty cells
             return str(int(value))
     if not isinstance(value, str | int):
         raise DataError(

@@ -1,6 +1,6 @@
 """Which files a path means, of which kind, and which split each belongs to.
 
-One rule for data sets with random access and for streams; docs/data.md states it for users.
+One rule for datasets with random access and for streams; docs/data.md states it for users.
 """
 
 import glob
@@ -13,19 +13,13 @@ from pathlib import Path
 
 from .columns import find_image_column
 from .errors import DataError
+from .images import PICTURE_SUFFIXES
 from .tables import TABLE_SUFFIXES, peek_columns
 from .tars import TAR_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-#: Endings of picture files that Pillow reads.
-PICTURE_SUFFIXES = frozenset(
-    (
-        *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
-        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-    )
-)
-#: Endings of picture files that nothing here reads: they are named, so that nobody wonders.
+#: Extensions of picture files that are not supported; a warning names such files.
 UNREAD_SUFFIXES = frozenset(
     (
         *(".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".psd", ".raf"),
@@ -36,23 +30,23 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow",)
 #: Names of folders and files that a system leaves behind.
 SYSTEM_NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
-#: A folder, or a part of a table's name, that is one of these whole words says a split.
+#: A folder, or a whole word in a file's name, that is one of these names a split.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "evaluation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-#: A metadata table of pictures is called so.
+#: Name, without its extension, of a metadata table of pictures.
 METADATA = "metadata"
 
 
 @dataclass
 class Listing:
-    """The files of a data set on this machine.
+    """The files of a dataset on this machine.
 
     Args:
         kind: `pictures`, `table`, `tars`, `parquet`, `arrow`, `saved` (by `save_to_disk`) or
-            `card` (a data set card says what it is made of).
+            `card` (a dataset card says what it is made of).
         place: the folder that names and paths are relative to.
         files: split -> its files; of `saved` and `card` none.
         has_classes: of pictures, whether each lies in a folder that names its class.
@@ -74,21 +68,21 @@ class Listing:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means files here rather than a data set on the Hub."""
+    """Whether a path means files here rather than a dataset on the Hub."""
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     has_ending = kind_of_file(Path(path)) is not None
     return looks_local or has_ending or Path(path).expanduser().exists()
 
 
 def list_files(path: str, image_column: str | None = None) -> Listing:
-    """What lies at a path: a folder, a file, or where nothing is of that name a pattern of files.
+    """List the files at a path: a folder, a file, or, if neither exists, a glob pattern.
 
     Args:
-        path: of them.
-        image_column: of tables, where it is known.
+        path: the path or pattern.
+        image_column: image column of tables, if it is known.
 
     Raises:
-        DataError: there is nothing that could be read.
+        DataError: there is nothing that can be read.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -122,7 +116,7 @@ def list_named(files: list[Path]) -> Listing:
 
 
 def list_folder(folder: Path, image_column: str | None = None) -> Listing:
-    """What a folder holds, by the first of these that it has: `save_to_disk`, a data set card,
+    """What a folder holds, by the first of these that it has: `save_to_disk`, a dataset card,
     metadata of pictures, tars, Parquet, Arrow, tables of paths, pictures.
 
     Raises:
@@ -189,12 +183,12 @@ def list_pictures(folder: Path, pictures: list[Path], everything: list[Path]) ->
 
 
 def is_notable(file: Path) -> bool:
-    """Whether somebody may wonder why a file beside pictures is not read."""
+    """Whether a user may wonder why a file next to images is not read."""
     return file.suffix.lower() in UNREAD_SUFFIXES or kind_of_file(file) not in (None, "pictures")
 
 
 def note_left_out(listing: Listing, files: Iterable[Path]):
-    """Note files that are no part of a data set."""
+    """Note files that are no part of a dataset."""
     for file in files:
         suffix = file.suffix.lower()
         if suffix in UNREAD_SUFFIXES:
@@ -202,12 +196,12 @@ def note_left_out(listing: Listing, files: Iterable[Path]):
         elif listing.kind == "pictures":
             reason = "it has no column of pictures"
         else:
-            reason = f"the data set is read from {listing.kind}"
+            reason = f"the dataset is read from {listing.kind}"
         listing.left_out.append(f"{file.relative_to(listing.place)} ({reason})")
 
 
 def descend(folder: Path) -> Path:
-    """The folder itself, or the one below it that alone holds everything, as archives have it."""
+    """The folder, or the only folder inside it that holds everything, as in unpacked archives."""
     while True:
         entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
         if len(entries) != 1 or not entries[0].is_dir() or split_of(entries[0].name):
@@ -229,7 +223,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a system's own, and nobody's data."""
+    """Whether a file or folder is hidden or belongs to the system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
@@ -259,7 +253,7 @@ def is_metadata(file: Path, folder: Path) -> bool:
 
 
 def has_dataset_card(folder: Path) -> bool:
-    """Whether a README.md says as a data set card what the folder is made of."""
+    """Whether a README.md says as a dataset card what the folder is made of."""
     card = folder / "README.md"
     if not card.is_file():
         return False
@@ -329,6 +323,6 @@ def refuse_several_kinds(files: list[Path]):
 
 
 def stamps(files: Iterable[Path]) -> str:
-    """What changes when files do: their names, sizes and dates."""
+    """A fingerprint of files: their names, sizes and modification times."""
     states = ((file, file.stat()) for file in files)
     return json.dumps([(str(file), state.st_size, state.st_mtime_ns) for file, state in states])

@@ -1,10 +1,12 @@
 """Turn rows that are read one after the other into a table with random access.
 
 The rows are read twice: first to learn which columns there are and what they hold, then to write
-them as Arrow into the cache of `datasets`, where a file that has not changed is found again.
+them as Arrow. Both results are kept in the cache of `datasets`, and found again as long as the
+files do not change.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,11 @@ from .places import locate_image
 from .rows import Row, SkippedSample
 
 RowReader = Callable[..., Iterator[Row | SkippedSample]]
+#: The types of values that are told apart, by name.
+KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (str, int, float, bool, bytes, list, dict)
+}
+CACHE = Path(HF_DATASETS_CACHE) / "clip-vit"
 #: Arrow has no larger whole numbers.
 LARGEST_NUMBER = 2**63 - 1
 #: Columns of these names hold texts, whatever their values look like.
@@ -32,7 +39,7 @@ class Column:
 
     Args:
         kinds: types of its values.
-        is_number: whether every text in it is a number as one writes it: `12`, and not `012`.
+        is_number: whether every text in it is a number in canonical form: `12`, but not `012`.
     """
 
     kinds: set[type] = field(default_factory=set)
@@ -67,8 +74,8 @@ def materialize(
     """A table of rows, and those that could not be read.
 
     Args:
-        read: gives the rows; a function of a module.
-        arguments: of it.
+        read: yields the rows; a module-level function.
+        arguments: keyword arguments of `read`.
         image_column: the column of images; None for a guess. Texts in it are paths, relative to
             the row's folder, or base64.
         state: what changes when the rows do.
@@ -77,20 +84,7 @@ def materialize(
     Raises:
         DataError: there is no row.
     """
-    columns: dict[str, Column] = {}
-    problems: list[SkippedSample] = []
-    kinds: dict[str, str] = {}
-    count = 0
-    for row in read(**arguments):
-        if isinstance(row, SkippedSample):
-            problems.append(row)
-            continue
-        count += 1
-        for name, value in row.columns.items():
-            columns.setdefault(name, Column()).see(value)
-    if not count:
-        told = f"; the first problem: {problems[0].name}: {problems[0].reason}" if problems else ""
-        raise DataError(f"there is no row to read{told}")
+    columns, problems = survey(read, arguments, state)
     kinds = {name: kind_of_column(name, column) for name, column in columns.items()}
     image = image_column or find_image_column(kinds)
     features = Features(
@@ -104,16 +98,57 @@ def materialize(
     table = Dataset.from_generator(
         generate_rows,
         features=features,
-        cache_dir=str(Path(HF_DATASETS_CACHE) / "clip-vit"),
+        cache_dir=str(CACHE),
         gen_kwargs={"read": read, "arguments": arguments, "features": features},
         fingerprint=Hasher.hash((state, features, str(arguments))),
     )
     return table, problems
 
 
+def survey(
+    read: RowReader, arguments: dict[str, Any], state: str
+) -> tuple[dict[str, Column], list[SkippedSample]]:
+    """What the columns hold, and the rows that could not be read; from the cache if it is there.
+
+    Raises:
+        DataError: there is no row.
+    """
+    place = CACHE / f"{Hasher.hash((state, str(arguments)))}.json"
+    if place.is_file():
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        columns = {
+            name: Column({KINDS.get(kind, object) for kind in kinds}, is_number)
+            for name, kinds, is_number in kept["columns"]
+        }
+        return columns, [SkippedSample(*problem) for problem in kept["problems"]]
+    columns, problems, is_empty = {}, [], True
+    for row in read(**arguments):
+        if isinstance(row, SkippedSample):
+            problems.append(row)
+            continue
+        is_empty = False
+        for name, value in row.columns.items():
+            columns.setdefault(name, Column()).see(value)
+    if is_empty:
+        told = f"; the first problem: {problems[0].name}: {problems[0].reason}" if problems else ""
+        raise DataError(f"there is no row to read{told}")
+    content = {
+        "columns": [
+            (name, sorted(kind.__name__ for kind in column.kinds), column.is_number)
+            for name, column in columns.items()
+        ],
+        "problems": [(problem.name, problem.reason) for problem in problems],
+    }
+    CACHE.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, place)
+    return columns, problems
+
+
 def kind_of_column(name: str, column: Column) -> str:
     """What a column holds, as `columns.column_kinds` says it."""
-    if column.kinds & {dict}:
+    if dict in column.kinds:
         return "image" if name == "image" else "other"
     if column.kinds == {bytes}:
         return "image" if name == "image" else "bytes"

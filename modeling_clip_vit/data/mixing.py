@@ -1,8 +1,8 @@
 """Mix the images of a batch two by two: Mixup and CutMix.
 
-A batch is mixed where it is trained on, not where it is collated: so it is done on the training
-device, and ends at the very update that the options name. All that is random in it comes from the
-seeds of the batch's samples, so it is the same however many workers prepared them.
+Batches are mixed in the training loop, not when they are collated, so mixing runs on the training
+device and stops exactly at the update that the options name. All that is random in it comes from
+the seeds of the batch's samples, so it does not depend on how many workers prepared them.
 
 Shape legend: `B` images, `S` side in pixels, `C` classes.
 """
@@ -69,7 +69,7 @@ class MixOptions:
 
 
 def mix_seed(seeds: Sequence[int]) -> int:
-    """A seed that samples of these seeds have, in this order."""
+    """A seed that depends only on the samples' seeds and their order."""
     return int(np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)[0])
 
 
@@ -83,9 +83,9 @@ def mix_batch(batch: dict, options: MixOptions, progress: float) -> dict:
         progress: share of the run's updates that are done.
 
     Returns:
-        The batch, and where the options mix at all: its `pixel_values` mixed, `mixed_ids` (B,), or
-        `mixed_labels` (B,), of the images mixed in, and the weight of the first image `mix_weight`
-        (B,), which is 1 where nothing is mixed in.
+        The batch; if the options mix at all, with mixed `pixel_values`, with `mixed_ids` or
+        `mixed_labels` (B,) of the images mixed in, and with `mix_weight` (B,), the weight of the
+        first image, which is 1 where nothing is mixed in.
     """
     if not options.is_on:
         return batch

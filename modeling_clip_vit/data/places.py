@@ -27,7 +27,7 @@ def locate_image(text: str, folder: str) -> dict[str, Any]:
         folder: what a relative path begins at.
 
     Raises:
-        DataError: it is an address of the web.
+        DataError: it is a web address.
     """
     content = decode_base64(text)
     if content is not None:
@@ -41,10 +41,10 @@ def locate_image(text: str, folder: str) -> dict[str, Any]:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """The picture in a text in base64, standard or for URLs, or in a `data:` URI; None for no such.
+    """Decode a picture in base64, standard or URL-safe, or in a `data:` URI; None for other text.
 
-    A long name of hexadecimal digits can be read as base64 too: only what begins as a picture does
-    is one.
+    A long name of hexadecimal digits is valid base64 too, so the content must begin like a picture
+    file.
     """
     if text.startswith("data:") and "," in text[:100]:
         text = text.split(",", 1)[1]

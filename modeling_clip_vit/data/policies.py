@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from .images import resize_part, to_pixels, to_tensor
 from .transforms import AugmentOptions
 
-#: What moves in from outside, as where whole batches are moved.
+#: Fill value for the area outside the image, the same as in the batch augmentation.
 WHITE = 255
 
 
@@ -58,7 +58,7 @@ class SampleAugment:
 
     @property
     def least_area(self) -> int:
-        """Pixels that an image must have, lest the smallest part of it is enlarged."""
+        """Number of pixels that an image needs so that not even its smallest crop is enlarged."""
         if not self.scale:
             return self.size**2
         narrowest = min(self.ratio[0], 1 / self.ratio[1], 1)

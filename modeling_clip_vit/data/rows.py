@@ -1,4 +1,4 @@
-"""What a data set gives: rows, samples made of them, and what could not be used and why."""
+"""What a dataset gives: rows, samples made of them, and what could not be used and why."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 @dataclass
 class Row:
-    """One row of a data set.
+    """One row of a dataset.
 
     Args:
         name: what to call it in a message; in a stream, all that is random in its sample comes

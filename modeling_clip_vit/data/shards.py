@@ -1,4 +1,4 @@
-"""Open a data set of any size as shards, each read from its beginning or from any row on."""
+"""Open a dataset of any size as shards, each read from its beginning or from any row on."""
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,12 @@ from datasets import ClassLabel, Dataset, IterableDataset, load_dataset_builder,
 
 from ..utils.errors import first_line
 from ..utils.resources import find_data
+from .columns import refuse_missing_columns
 from .errors import DataError
 from .listing import Listing, is_local, list_files
 from .readers import LABEL, class_names, read_file, read_table_rows, table_columns
 from .rows import Row, SkippedSample
-from .sources import cache_for
+from .sources import cache_for, refuse_missing_split
 from .tars import TAR_SUFFIXES, read_tar
 
 #: Reader of `datasets` -> the endings of files that it streams from another system.
@@ -29,7 +30,7 @@ ROWS_AT_ONCE = 64
 
 
 class Shards(Protocol):
-    """The shards of one split of a data set."""
+    """The shards of one split of a dataset."""
 
     path: str
     #: Column of class labels -> the names of its classes, as far as they are known beforehand.
@@ -165,7 +166,7 @@ def open_shards(path: str, split: str, columns: Sequence[str] = ()) -> Shards:
     """Open a split as a stream.
 
     Args:
-        path: a folder, a file, a pattern of files (`data/*.tar`) or the id of a data set on the
+        path: a folder, a file, a pattern of files (`data/*.tar`) or the id of a dataset on the
             Hub, as `sources.open_dataset` takes them.
         split: its name.
         columns: those that are needed, the first of them the images; or all. A tar shows its
@@ -224,16 +225,6 @@ def is_pattern(path: str) -> bool:
     return not Path(path).expanduser().is_dir()
 
 
-def refuse_missing_split(path: str, split: str, splits: list[str]):
-    """Refuse a split that is not there.
-
-    Raises:
-        DataError: with those that are.
-    """
-    if split not in splits:
-        raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")
-
-
 def find_builder(path: str, split: str) -> Any:
     """What `datasets` would load this with; no data are read yet.
 
@@ -286,15 +277,3 @@ def check_stream_columns(rows: IterableDataset, columns: Sequence[str], path: st
     """
     if rows.column_names is not None:
         refuse_missing_columns(path, columns, rows.column_names)
-
-
-def refuse_missing_columns(path: str, columns: Sequence[str], known: Sequence[str]):
-    """Refuse columns that are not there.
-
-    Raises:
-        DataError: with those that are.
-    """
-    for column in columns:
-        if column not in known:
-            listed = ", ".join(dict.fromkeys(known))
-            raise DataError(f"{path!r} has no column {column!r}: it has {listed}")

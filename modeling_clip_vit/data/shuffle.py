@@ -10,11 +10,11 @@ from .stream_rows import Consumer, MixedRows
 class ShuffledRows:
     """Rows in the order of (their number + a random delay).
 
-    Row i gets the key i + delay, with the delay uniform below twice the buffer's size; rows leave
-    in the order of their keys. About `buffer_size` rows are held, one leaves for one that comes,
-    and none stays longer than the delay allows. A buffer from which a random row leaves keeps some
-    rows without bound, so that it can only be saved with its rows; this one is filled again by
-    reading from its oldest row on.
+    Row i gets the key i + delay, with a delay drawn uniformly below twice the buffer size; rows
+    leave in the order of their keys. About `buffer_size` rows are held, on average one leaves for
+    each that enters, and none stays longer than the maximum delay. A buffer from which random rows
+    leave may keep some forever, so it can only be saved together with its rows; this one is
+    refilled by reading again from its oldest row.
 
     Args:
         rows: what to shuffle.
@@ -60,7 +60,7 @@ class ShuffledRows:
             self.take()
 
     def take(self):
-        """Hold one more row, unless it had left before."""
+        """Read one more row, and hold it unless it had already left before resuming."""
         position = self.rows.position()
         row = self.rows.read()
         if row is None:

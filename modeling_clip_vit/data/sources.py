@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from ..utils.errors import first_line
 from ..utils.resources import find_data
 from .columns import column_kinds, find_image_column
 from .errors import DataError
-from .listing import METADATA, PICTURE_SUFFIXES, Listing, is_local, list_files, stamps, walk
+from .images import PICTURE_SUFFIXES
+from .listing import METADATA, Listing, is_local, list_files, stamps, walk
 from .materialize import materialize
 from .places import locate_image
 from .readers import LABEL, class_names, read_rows
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Splits(DatasetDict):
-    """The splits of a data set, and what could not be read of each.
+    """The splits of a dataset, and what could not be read of each.
 
     Args:
         splits: name -> rows.
@@ -47,17 +49,17 @@ class Splits(DatasetDict):
 
 
 def open_dataset(path: str, image_column: str | None = None) -> Splits:
-    """Open every split of a data set, its images not yet decoded.
+    """Open every split of a dataset, its images not yet decoded.
 
     Args:
         path: a folder of images, of parquet, of CSV, TSV or JSON lines, of WebDataset tars, or one
             that `Dataset.save_to_disk` wrote; one such file, or a pattern of them (`data/*.csv`),
-            which are then all `train`; or the id of a data set on the Hub.
+            which are then all `train`; or the id of a dataset on the Hub.
         image_column: the column of images. Where it holds texts, they are paths relative to the
             files, or base64. None for a guess.
 
     Raises:
-        DataError: there is no such data set, or it cannot be read.
+        DataError: there is no such dataset, or it cannot be read.
     """
     path = find_data(path)
     here = is_local(path)
@@ -73,7 +75,7 @@ def open_dataset(path: str, image_column: str | None = None) -> Splits:
         # As `datasets` says it of a split without rows.
         if empty := re.search('Instruction "(.*)" corresponds to no data', reason):
             raise DataError(f"split {empty[1]!r} of {path!r} is empty") from error
-        raise DataError(f"cannot open the data set {path!r}: {reason}{hint}") from error
+        raise DataError(f"cannot open the dataset {path!r}: {reason}{hint}") from error
 
 
 def open_local(path: str, image_column: str | None) -> Splits:
@@ -128,14 +130,14 @@ def open_rows(path: str, listing: Listing, image_column: str | None) -> Splits:
 
 def warn_of_unlisted(listing: Listing, opened: Splits):
     """Warn about images next to their metadata that have no row in it."""
+    tables = [file for files in listing.files.values() for file in files]
+    if not any(file.stem.lower() == METADATA for file in tables):
+        return
     listed = set()
     for rows in opened.values():
         for name, feature in rows.features.items():
             if isinstance(feature, Image):
                 listed |= {image["path"] for image in rows[name] if image and image["path"]}
-    tables = [file for files in listing.files.values() for file in files]
-    if not any(file.stem.lower() == METADATA for file in tables):
-        return
     pictures = (file for file in walk(listing.place) if file.suffix.lower() in PICTURE_SUFFIXES)
     unlisted = [str(file) for file in pictures if str(file) not in listed]
     if unlisted:
@@ -150,8 +152,8 @@ def warn_of_unlisted(listing: Listing, opened: Splits):
 def load_fresh(builder: DatasetBuilder, *args, **kwargs) -> DatasetDict:
     """Load what a builder found as it is now.
 
-    `datasets` caches a folder that has a data set card by its name and the card alone: it would
-    give what the files held before they changed, or what another folder of that name holds.
+    `datasets` caches a folder with a dataset card by its name and the card alone, so it could
+    return the content of files before they changed, or of another folder with the same name.
     """
     return load_dataset(*args, cache_dir=cache_for(builder), **kwargs)
 
@@ -189,11 +191,21 @@ def get_split(splits: DatasetDict, name: str, path: str, hint: str = "") -> Data
     Raises:
         DataError: there is no such split, or it is empty.
     """
-    if name not in splits:
-        raise DataError(f"{path!r} has no split {name!r}: it has {', '.join(sorted(splits))}{hint}")
+    refuse_missing_split(path, name, splits, hint)
     if len(splits[name]) == 0:
         raise DataError(f"split {name!r} of {path!r} is empty")
     return splits[name]
+
+
+def refuse_missing_split(path: str, name: str, splits: Iterable[str], hint: str = ""):
+    """Reject a split that does not exist.
+
+    Raises:
+        DataError: the message lists those that do, and ends with the hint.
+    """
+    names = sorted(splits)
+    if name not in names:
+        raise DataError(f"{path!r} has no split {name!r}: it has {', '.join(names)}{hint}")
 
 
 def get_problems(splits: DatasetDict, name: str) -> list[SkippedSample]:

@@ -1,7 +1,7 @@
-"""Which rows of a stream fall to which consumer, in which order, and how several sources mix.
+"""Which consumer reads which rows of a stream, in which order, and how several sources mix.
 
-A consumer is one worker of one process. Everything here can be left at any row and taken up again
-from a position, which is plain numbers.
+A consumer is one worker of one process. Reading can stop at any row and resume from a position,
+which consists of plain numbers.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Consumer:
     epoch: int = 0
 
     def random(self, purpose: int, drawn: int = 0) -> np.random.Generator:
-        """Random numbers of this consumer alone, after so many were drawn already."""
+        """This consumer's own random numbers, from the first one that was not yet drawn."""
         key = (self.seed, self.epoch, self.number, self.count, purpose)
         bits = np.random.PCG64(np.random.SeedSequence(key))
         return np.random.Generator(bits.advance(drawn))
@@ -49,14 +49,15 @@ class Share:
 
 
 def deal_shards(order: list[int], consumer: Consumer) -> list[Share]:
-    """What one consumer reads: over all consumers, every row of every shard once.
+    """What one consumer reads; together, the consumers read every row of every shard once.
 
-    As many shards to each as go round, whole. Each that is left over is read by several consumers,
-    who take its rows in turn: reading one twice costs less than decoding with half of the workers.
+    Consumers get whole shards as far as these divide evenly. Each remaining shard is read by
+    several consumers, which take its rows in turn: reading it twice costs less than decoding with
+    half of the workers.
 
     Args:
-        order: the shards in their order of this pass, the same for all.
-        consumer: who asks.
+        order: the shards in the order of this pass, the same for all consumers.
+        consumer: the one that reads.
     """
     dealt = len(order) // consumer.count * consumer.count
     shares = [Share(shard) for shard in order[consumer.number : dealt : consumer.count]]
@@ -128,8 +129,8 @@ class SourceRows:
 class MixedRows:
     """Rows of several sources, each row from a source drawn by weight, for one consumer.
 
-    As `datasets.interleave_datasets` does it, but that each source is dealt to all consumers
-    whatever its number of shards, and comes in another order in each pass.
+    Works like `datasets.interleave_datasets`, except that each source is dealt to all consumers
+    whatever its number of shards, and has a new order in each pass.
 
     Args:
         sources: their shards.
@@ -168,8 +169,8 @@ class MixedRows:
     def read(self) -> Row | SkippedSample | None:
         """The next row; None at the end.
 
-        An endless stream of one source has an end after each pass, and goes on behind it: so a
-        shuffle does not mix a row with itself.
+        An endless stream of one source returns None once after each pass and then continues, so
+        that the shuffle does not mix a row with itself.
 
         Raises:
             DataError: an endless stream has no rows for this consumer.

@@ -210,7 +210,7 @@ class SampleMaker:
         return find_texts(columns.get(self.captions.tags_columns.get(column, "")))
 
     def concept(self, name: str, columns: dict, captions: list[str]) -> int:
-        """What a row shows, as a number that agrees over processes."""
+        """The concept of a row, as a number that is the same in every process."""
         column = self.concept_column or self.captions.label_column
         if column is None:
             return stable_number("\n".join(captions))

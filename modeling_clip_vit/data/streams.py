@@ -1,4 +1,4 @@
-"""Batches of a data set that is read as it comes: any size, several sources, no length.
+"""Batches of a dataset that is read as it comes: any size, several sources, no length.
 
 rows of shards → mixed → shuffled → text drawn → sorted by length in a window → decoded → batch
 """
@@ -20,7 +20,7 @@ from .shuffle import ShuffledRows
 from .stream_rows import Consumer, MixedRows, StoppingStrategy
 from .stream_samples import DrawnSample, MissingTextError, SampleMaker, StreamClasses
 
-#: So many unusable samples for one batch are no accident.
+#: This many unusable samples in one batch are an error.
 LONGEST_FAILURE = 10_000
 
 Collate = Callable[[list[Sample | SkippedSample]], dict]
@@ -192,7 +192,7 @@ class SampleBatches:
 
 @dataclass
 class WorkerBatch:
-    """What a worker sends: a batch and where it then stands, or what the user must mend."""
+    """What a worker sends: a batch and the worker's state after it, or an error for the user."""
 
     worker: int
     batch: dict | None = None
@@ -234,8 +234,8 @@ class WorkerBatches(IterableDataset):
 class StreamLoader:
     """Batches of an epoch of a stream, on this process; a loader and its own sampler.
 
-    Every batch comes with where its worker then stands, so that `state_dict()` says exactly what
-    was given away and not what workers have prepared beyond.
+    Every batch carries the state of its worker, so that `state_dict()` covers exactly the batches
+    that were returned, and not those that workers have prepared ahead.
 
     Args:
         options: what is streamed and how.
@@ -288,7 +288,7 @@ class StreamLoader:
         """Batches of an epoch on each process.
 
         Raises:
-            TypeError: nobody knows, as samples_per_epoch is not set.
+            TypeError: it is unknown, because samples_per_epoch is not set.
         """
         if not self.options.samples_per_epoch:
             raise TypeError("a stream without samples_per_epoch has no length: set max_steps")
@@ -335,8 +335,8 @@ class StreamLoader:
 
     def start_worker(self, worker: int) -> SampleBatches:
         """The batches of one worker, from where it stands."""
-        # Workers of one process lie apart, so that shards that do not go round to all consumers
-        # go round to all processes.
+        # Consecutive consumers belong to different processes, so that shards that do not suffice
+        # for all consumers are still spread over all processes.
         consumer = Consumer(
             worker * self.world_size + self.rank,
             self.consumers * self.world_size,
@@ -354,7 +354,7 @@ class StreamLoader:
         )
 
     def fingerprint(self) -> dict:
-        """What must be the same for a state to mean the same."""
+        """Everything that must match for a saved state to be valid."""
         options = self.options
         return {
             "processes": self.world_size,

@@ -1,7 +1,7 @@
 """Read tables as people have them: CSV, TSV, JSON and JSON lines, in any encoding.
 
-What is wrong with one line is said of that line; the others are read. The rows of a table are
-`(number, columns)`, or `(number, reason)` where a line cannot be used.
+An error in one line is reported for that line, and the others are still read. The rows of a table
+are `(number, columns)`, or `(number, reason)` where a line cannot be used.
 """
 
 import codecs
@@ -91,10 +91,10 @@ def open_text(path: Path) -> io.TextIOWrapper:
 
 
 def find_encoding(path: Path) -> str:
-    """The encoding of a text file: by its mark, UTF-8 where it is that, else as it looks.
+    """The encoding of a text file: by its byte order mark, UTF-8 if that fits, or else guessed.
 
     Raises:
-        DataError: it looks like none.
+        DataError: no encoding fits.
     """
     state = path.stat()
     return guess_encoding(path, state.st_size, state.st_mtime_ns)
@@ -102,7 +102,7 @@ def find_encoding(path: Path) -> str:
 
 @lru_cache(1000)
 def guess_encoding(path: Path, size: int, changed: int) -> str:
-    """The same of a file that has not changed since it was last asked for."""
+    """`find_encoding`, cached for as long as the file does not change."""
     with open(path, "rb") as file:
         sample = file.read(ENCODING_SAMPLE)
     for mark, encoding in MARKS.items():
@@ -128,7 +128,7 @@ def guess_encoding(path: Path, size: int, changed: int) -> str:
 
 
 def is_mostly_utf8(sample: bytes) -> bool:
-    """Whether of the lines that are not plain ASCII, most are UTF-8."""
+    """Whether most of the lines that are not plain ASCII are UTF-8."""
     lines = [line for line in sample.splitlines() if not line.isascii()]
     good = sum(1 for line in lines if is_utf8(line))
     return good > len(lines) / 2
@@ -148,8 +148,7 @@ def read_delimited(path: Path) -> Iterator[tuple[int, Columns | str]]:
     delimiter = find_delimiter(path)
     with open_text(path) as file:
         records = read_records(file, delimiter)
-        next(records, None)
-        names = read_header(path)
+        names = name_columns(next(records, []))
         width = len(names)
         for number, fields in enumerate(record for record in records if record != [""]):
             extra = [field for field in fields[width:] if field.strip()]
@@ -164,8 +163,13 @@ def read_delimited(path: Path) -> Iterator[tuple[int, Columns | str]]:
 
 def read_header(path: Path) -> list[str]:
     """The names of the columns of a CSV or TSV file."""
+    delimiter = find_delimiter(path)
     with open_text(path) as file:
-        header = next(read_records(file, find_delimiter(path)), [])
+        return name_columns(next(read_records(file, delimiter), []))
+
+
+def name_columns(header: list[str]) -> list[str]:
+    """The names in a header; a number for a column without one."""
     return [name.strip() or f"column_{place}" for place, name in enumerate(header, 1)]
 
 
@@ -186,9 +190,9 @@ def find_delimiter(path: Path, most: int = 50) -> str:
 def read_records(file: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """The records of a delimited file, whatever its quotation marks.
 
-    A quoted field may hold delimiters and line ends. A mark that begins a field and is never
-    closed, as an inch or a remark is written, is a character: it must not swallow the lines behind
-    it.
+    A quoted field may hold delimiters and line ends. A quotation mark that begins a field and is
+    never closed, such as an inch sign, is an ordinary character: it must not swallow the lines that
+    follow.
     """
     lines = iter(file)
     waiting: list[str] = []
@@ -232,7 +236,7 @@ def parse_record(text: str, delimiter: str) -> list[str] | None:
 
 
 def unquote(field: str) -> str:
-    """A field without the quotation marks around all of it."""
+    """A field without its enclosing quotation marks."""
     if len(field) > 1 and field[0] == field[-1] == '"':
         return field[1:-1].replace('""', '"')
     return field
@@ -280,7 +284,7 @@ def check_rows(rows: Iterable[Any]) -> Iterator[Columns | str]:
 
 
 def check_text(columns: Columns) -> Columns | str:
-    """A row as it is; or what is wrong, where a text of it has bytes of no character."""
+    """The row unchanged, or what is wrong if one of its texts has bytes that are no characters."""
     for name, value in columns.items():
         if not is_clean(value):
             return f"its {name!r} has bytes that are no characters"

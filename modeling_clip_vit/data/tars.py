@@ -1,8 +1,8 @@
 """Read image-text samples from WebDataset tars, whatever is broken in them.
 
-A sample is the files that stand together and share a name up to its first dot:
-`0001.jpg`, `0001.txt`, `0001.json`. Where no picture of a tar has such a name, it goes up to the
-last dot.
+A sample consists of consecutive files that share a name up to its first dot:
+`0001.jpg`, `0001.txt`, `0001.json`. If no picture of a tar has such a name, names end at the last
+dot.
 """
 
 import json
@@ -16,16 +16,15 @@ from typing import Any
 import fsspec
 
 from ..utils.errors import first_line
+from .images import PICTURE_SUFFIXES
 from .rows import Row, SkippedSample
 from .tables import check_text
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-IMAGE_EXTENSIONS = frozenset(
-    ("avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")
-)
+IMAGE_EXTENSIONS = frozenset(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
 TEXT_EXTENSIONS = frozenset(("txt", "text", "caption", "cls"))
 READ_EXTENSIONS = IMAGE_EXTENSIONS | TEXT_EXTENSIONS | {"json"}
-#: So many members tell where names end.
+#: Number of members to look at to decide where names end.
 NAMES_TO_SEE = 200
 
 
@@ -43,9 +42,10 @@ class Piece:
 def read_tar(url: str, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Row | SkippedSample]]:
     """The wanted samples of a tar, by number.
 
-    Columns are `image`, the image under its extension too (`jpg`), texts under theirs (`txt`), the
-    fields of a JSON file, and `caption`, which is `txt` unless the JSON has a caption. A damaged
-    place counts as a row that names it, and reading goes on behind it where there is a next file.
+    Columns are `image`, the image again under its extension (`jpg`), texts under theirs (`txt`),
+    the fields of a JSON file, and `caption`, which is `txt` unless the JSON has a caption. A
+    damaged part counts as a `SkippedSample` that names it, and reading continues with the next
+    file, if there is one.
 
     Args:
         url: a path or anything that fsspec opens.
@@ -111,8 +111,8 @@ def have_dots(url: str) -> bool:
 def find_members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo | None, str]]:
     """Members, each with what is wrong before it; None stands for the end of the tar.
 
-    tarfile takes a damaged header for the end, or passes over it in silence: only the place where
-    a member should have begun tells.
+    tarfile mistakes a damaged header for the end, or skips it silently: only the offset at which a
+    member should have begun reveals it.
     """
     expected = 0
     while True:

@@ -107,8 +107,8 @@ def check_template(phrase: str, where: str):
 def clean_class_names(names: Sequence[str]) -> list[str]:
     """Class names as a text has them: `sports_car` and `n04285008_sports_car` are `sports car`.
 
-    A number in front goes where it only numbers the classes: where every name has one, zeros in
-    front or counting up from 0 or 1, and the names still differ without it. `100 rupees` and
+    A leading number is removed if it merely numbers the classes: if every name has one, zero-padded
+    or counting up from 0 or 1, and the names still differ without it. `100 rupees` and
     `911 Carrera` stay as they are.
     """
     words = [clean_class_name(name) for name in names]

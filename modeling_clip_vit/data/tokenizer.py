@@ -1,4 +1,4 @@
-"""Train a small tokenizer on the captions of a data set."""
+"""Train a small tokenizer on the captions of a dataset."""
 
 from tokenizers import (
     Regex,
@@ -28,8 +28,8 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> PreTr
         max_length: maximum number of tokens, special tokens included; longer texts are truncated.
 
     Returns:
-        A tokenizer that frames a text in a start and an end token and pads on the right. What is
-        typed in a text is text: `<eos>` in it is five characters, and no end.
+        A tokenizer that puts a start and an end token around a text and pads on the right. Special
+        tokens in a text are plain text: `<eos>` is five characters, not an end token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

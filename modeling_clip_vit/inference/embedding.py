@@ -122,7 +122,7 @@ def check_finite(embeds: torch.Tensor, what: str) -> torch.Tensor:
 
     Args:
         embeds: (N, P).
-        what: they are of, for the message.
+        what: what was embedded, for the message.
 
     Raises:
         UserError: some are not: such a model cannot be measured or searched with.

@@ -32,7 +32,7 @@ RUNTIMES_OF = {
     "executorch": ("executorch",),
 }
 
-#: What export.json says beside Transformers' own entries.
+#: Our entries in export.json, besides those of Transformers.
 FIELDS = {
     "format": str,
     "precision": str,
@@ -115,12 +115,12 @@ def check_images(manifest: Mapping[str, Any], pixels: np.ndarray):
 def check_texts(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
     """Refuse texts that an exported model was not made for.
 
-    A runtime would look an unknown token or position up beyond its table, and some do so in
-    silence.
+    A runtime would look up an unknown token or position beyond the end of its table, some of them
+    silently.
 
     Raises:
-        ExportError: they are not int64 of shape (B, L), too long, or have tokens that the model
-            has not.
+        ExportError: they are not int64 of shape (B, L), are too long, or have tokens that the model
+            does not know.
     """
     if sorted(inputs) != sorted(manifest["text_inputs"]):
         raise ExportError(
@@ -145,7 +145,7 @@ def check_texts(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
 def read_processor(folder: Path, manifest: Mapping[str, Any]) -> CLIPProcessor:
     """The processor of an export, from the files that export.json lists and no others.
 
-    Transformers would read what somebody put beside them as well, and cut texts differently.
+    Transformers would also read other files in the folder, and truncate texts differently.
     """
     graphs = {component["file"] for component in manifest["components"].values()}
     with tempfile.TemporaryDirectory() as place:
@@ -230,7 +230,7 @@ class ExportedEncoder:
         return torch.from_numpy(self.run_image(inputs["pixel_values"].numpy()))
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-        """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
+        """Embed texts, truncated if they are too long: float32 (N, P) of length 1."""
         is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
         how = text_options(is_padding_read, self.manifest["max_text_length"])
         parts = []

@@ -54,7 +54,7 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
 
 
 def is_quantized(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint's weights are integers, which neither learn nor go to an exporter."""
+    """Whether a checkpoint's weights are integers, which can be neither trained nor exported."""
     return getattr(config, "quantization_config", None) is not None
 
 
@@ -83,7 +83,7 @@ class TorchEncoder:
         return embed_image_inputs(self.model, inputs)
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-        """Embed texts, the longest of them cut: float32 (N, P) of length 1."""
+        """Embed texts, truncated if they are too long: float32 (N, P) of length 1."""
         return embed_texts(self.model, self.processor.tokenizer, texts, batch_size)
 
     @property

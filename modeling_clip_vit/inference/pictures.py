@@ -30,7 +30,7 @@ class Found:
 
 @figure_style()
 def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]]):
-    """Save a grid: a text query a row, the pictures that it found beside it, best first.
+    """Save a grid with one row per query: its text, and the images it found, best first.
 
     Right ones have a thick green frame and a check mark, so that colour is not all that tells.
     """

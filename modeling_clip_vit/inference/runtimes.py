@@ -85,9 +85,9 @@ def open_onnxruntime(path: Path, precision: str, threads: int | None) -> Session
 def openvino_core() -> Any:
     """The one core of this process.
 
-    Each core gives the main thread a stack for signals, and takes it back when it goes. Of several
-    that go in the order they came, the last puts back one that is no longer there: the next child
-    process that ends would kill this one.
+    Each core gives the main thread a signal stack, and restores the previous one when it is
+    destroyed. If several are destroyed in the order of their creation, the last one restores a
+    stack that no longer exists, and the next child process that ends would kill this one.
     """
     import openvino
 
@@ -133,13 +133,13 @@ def open_executorch(path: Path, precision: str, threads: int | None) -> Session:
     """A program of ExecuTorch, which takes one image at a time: a batch goes through it in turn."""
     from executorch.runtime import Runtime
 
-    # By its path: of bytes, the runtime keeps the address and not the bytes themselves.
+    # Load it by path: given bytes, the runtime would keep only their address.
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         pixels = torch.from_numpy(inputs["pixel_values"])
-        # Each output lies where the next one will.
+        # All outputs share one buffer, so each is cloned.
         rows = [method.execute([image.contiguous()])[0].clone() for image in pixels.split(1)]
         return {"image_embeds": torch.cat(rows).numpy()}
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from ..data.captions import find_texts
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.errors import DataError
 from ..data.images import BadImageError, decode_image
-from ..data.listing import PICTURE_SUFFIXES, is_local, list_files, walk
+from ..data.listing import is_local, list_files
 from ..data.sources import open_dataset
 from ..utils.errors import UserError
 from ..utils.resources import find_data
@@ -40,34 +39,27 @@ class Picture:
 def open_gallery(
     path: str, image_column: str | None = None, split: str | None = None
 ) -> Iterator[Picture]:
-    """Pictures of a folder of image files with its sub-folders, of one file, or of a data set.
+    """Pictures of a folder of image files with its sub-folders, of one file, or of a dataset.
 
-    A folder is a data set where it holds one (metadata, tables of pictures, tars, Parquet), by the
-    same rule as for training; then pictures that lie beside it are not searched.
+    A folder is a dataset where it holds one (metadata, tables of pictures, tars, Parquet), by the
+    same rule as for training; other images in the folder are then not searched.
 
     Raises:
         DataError: there is no such folder, split or column.
     """
     path = find_data(path)
-    place = Path(path).expanduser()
     if is_local(path) and split is None and image_column is None:
         listing = list_files(path)
         listing.warn()
         if listing.kind == "pictures":
-            files = place.is_dir() and [f for f in walk(place) if is_picture(f)]
-            for file in files or listing.files["train"]:
+            for file in sorted(file for files in listing.files.values() for file in files):
                 yield Picture(str(file), str(file.relative_to(listing.place)))
             return
     yield from dataset_pictures(path, image_column, split)
 
 
-def is_picture(file: Path) -> bool:
-    """Whether a file is a picture that Pillow reads, by its name."""
-    return file.suffix.lower() in PICTURE_SUFFIXES
-
-
 def dataset_pictures(path: str, image_column: str | None, split: str | None) -> Iterator[Picture]:
-    """Pictures and names from every split of a data set, or from one."""
+    """Pictures and names from every split of a dataset, or from one."""
     splits = open_dataset(path, image_column)
     if split is not None and split not in splits:
         raise DataError(f"{path!r} has no split {split!r}: it has {', '.join(sorted(splits))}")

@@ -61,7 +61,7 @@ def tar_files(numbers) -> dict[str, bytes]:
 
 
 def write_tars(folder: Path, sizes: list[int], first: int = 0) -> Path:
-    """A folder of tars with so many samples each, numbered through."""
+    """A folder of tars with the given numbers of samples, numbered consecutively."""
     folder.mkdir()
     for shard, size in enumerate(sizes):
         write_tar(folder / f"{shard:05d}.tar", tar_files(range(first, first + size)))
@@ -70,7 +70,7 @@ def write_tars(folder: Path, sizes: list[int], first: int = 0) -> Path:
 
 
 def write_parquet(folder: Path, sizes: list[int], first: int = 0) -> Path:
-    """A folder of parquet files with so many rows each, numbered through."""
+    """A folder of Parquet files with the given numbers of rows, numbered consecutively."""
     folder.mkdir()
     features = Features({"image": Image(), "caption": Value("string"), "other": Value("int64")})
     for shard, size in enumerate(sizes):

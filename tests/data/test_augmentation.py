@@ -1,4 +1,4 @@
-"""Crops and policies of one image: their own random numbers, whoever prepares the batch."""
+"""Crops and policies of one image: their random numbers do not depend on the worker."""
 
 import io
 import random
@@ -75,7 +75,7 @@ def batches_of(arguments: list[str]) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A data set of JPEGs larger than the model's images."""
+    """A dataset of JPEGs larger than the model's images."""
     folder = tmp_path_factory.mktemp("photos")
     rows = []
     for number in range(12):

@@ -127,7 +127,7 @@ def test_epochs_have_their_own_order_and_come_again():
 
 
 def test_a_batch_larger_than_the_data_set_is_refused():
-    with pytest.raises(ValueError, match="takes 16 concepts, but the data set has 4"):
+    with pytest.raises(ValueError, match="takes 16 concepts, but the dataset has 4"):
         ConceptBatchSampler({row: row for row in range(4)}, 16, 1, seed=0)
 
 

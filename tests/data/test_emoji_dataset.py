@@ -1,4 +1,4 @@
-"""The embedded emoji data set: what its card promises holds for the files beside it."""
+"""The embedded emoji dataset: its files are as its card says."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ PERSON = "1F9D1"
 
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory):
-    """The data set as a user loads it, from a cache of its own so that no older copy is tested."""
+    """The dataset as a user loads it, from a cache of its own so that no older copy is tested."""
     return datasets.load_dataset(str(FOLDER), cache_dir=str(tmp_path_factory.mktemp("cache")))
 
 

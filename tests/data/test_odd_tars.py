@@ -7,8 +7,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from stream_files import make_loader, noisy_image, write_tar
 
+from modeling_clip_vit.data import readers
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
 from modeling_clip_vit.data.sources import get_problems, open_dataset
 
@@ -129,3 +132,27 @@ def test_an_empty_caption_skips_its_row_and_not_the_rest_of_a_table(kind, tmp_pa
     assert texts == [f"text {n}" for n in range(9) if n != 5]
     [skipped] = [sample for sample in samples if isinstance(sample, SkippedSample)]
     assert "'caption' is empty" in skipped.reason
+
+
+def test_a_tar_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    write_tar(tmp_path / "a.tar", {**pairs("one", "two"), "three.png": b"", "three.json": b"{"})
+    first = open_dataset(str(tmp_path))
+
+    def fail(*args):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(readers, "read_tar", fail)
+    again = open_dataset(str(tmp_path))
+    assert again["train"]["caption"] == first["train"]["caption"] == ["one", "two"]
+    assert get_problems(again, "train") == get_problems(first, "train") != []
+    write_tar(tmp_path / "a.tar", pairs("one", "two", "three"))
+    with pytest.raises(DataError, match="read again"):
+        open_dataset(str(tmp_path))
+
+
+def test_a_picture_of_any_kind_that_a_folder_may_hold_is_one_in_a_tar(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(picture, "PPM")
+    write_tar(tmp_path / "a.tar", {"one.ppm": picture.getvalue(), "one.txt": b"red"})
+    assert captions(tmp_path) == ["red"]
+    assert streamed(tmp_path) == (["red"], [])

@@ -80,7 +80,7 @@ def image_folder(folder: Path, kind: str) -> Path:
 
 
 def table(folder: Path, name: str) -> Path:
-    """A table of paths beside a folder of pictures."""
+    """A table of paths next to a folder of images."""
     names = write_pictures(folder / "pictures")
     write_table(folder / name, rows_of([f"pictures/{name}" for name in names], "image_path"))
     return folder
@@ -438,7 +438,7 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path, line
         (["--caption_columns", "[text]"], "no column 'text': it has image, caption"),
         (["--label_column", "label"], "no column 'label': it has image, caption"),
         (["--concept_column", "key"], "no column 'key': it has image, caption"),
-        ([], "the data set has 4: use a smaller per_device_train_batch_size"),
+        ([], "the dataset has 4: use a smaller per_device_train_batch_size"),
         (["--eval_split", "dev"], "no split 'dev': it has train; name one with eval_split, or"),
     ):
         arguments = ["--dataset", str(path), "--model_config", str(linear_config), *field]

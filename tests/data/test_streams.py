@@ -1,4 +1,4 @@
-"""Streams: every sample once, whoever reads; the same after a resume; faults named, never fatal."""
+"""Streams: every sample once for any workers; exact resumes; faults named, never fatal."""
 
 import gzip
 import json
