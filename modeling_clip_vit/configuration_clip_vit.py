@@ -1,8 +1,8 @@
 """Configurations of the ViT tower, the text tower and the CLIP over both.
 
-This file imports no other one of the model, so that a configuration is read without torch, timm
-and einops, and by every release of Transformers from 5.5 on. The names that a field may have stand
-here; the modules have a table with the same names.
+This file imports none of the model's other files, so that a configuration can be read without
+torch, timm and einops, and by every release of Transformers from 5.5 on. The allowed values of a
+field are listed here; the modules have tables with the same names.
 """
 
 from math import exp, prod
@@ -41,7 +41,7 @@ FOREIGN_FIELDS: dict[str, Any] = {
 FOREIGN_IMAGE_POOLINGS = ("cls", "mean")
 FOREIGN_TEXT_POOLINGS = ("cls", "mean", "eos", "last")
 
-#: `model_type` of a checkpoint of another implementation -> what makes one of ours of it.
+#: `model_type` of another implementation's checkpoint -> the function that converts it to ours.
 CONVERSIONS = {
     "clip": "from_hf_clip",
     "siglip": "from_hf_siglip",
@@ -179,7 +179,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         return fields, kwargs
 
     def validate_encoder(self):
-        """Refuse an encoder that cannot be built, with the field, its value and what is allowed."""
+        """Reject an encoder that cannot be built, naming field, value and what is allowed."""
         for name in (
             "hidden_size",
             "intermediate_size",
@@ -251,10 +251,9 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         num_channels: channels of an image.
         patch_embedding: `conv` (a strided convolution), `linear` (LayerNorm-Linear-LayerNorm over
             flattened patches) or `conv_stem` (a stack of convolutions; Xiao et al., 2021).
-        conv_stem_widths, conv_stem_kernels, conv_stem_strides: one entry a convolution of the
-            stem; the strides multiply to patch_size. When None: 3x3 convolutions of stride 2, as
-            many as the patch size, a power of two, asks for, their widths doubling up to
-            hidden_size.
+        conv_stem_widths, conv_stem_kernels, conv_stem_strides: one entry per convolution of the
+            stem; the strides multiply to patch_size. None uses log2(patch_size) 3x3 convolutions of
+            stride 2, whose widths double up to hidden_size; patch_size must then be a power of two.
         patch_bias: whether the last layer of the patch embedding has a bias.
         patch_dropout: share of the patches that each image loses in training (Li et al., 2023).
         use_cls_token: whether a learned class token stands first; True when pooling is `cls`.
@@ -307,7 +306,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
 
     @property
     def first_pooled_token(self) -> int:
-        """The first token that pooling sees: class token and registers are no part of a picture."""
+        """The first token that is pooled: class token and registers are not part of the image."""
         sees_prefix = self.pooling == "cls" or self.pool_prefix_tokens
         return 0 if sees_prefix else self.num_prefix_tokens
 
@@ -440,10 +439,10 @@ def resolve_config(given: Any, own_class: type[PreTrainedConfig]) -> Any:
 
 
 def prepare_foreign(config: Any, poolings: tuple[str, ...]):
-    """Give the configuration of another model type the fields that a joint model asks of it.
+    """Give the configuration of another model type the fields that a joint model needs.
 
     Raises:
-        ValueError: it asks for a pooling that there is not.
+        ValueError: it asks for a pooling that does not exist.
     """
     for name, default in FOREIGN_FIELDS.items():
         if not hasattr(config, name):
@@ -468,7 +467,7 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
             [`ClipVitVisionConfig`], or any image encoder's of Transformers, by its `model_type`.
         text_config: configuration of the text tower, or a dict of its fields: a
             [`ClipVitTextConfig`], or any text encoder's of Transformers, by its `model_type`.
-            Beside its own fields, another type may have `pooling` (null for the tower's own pooled
+            Besides its own fields, another type may have `pooling` (null for the tower's own pooled
             output, or the mean over tokens where it has none), `projection_type` and
             `projection_bias`.
         projection_dim: size P of the joint embedding.
@@ -506,7 +505,7 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
         self.text_config.projection_dim = self.projection_dim
 
     def validate_contrast(self):
-        """Refuse a projection or a scale that cannot be, with field, value and what is allowed."""
+        """Reject an invalid projection or scale, naming field, value and what is allowed."""
         if self.projection_dim < 1:
             raise ValueError(
                 f"projection_dim={self.projection_dim} is not allowed: it must be an integer of "
@@ -530,7 +529,7 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
                 "null for no bound"
             )
         highest = self.logit_scale_max
-        # A thousandth more, for configurations that have the logarithm with four digits.
+        # Allow 0.1 % more, for configurations that store the logarithm with four digits.
         if highest is not None and exp(min(self.logit_scale_init_value, 700)) > 1.001 * highest:
             raise ValueError(
                 f"logit_scale_init_value={self.logit_scale_init_value} is not allowed: it is a "

@@ -197,7 +197,7 @@ class ClipVitVisionEmbeddings(nn.Module):
         if kind != "learned":
             return hidden_BLD
         first, count = int(bool(self.config.use_cls_token)), self.config.grid_size**2
-        # The module is called, not its weight taken: what is offloaded comes when it is called.
+        # Call the module instead of reading its weight: offloaded weights are loaded by the call.
         weight_LD = self.position_embedding(
             torch.arange(first, first + count, device=hidden_BLD.device)
         )
@@ -355,6 +355,24 @@ def rotary_angles(places: torch.Tensor, head_dim: int, theta: float) -> torch.Te
     return (places.float().unsqueeze(-1) * theta ** (-steps / count)).flatten(-2)
 
 
+def build_rotation(
+    config: ClipVitVisionConfig | ClipVitTextConfig, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Cosine and sine of rotary positions, once for all blocks.
+
+    Args:
+        places: where the tokens are, (B or 1, L, axes).
+
+    Returns:
+        Each (B or 1, 1, L, A / 2), the same for every head; or None where positions are not rotary.
+    """
+    if config.position_embedding_type != "rope":
+        return None
+    assert config.head_dim  # the configuration fills it in
+    angles_B1LR = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(1)
+    return angles_B1LR.cos(), angles_B1LR.sin()
+
+
 def cut_texts(
     input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor | None, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -438,7 +456,7 @@ class ClipVitTextEmbeddings(nn.Module):
         return self.dropout(tokens_BLD), position_ids_BL
 
     def _check_ids(self, input_ids_BL: torch.Tensor):
-        # On an accelerator, looking would wait for it; in a graph, it would break the graph.
+        # On an accelerator, the check would synchronise; when compiling, it would break the graph.
         if input_ids_BL.device.type != "cpu" or torch.compiler.is_compiling():
             return
         if input_ids_BL.numel() == 0:

@@ -19,7 +19,7 @@ from .normalization import build_norm
 
 
 class ClipVitEncoderLayer(GradientCheckpointingLayer):
-    """Two branches, attention and feed-forward, each added to the stream that passes by.
+    """Two branches, attention and feed-forward, each added to the residual stream.
 
     With `norm_placement` `pre` (Xiong et al., 2020, section 3), a branch is
     `x + drop_path(scale(f(norm(x))))`; with `post` (Vaswani et al., 2017, section 3.1),

@@ -4,7 +4,6 @@ Shape legend: `B` batch, `L` sequence (patches or tokens), `D` hidden, `P` proje
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,12 +30,12 @@ from .configuration_clip_vit import (
 from .embeddings import (
     ClipVitTextEmbeddings,
     ClipVitVisionEmbeddings,
+    build_rotation,
     cut_texts,
-    rotary_angles,
 )
 from .encoder import ClipVitEncoder
 from .feed_forward import ClipVitMLP  # noqa: F401
-from .normalization import build_norm
+from .normalization import build_final_norm
 from .packing import pack, packed_attention_mask, unpack
 from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling
 from .pretrained import ClipVitPreTrainedModel
@@ -54,6 +53,7 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ["image"]
+    _input_embed_layer = "patch_embedding"
     _keys_to_ignore_on_load_unexpected = [
         r"^(text_model|text_projection|visual_projection|similarity|classifier)\."
     ]
@@ -65,10 +65,6 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
         self.final_norm = build_final_norm(config)
         self.pooling = build_pooling(config, IMAGE_POOLINGS)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds patches."""
-        return self.embeddings.patch_embedding
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -133,6 +129,7 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
     config_class = ClipVitTextConfig
     base_model_prefix = "text_model"
     input_modalities = ["text"]
+    _input_embed_layer = "token_embedding"
     _keys_to_ignore_on_load_unexpected = [
         r"^(vision_model|text_projection|visual_projection|similarity)\."
     ]
@@ -144,14 +141,6 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
         self.final_norm = build_final_norm(config)
         self.pooling = build_pooling(config, TEXT_POOLINGS)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds tokens."""
-        return self.embeddings.token_embedding
-
-    def set_input_embeddings(self, value: nn.Module):
-        """Replace the module that embeds tokens."""
-        self.embeddings.token_embedding = value
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -392,7 +381,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
         packed_places: torch.Tensor | None = None,
         **kwargs,
     ) -> CLIPOutput:
-        """Encode images and texts and compare each with each.
+        """Encode images and texts, and compare every image with every text.
 
         Args:
             input_ids: token ids, (B_text, L).
@@ -403,7 +392,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             return_loss: also compute the contrastive loss, image i belonging to text i: softmax
                 (Radford et al., 2021), or pairwise sigmoid where the configuration has a logit
                 bias (Zhai et al., 2023).
-            return_logits: compare each with each; a loss that does so itself does not need it.
+            return_logits: also compute the logits; losses that compute them do not need this.
             packed_places: how texts share rows, as `ClipVitTextModel.forward` takes them.
             interpolate_pos_encoding: accept images of another size than the configuration's.
             pixel_attention_mask, spatial_shapes: with images of different shapes, as
@@ -477,10 +466,6 @@ class ClipVitVisionModelWithProjection(ClipVitPreTrainedModel):
         self.visual_projection = build_projection(config, config.pooled_size)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds patches."""
-        return self.vision_model.get_input_embeddings()
-
     @can_return_tuple
     def forward(
         self,
@@ -517,14 +502,6 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
         self.text_model = ClipVitTextModel._from_config(config)
         self.text_projection = build_projection(config, config.pooled_size)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds tokens."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        """Replace the module that embeds tokens."""
-        self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -573,10 +550,6 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         self.classifier = nn.Linear(config.pooled_size, config.num_labels or 1)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds patches."""
-        return self.vision_model.get_input_embeddings()
-
     @can_return_tuple
     def forward(
         self,
@@ -605,29 +578,6 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def build_final_norm(config) -> Any:
-    """The norm after the last block, over tokens or over what is pooled of them."""
-    if config.final_norm == "none":
-        return None
-    size = config.hidden_size if config.final_norm == "before_pooling" else config.pooled_size
-    return build_norm(config, size)
-
-
-def build_rotation(config, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Cosine and sine of rotary positions, once for all blocks.
-
-    Args:
-        places: where the tokens are, (B or 1, L, axes).
-
-    Returns:
-        Each (B or 1, 1, L, A / 2), the same for every head; or None where positions are not rotary.
-    """
-    if config.position_embedding_type != "rope":
-        return None
-    angles_B1LR = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(1)
-    return angles_B1LR.cos(), angles_B1LR.sin()
 
 
 __all__ = [

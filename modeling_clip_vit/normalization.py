@@ -5,6 +5,8 @@ To add one: write the layer, and give it a line in `NORM_LAYERS`.
 Shape legend: `B` batch, `L` sequence, `D` features.
 """
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 from transformers import initialization as init
@@ -35,7 +37,8 @@ class RMSNorm(nn.RMSNorm):
 class GroupNorm(nn.GroupNorm):
     """LayerNorm over groups of a token's features (Wu and He, 2018, section 3).
 
-    The groups lie within one token: over several they would mix tokens, and tokens with padding.
+    Each group is within one token: over several tokens, it would mix tokens with each other and
+    with padding.
     """
 
     def __init__(self, config: TowerConfig, size: int):
@@ -127,7 +130,7 @@ def move_running_statistics(norm, mean_D, var_D, count):
 
 
 def upcast(values: torch.Tensor) -> torch.Tensor:
-    """Half precision to float32, in which sums over many values keep their digits."""
+    """Upcast half precision to float32, so that sums over many values keep their precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -186,3 +189,11 @@ def build_norm(config: TowerConfig, size: int | None = None) -> nn.Module:
         size: number of features; `config.hidden_size` unless given.
     """
     return NORM_LAYERS[config.norm_type](config, size or config.hidden_size)
+
+
+def build_final_norm(config: TowerConfig) -> Any:
+    """The norm after the last block, over tokens or over what is pooled of them."""
+    if config.final_norm == "none":
+        return None
+    size = config.hidden_size if config.final_norm == "before_pooling" else config.pooled_size
+    return build_norm(config, size)

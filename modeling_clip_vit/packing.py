@@ -1,7 +1,7 @@
 """Several texts in one row, so that little padding is computed (Krell et al., 2021).
 
-Embeddings and pooling see texts one a row, padded; only the blocks between them see them packed.
-Each text attends to itself alone, and its embedding is the one that it has by itself.
+Embeddings and pooling see one padded text per row; only the blocks between them see packed rows.
+Each text attends only to itself, so its embedding is the same as without packing.
 
 Shape legend: `T` texts, `L` the longest of them, `R` rows, `W` tokens of a row, `D` features.
 """

@@ -14,7 +14,7 @@ from .encoder import ClipVitEncoderLayer
 class ClipVitPreTrainedModel(PreTrainedModel):
     """Initial weights, loading and saving for every model below.
 
-    A saved folder holds, beside weights and configuration, the files of this model, so that the
+    A saved folder holds, besides weights and configuration, the files of this model, so that the
     Auto classes load it with `trust_remote_code=True` where this package is not installed.
     """
 
@@ -61,7 +61,7 @@ def load_whole(model_class, path: str, **kwargs) -> Any:
     Transformers warns of weights that a checkpoint lacks and starts them at random.
 
     Raises:
-        ValueError: the checkpoint lacks weights, or has others than the model; they are named.
+        ValueError: the checkpoint lacks weights or has unexpected ones; the message names them.
     """
     model, found = load_with_report(model_class, path, **kwargs)
     refuse_misfits(path, model, found)

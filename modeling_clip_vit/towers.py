@@ -1,4 +1,4 @@
-"""Towers of other model types: any image or text encoder of Transformers beside our own.
+"""Towers of other model types: any image or text encoder of Transformers besides our own.
 
 Shape legend: `B` batch, `L` sequence, `D` hidden.
 """
@@ -76,7 +76,7 @@ def run_tower(tower: PreTrainedModel, inputs: dict, **kwargs) -> BaseModelOutput
 
 
 def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
-    """What represents a sequence that a tower of another model type encoded: (B, D)."""
+    """Pool the output of a tower of another model type: (B, D)."""
     hidden_BLD = outputs.last_hidden_state
     if config.pooling is None and outputs.get("pooler_output") is not None:
         return outputs.pooler_output.flatten(1)
@@ -92,10 +92,10 @@ def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
 def change_fields(config: PreTrainedConfig, fields: dict):
     """Change fields of a configuration: of a tower, or of a joint model.
 
-    Where every head has keys of its own, that stays so with another number of heads.
+    If every head has its own keys, that stays so when the number of heads changes.
 
     Raises:
-        ValueError: it has no such field, or not such a value.
+        ValueError: there is no such field, or its value is not allowed.
     """
     heads = getattr(config, "num_attention_heads", None)
     if "num_attention_heads" in fields and getattr(config, "num_key_value_heads", None) == heads:
