@@ -3,11 +3,11 @@
     python benchmarks/ablation.py [--groups attention norm] [--hours 4] [--results FILE]
     python benchmarks/ablation.py --list            # each row with the command that reproduces it
 
-One run gives two figures: what the row reaches after as many steps as any other, and after as many
-seconds of training. A run whose figures are in the file already is not made again, so the command
-goes on where it stopped. Nothing else should run on the machine: runs go side by side with one core
-each (`--jobs`), which makes more of the cores than one run on all of them. `ablation_report.py`
-makes tables and pictures of the file.
+Each run gives two figures: the metric after the same number of steps as the other rows, and after
+the same training time. Runs that are already in the results file are skipped, so repeating the
+command resumes where it stopped. Nothing else should run on the machine: runs execute in parallel
+with one core each (`--jobs`), which uses the cores better than one run on all of them.
+`ablation_report.py` turns the file into tables and plots.
 """
 
 import argparse
@@ -33,14 +33,14 @@ RESULTS = ROOT / "docs" / "experiments.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to try.
+    """One configuration to try.
 
     Args:
-        group: what it is compared within.
-        name: what it is called there.
+        group: the group of rows that it is compared with.
+        name: its name within the group.
         recipe: the recipe that it starts from.
-        metrics: whose mean is its figure.
-        fields: what it changes of the recipe.
+        metrics: the metrics whose mean is its figure.
+        fields: the fields of the recipe that it overrides.
     """
 
     group: str
@@ -50,7 +50,7 @@ class Row:
     fields: dict
 
     def key(self, seed: int) -> str:
-        """What tells this run from any other: rows of two groups that are the same run share it."""
+        """Identifier of a run; rows of different groups that describe the same run share it."""
         return f"{self.recipe} {json.dumps(self.fields, sort_keys=True)} seed {seed}"
 
     def arguments(self, seed: int) -> list[str]:
@@ -125,7 +125,7 @@ def read_results(path: Path) -> dict[str, dict]:
 
 
 def write_results(path: Path, results: dict[str, dict]):
-    """Replace the file as a whole: a kill loses no run but the one under way."""
+    """Replace the file atomically, so that a kill loses only the runs in progress."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results, indent=1) + "\n")
     os.replace(partial, path)
@@ -181,7 +181,7 @@ def main():
                 flush=True,
             )
     finally:
-        pool.shutdown(cancel_futures=True)  # who interrupts it does not wait for all the others
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the queued runs
     if any(wanted_runs(rows, options.seeds, results)):
         print("runs are missing: the same command goes on")
 

@@ -50,11 +50,11 @@ class Summary:
     """What a row reached.
 
     Args:
-        steps: of its runs.
-        speed: images a second, the median over seeds.
-        equal_steps: at the end of its runs.
-        equal_time: after so many seconds of training as its group allows.
-        ended_before: whether its runs were over by then: longer ones would have reached more.
+        steps: number of updates per run.
+        speed: images per second, the median over seeds.
+        equal_steps: the figure at the end of its runs.
+        equal_time: the figure after the training time that its group allows.
+        ended_before: whether a run ended before that time; a longer one might have reached more.
     """
 
     steps: int
@@ -80,7 +80,7 @@ def summarize(row: Row, results: dict, seconds: float) -> Summary | None:
 
 
 def at_time(run: dict, seconds: float) -> float:
-    """What a run had reached after so many seconds of training, between two points of its curve."""
+    """The figure of a run after some seconds of training, interpolated on its curve."""
     step = seconds / run["step_seconds"]
     before = (0, 0.0)
     for point in run["curve"]:

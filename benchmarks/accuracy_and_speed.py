@@ -3,8 +3,9 @@
     python benchmarks/accuracy_and_speed.py CHECKPOINT [--config configuration/train/emoji.yaml]
         [--trained NAME=FOLDER ...] [--json FILE] [--plot FILE]
 
-Accuracy is what the recipe evaluates; speed that of decoded images in batches of 16, by turns, the
-median call. `--trained` adds quantised models that runs with `quantization_mode` left.
+Accuracy is what the recipe evaluates. Speed is measured on decoded images in batches of 16: the
+models take turns, and the median call counts. `--trained` adds quantised models that were saved by
+runs with `quantization_mode`.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     python benchmarks/contrastive_loss.py [--batch 8192] [--rounds 5]
     python benchmarks/contrastive_loss.py --memory 1024 4096 16384 65536 131072 [--plot FILE]
 
-The first prints the time of each, the contestants taking turns within every round so that a busy
-machine slows all. The second runs each in a process of its own and prints by how much its memory
-grew over the embeddings; what would need more than the machine has is left out.
+The first command prints the time of each loss; the losses take turns within every round, so that a
+busy machine slows all of them alike. The second runs each loss in its own process and prints how
+much its memory grew beyond the embeddings; runs that would not fit in memory are left out.
 """
 
 import argparse

@@ -2,14 +2,16 @@
 
     python benchmarks/data_path.py [--batches 40] [--stream | --samples] [--json data_path.json]
 
-Prints a table, one line a way to load. Training at 1,000 images a second needs more than that.
-With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and parquet to 224
-pixels, in one process on one core, beside open_clip's own loader (`pip install open_clip_torch
-webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond the crop.
+Prints a table with one line per way to load. Training at 1,000 images per second needs a
+loader that is faster than that.
+With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and Parquet to 224
+pixels, in one process on one core, and compared with open_clip's own loader (`pip install
+open_clip_torch webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond
+the crop.
 
 With --samples, the same JPEGs and their captions become batches of 64 on one core, without any
-reading, beside Transformers' `CLIPProcessor` called a sample at a time and open_clip's transform
-and tokenizer.
+reading, compared with Transformers' `CLIPProcessor` called on one sample at a time and with
+open_clip's transform and tokenizer.
 """
 
 import argparse

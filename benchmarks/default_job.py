@@ -2,10 +2,10 @@
 
     python benchmarks/default_job.py [--config emoji] [--steps 60] [--json FILE]
 
-With --steps 0 the whole run is made, evaluated and written; otherwise so many updates of it. Prints
-what torch multiplies on this machine in float32 and bfloat16, and which share of that the updates
-reach: the operations are those of matrix products and convolutions, forward, backward and in the
-optimiser, counted by torch over one update.
+Times the first --steps updates, or with --steps 0 the whole run with its evaluation and its files.
+Prints the speed of torch's matrix product on this machine in float32 and bfloat16, and the share of
+it that the updates reach. Their operations are those of matrix products and convolutions in the
+forward pass, the backward pass and the optimiser, as torch counts them over one update.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from modeling_clip_vit.hub.model_card import processor_name
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.report import finish_run
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
+from modeling_clip_vit.utils.devices import product_speeds
 
 #: Updates that are left out of the medians, while kernels and memory settle.
 WARM_UP = 5
@@ -48,20 +49,9 @@ class Clock:
         return timed
 
     def take(self) -> dict[str, float]:
-        """What was spent since this was last asked."""
+        """Seconds spent in each part since the last call; resets the clock."""
         seconds, self.seconds = dict(self.seconds), defaultdict(float)
         return seconds
-
-
-def product_speed(dtype: torch.dtype, side: int = 2048, rounds: int = 8) -> float:
-    """What torch multiplies here: operations a second of a large matrix product, the best."""
-    matrix = torch.randn(side, side).to(dtype)
-    best = float("inf")
-    for _ in range(rounds):
-        started = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
 
 
 def measure(training: Trainer, steps: int) -> tuple[list[dict[str, float]], float]:
@@ -99,7 +89,8 @@ def main():
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options, fields = parser.parse_known_args()
-    speeds = {str(dtype)[6:]: product_speed(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found = product_speeds("cpu", torch.float32, torch.bfloat16, side=2048)
+    speeds = dict(zip(("float32", "bfloat16"), found, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         recipe = ["--config", options.config, "--report_to", "none", "--output_dir", folder]
         started = time.perf_counter()

@@ -116,7 +116,7 @@ def make_inputs(part: str, batch: int, length: int) -> dict[str, np.ndarray]:
 
 
 def build_runner(folder: Path, row: str, threads: int):
-    """What embeds one part, `run(part, inputs)`, and the bytes of each part on disk."""
+    """A function `run(part, inputs)` that embeds one part, and the bytes of each part on disk."""
     kind, name = ROWS[row]
     if kind == "export":
         return build_export(folder / name, threads)
@@ -354,23 +354,21 @@ def describe_machine(threads: int) -> dict:
     }
 
 
-def measure_rates(threads: int, size: int = 2048, tries: int = 10) -> dict[str, int]:
+def measure_rates(threads: int) -> dict[str, int]:
     """The most GFLOP a second that torch's product of two square matrices reaches.
 
     Hypervisors hide which processor it is; this tells machines apart that have the same name.
     """
     import torch
 
+    from modeling_clip_vit.utils.devices import product_speeds
+
     torch.set_num_threads(threads)
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix, seconds = torch.randn(size, size, dtype=dtype), []
-        for _ in range(tries):
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
-        rates[str(dtype).removeprefix("torch.")] = round(2e-9 * size**3 / min(seconds))
-    return rates
+    speeds = product_speeds("cpu", torch.float32, torch.bfloat16, side=2048)
+    return {
+        name: round(speed / 1e9)
+        for name, speed in zip(("float32", "bfloat16"), speeds, strict=True)
+    }
 
 
 def is_installed(name: str) -> bool:

@@ -89,7 +89,7 @@ def main():
                 times: dict[str, list[float]] = {name: [] for name in functions}
                 for turn in range(options.rounds + 1):
                     names = list(functions)
-                    # Whoever comes first in a round finds other caches: each does in its turn.
+                    # The first of a round finds other caches, so the order rotates.
                     for name in names[turn % 3 :] + names[: turn % 3]:
                         seconds = run(functions[name], backward, dtype)
                         if turn:  # the first warms up

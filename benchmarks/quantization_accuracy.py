@@ -3,11 +3,12 @@
     python benchmarks/quantization_accuracy.py CHECKPOINT [--config configuration/train/emoji.yaml]
         [--steps 200] [--seeds 3] [--trained "dynamic int8" ...] [--factors 1 150] [--json FILE]
 
-For each factor one model: the checkpoint's function with outliers in it. 4 channels of each norm
-are so many times as large, and the weights behind them as much smaller: in float nothing changes.
-Naive is one range for a whole tensor, symmetric, the largest value seen; fewer bits are rounded to
-the nearest, a scale a row. Models are then trained for a few steps with rounding, the float one as
-teacher, with several seeds; what is measured is the checkpoint or the OpenVINO export that remains.
+Each factor gives one model, which computes the checkpoint's function but has outliers: 4 channels
+of each norm are multiplied by the factor, and the weights that read them are divided by it, so that
+nothing changes in float. Naive quantisation uses one symmetric range per tensor, up to the largest
+value seen; fewer bits are rounded to nearest with one scale per row. Models are then trained for a
+few steps with rounding and the float model as teacher, with several seeds. What is measured is the
+resulting checkpoint or OpenVINO export.
 """
 
 import argparse
@@ -49,7 +50,7 @@ METRICS = ("text_to_image/R@1", "text_to_image/R@5", "text_to_image/R@10", "zero
 
 @torch.no_grad()
 def add_outliers(model, factor: float):
-    """A copy that computes the same with some channels of the blocks' norms far larger."""
+    """A copy that computes the same function but has outlier channels in the blocks' norms."""
     spoiled = deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for tower in (spoiled.vision_model, spoiled.text_model):
@@ -88,7 +89,7 @@ def quantize_naively(model, layers: list[str], samples: list[dict[str, torch.Ten
 
 
 def prepare_plainly(config: Path, checkpoint: str) -> Preparation:
-    """A recipe's data with a checkpoint, its pictures as they are: ranges are found from them."""
+    """A checkpoint and a recipe's data without augmentation, to calibrate the ranges with."""
     words = ["--config", str(config), "--model_name_or_path", checkpoint]
     return prepare(parse_arguments([*words, *(w for name in VARIED for w in (f"--{name}", "0"))]))
 

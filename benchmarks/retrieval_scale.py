@@ -3,10 +3,10 @@
     python benchmarks/retrieval_scale.py [--sizes 12500 25000 50000 100000] [--width 512] \
         [--captions 1] [--json retrieval_scale.json] [--save docs/retrieval_scale.png]
 
-Each size runs in a process of its own, text to image and image to text. Prints a table: the peak of
-resident memory above that of the process before it had embeddings, what the embeddings take, and
-what the matrix of all similarities would take; draws all three, and the time. With several
-captions an image, mAP is measured as well.
+Each size runs in a process of its own, text to image and image to text. Prints a table with the
+growth of peak resident memory, the memory of the embeddings, and the memory that the matrix of all
+similarities would need; draws all three, and the time. With several captions per image, mAP is
+measured as well.
 """
 
 import argparse

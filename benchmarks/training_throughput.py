@@ -89,7 +89,7 @@ def start_ours(start: Path, folder: Path, batch: int, precision: str) -> Trainer
 
 
 class OpenClipSamples(Dataset):
-    """Rows read and transformed as open_clip's CSV data set does."""
+    """Rows read and transformed as open_clip's CSV dataset does."""
 
     def __init__(self, transform):
         self.rows = open_dataset(str(ROOT / "data" / "emoji"))["train"]

@@ -1,4 +1,4 @@
-"""What the tests share: small configurations, and a small data set of real files."""
+"""What the tests share: small configurations, and a small dataset of real files."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def small_model(vision: dict | None = None, text: dict | None = None, **top) -> 
 
 
 def make_texts(lengths: list[int], length: int | None = None) -> dict[str, torch.Tensor]:
-    """Token ids of texts with so many tokens, the last of each its end, padded on the right."""
+    """Token ids of texts of the given lengths, each ending in its end token, padded right."""
     generator = torch.Generator().manual_seed(1)
     length = length or max(lengths)
     ids = torch.zeros(len(lengths), length, dtype=torch.long)
@@ -209,7 +209,7 @@ def draw_picture(color: str, seed: int) -> PillowImage.Image:
 
 @pytest.fixture(scope="session")
 def color_dataset(tmp_path_factory) -> Path:
-    """A data set on disk, as parquet: squares of eight colours, two artists and a third unseen."""
+    """A dataset on disk, as parquet: squares of eight colours, two artists and a third unseen."""
     folder = tmp_path_factory.mktemp("colors")
     features = Features(
         {
@@ -357,9 +357,13 @@ def train(recipe: Path, *arguments: str) -> dict:
     """Train here; returns the training log's last line of losses."""
     command = ["train", "--config", str(recipe), "--report_to", "none", *arguments]
     assert main(command) == 0
-    out = Path(json.loads(recipe.read_text())["output_dir"])
-    lines = [json.loads(line) for line in (out / "training_log.jsonl").open()]
-    return [line for line in lines if "loss" in line][-1]
+    return read_log(Path(json.loads(recipe.read_text())["output_dir"]))[-1]
+
+
+def read_log(folder: Path) -> list[dict]:
+    """What a run logged of its updates, a dict per line."""
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
+    return [line for line in lines if "loss" in line]
 
 
 def train_in_two_processes(recipe: Path):

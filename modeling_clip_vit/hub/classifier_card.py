@@ -4,7 +4,14 @@ import json
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .model_card import CardFacts, describe_origin, describe_recipe, read_dataset_card
+from .model_card import (
+    OPEN_PICTURE,
+    REQUIREMENTS,
+    CardFacts,
+    describe_origin,
+    describe_recipe,
+    read_dataset_card,
+)
 
 #: A card lists no more classes than this by name.
 MOST_NAMES = 100
@@ -38,29 +45,27 @@ def build_classifier_card(facts: CardFacts) -> ModelCard:
         describe_recipe(facts),
         "## Licence",
         "The weights and the code are under Apache-2.0. The pictures trained on are under the "
-        "licences of their data set.",
+        "licences of their dataset.",
     ]
     return ModelCard("\n\n".join(sections) + "\n")
 
 
 def list_classes(names: list[str]) -> str:
-    """The classes, as many as a reader bears."""
+    """The classes, at most `MOST_NAMES` of them by name."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def describe_use(facts: CardFacts) -> str:
     """A few lines that load the model with plain Transformers."""
-    return f"""Beside `transformers` it needs `torch`, `torchvision`, `timm` and `einops`; this
-repository's own files are the model's code, hence `trust_remote_code=True`.
+    return f"""{REQUIREMENTS}
 
 ```python
 from PIL import Image
 from transformers import pipeline
 
 path = {json.dumps(facts.recipe["output_dir"])}  # this folder, or its name on the Hub
-image = Image.open("picture.png").convert("RGBA")  # what is transparent lies on white
-image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+{OPEN_PICTURE}
 classify = pipeline("image-classification", model=path, trust_remote_code=True)
 print(classify(image))
 ```"""

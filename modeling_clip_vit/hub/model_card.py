@@ -23,7 +23,7 @@ class CardFacts:
 
     Args:
         name: of the model.
-        dataset: folder or id of the data set.
+        dataset: folder or id of the dataset.
         num_rows, num_concepts: how many images and concepts were trained on.
         skipped: names of images that could not be decoded.
         recipe: every field of the run.
@@ -88,7 +88,7 @@ def build_model_card(facts: CardFacts) -> ModelCard:
 
 
 def read_dataset_card(path: str) -> dict:
-    """The metadata of a data set's card, empty where it has none on this machine."""
+    """The metadata of a dataset's card, empty where it has none on this machine."""
     card = Path(find_data(path)).expanduser() / "README.md"
     return DatasetCard.load(card).data.to_dict() if card.is_file() else {}
 
@@ -131,10 +131,17 @@ def describe_model(facts: CardFacts) -> str:
     )
 
 
+#: What code that loads the model needs.
+REQUIREMENTS = """Besides `transformers` it needs `torch`, `torchvision`, `timm` and `einops`. The
+model's code is part of this repository, hence `trust_remote_code=True`."""
+#: How that code opens an image as training did.
+OPEN_PICTURE = """image = Image.open("picture.png").convert("RGBA")  # transparent becomes white
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")"""
+
+
 def describe_use(facts: CardFacts) -> str:
     """Five lines that load the model with plain Transformers."""
-    return f"""Beside `transformers` it needs `torch`, `torchvision`, `timm` and `einops`; this
-repository's own files are the model's code, hence `trust_remote_code=True`.
+    return f"""{REQUIREMENTS}
 
 ```python
 from PIL import Image
@@ -143,8 +150,7 @@ from transformers import AutoModel, AutoProcessor
 path = {json.dumps(facts.recipe["output_dir"])}  # this folder, or its name on the Hub
 model = AutoModel.from_pretrained(path, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-image = Image.open("picture.png").convert("RGBA")  # what is transparent lies on white
-image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+{OPEN_PICTURE}
 inputs = processor(
     text={json.dumps([facts.example_text, "something else"], ensure_ascii=False)},
     images=image,
@@ -209,7 +215,7 @@ def describe_data(facts: CardFacts, dataset: dict) -> str:
 
 
 def describe_origin(facts: CardFacts, dataset: dict, what: str) -> str:
-    """The data set, what of it was trained on, and its licences."""
+    """The dataset, what of it was trained on, and its licences."""
     name = dataset.get("pretty_name", facts.dataset)
     text = f"{name} (`{facts.dataset}`, split `{facts.recipe['train_split']}`): {what}."
     return add_licences(text, facts, dataset)
@@ -220,7 +226,7 @@ def add_licences(text: str, facts: CardFacts, dataset: dict) -> str:
     licences = dataset.get("license") or []
     licences = [licences] if isinstance(licences, str) else licences
     if licences:
-        text += f" Licences: {', '.join(licences)}; the data set's card gives the attributions."
+        text += f" Licences: {', '.join(licences)}; the dataset's card gives the attributions."
     if facts.skipped:
         text += f"\n\nImages that could not be decoded: {'; '.join(facts.skipped)}."
     return text

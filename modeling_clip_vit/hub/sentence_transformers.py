@@ -1,4 +1,4 @@
-"""What Sentence Transformers reads beside a checkpoint, to embed texts and images with it."""
+"""The files with which Sentence Transformers loads a checkpoint, for texts and images."""
 
 import json
 from pathlib import Path

@@ -76,9 +76,9 @@ class CommandParser(ArgumentParser):
 
 
 def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[str]:
-    """A command line as jsonargparse takes it, of one as people write it.
+    """Turn a command line as people write it into one that jsonargparse accepts.
 
-    A list may stand without brackets (`--caption_columns en,zh` or `--caption_columns en zh`),
+    A list may be written without brackets (`--caption_columns en,zh` or `--caption_columns en zh`),
     `None` means null where null is allowed, and `~` is the home folder wherever a path begins.
 
     Args:

@@ -19,15 +19,22 @@ def default_device() -> torch.device:
 
 
 @cache
-def product_speeds(device_type: str, *dtypes: torch.dtype) -> tuple[float, ...]:
+def product_speeds(
+    device_type: str, *dtypes: torch.dtype, side: int | None = None
+) -> tuple[float, ...]:
     """Operations per second of a matrix product in each type: 2 n^3 over the shortest time.
 
     The types take turns, so that a busy machine slows all of them.
 
+    Args:
+        device_type: to compute on.
+        dtypes: the number formats.
+        side: n; by default large enough to tell the formats apart.
+
     Raises:
         RuntimeError: the device does not multiply one of the types.
     """
-    side = PRODUCT_SIDE.get(device_type, LARGE_PRODUCT_SIDE)
+    side = side or PRODUCT_SIDE.get(device_type, LARGE_PRODUCT_SIDE)
     matrices = [torch.ones(side, side, dtype=dtype, device=device_type) for dtype in dtypes]
     shortest = [float("inf")] * len(dtypes)
     for _ in range(TURNS):  # the first ones prepare kernels

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is one clear sentence.
+    """Something that the user can fix; the message is one clear sentence.
 
     The command line prints the message alone. Every other exception is a bug, and keeps its
     traceback.
@@ -42,12 +42,12 @@ def as_user_error() -> Iterator[None]:
 
 @contextmanager
 def warn_only(what: str) -> Iterator[None]:
-    """Turn a failure of something that is not worth losing more for into a warning.
+    """Turn the failure of a step that is not essential into a warning.
 
     A bug's traceback is part of the warning.
 
     Args:
-        what: failed, as in "WHAT failed".
+        what: what failed, as in "WHAT failed".
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Write files and folders as a whole or not at all.
 
-Everything is written beside its place first, forced to the disk, and then renamed: a full disk, a
-kill or a power cut leaves what was there.
+Everything is written under another name first, synced to the disk, and then renamed: after a full
+disk, a kill or a power cut, the previous files are still there.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import UserError, first_line
 
-#: What a system says when a disk, a quota or the largest file is full.
+#: Error codes for a full disk, an exhausted quota or a file that is too large.
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 #: How `torch.save` says that a file could not be written to its end.
@@ -43,7 +43,7 @@ def saving(what: str, hint: str) -> Iterator[None]:
     """Turn a system's refusal to write into one sentence; every other error stays what it is.
 
     Args:
-        what: that was to be written, as in "cannot save WHAT".
+        what: what was to be written, as in "cannot save WHAT".
         hint: what is still there, and how to go on.
 
     Raises:
@@ -83,7 +83,7 @@ def check_picture(path: Path):
 
 
 def check_new(target: Path):
-    """Refuse to write over anything.
+    """Reject a target that would overwrite anything.
 
     Raises:
         UserError: there is a file of that name, a folder that is not empty or is the current one,
@@ -101,7 +101,7 @@ def check_new(target: Path):
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends, and nothing on an error.
+    """A folder to fill, which becomes `target` when the block ends and is removed on an error.
 
     Raises:
         UserError: the target is there already, and not empty.
@@ -115,7 +115,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def partial_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, which is gone when the block ends."""
+    """An empty folder next to `target`, which is removed when the block ends."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -149,7 +149,7 @@ def replace_files(source: Path, target: Path):
 
 
 def replace_folder(source: Path, target: Path):
-    """Move a folder to where an older one may be, of which nothing remains."""
+    """Move a folder to `target`, replacing an older one that may be there."""
     sync_files(source)
     shutil.rmtree(target, ignore_errors=True)
     source.rename(target)

@@ -64,51 +64,38 @@ def loading(path: str) -> Iterator[None]:
 
 
 def load_config(path: str) -> Any:
-    """The configuration of a checkpoint, without running code that it carries.
-
-    Raises:
-        LoadError: there is none, or it is not valid.
-    """
-    path = find_checkpoint(path)
-    with loading(path):
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    """The configuration of a checkpoint, as `load_auto` loads it."""
+    return load_auto(AutoConfig, path)
 
 
 def load_processor(path: str) -> Any:
-    """The processor of a checkpoint, without running code that it carries.
-
-    Raises:
-        LoadError: there is none.
-    """
-    path = find_checkpoint(path)
-    with loading(path):
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    """The processor of a checkpoint, as `load_auto` loads it."""
+    processor = load_auto(AutoProcessor, path)
     read_as_text(getattr(processor, "tokenizer", None))
     return processor
 
 
 def load_image_processor(path: str) -> Any:
-    """The image processor of a checkpoint, without running code that it carries.
-
-    Raises:
-        LoadError: there is none.
-    """
-    path = find_checkpoint(path)
-    with loading(path):
-        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    """The image processor of a checkpoint, as `load_auto` loads it."""
+    return load_auto(AutoImageProcessor, path)
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a checkpoint, without running code that it carries.
+    """The tokenizer of a checkpoint, as `load_auto` loads it."""
+    tokenizer = load_auto(AutoTokenizer, path)
+    read_as_text(tokenizer)
+    return tokenizer
+
+
+def load_auto(auto_class: Any, path: str) -> Any:
+    """A part of a checkpoint, without running code that the checkpoint carries.
 
     Raises:
-        LoadError: there is none.
+        LoadError: there is no such checkpoint or part of it, or it is not valid.
     """
     path = find_checkpoint(path)
     with loading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    read_as_text(tokenizer)
-    return tokenizer
+        return auto_class.from_pretrained(path, trust_remote_code=False)
 
 
 def read_as_text(tokenizer: Any):

@@ -25,7 +25,7 @@ def start_processes(**kwargs: Any) -> PartialState:
     Raises:
         UserError: the processes have not found each other.
     """
-    # Without this, processes launched where no accelerator is would each work alone.
+    # Without this, processes launched on a machine without an accelerator would each work alone.
     state = PartialState(**{"cpu": default_device().type == "cpu", "timeout": TIMEOUT, **kwargs})
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != wanted:

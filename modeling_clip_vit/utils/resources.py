@@ -1,4 +1,4 @@
-"""Files that come with this project: recipes, architectures, templates and small data sets.
+"""Files that come with this project: recipes, architectures, templates and small datasets.
 
 In a checkout they lie at its top; in an installed package, within it.
 """
@@ -50,7 +50,7 @@ def find_resource(kind: str, name: str) -> Path:
 
 
 def find_data(path: str) -> str:
-    """A data set's path; where nothing is there, the one of that name that comes with this."""
+    """The path of a dataset; if it does not exist, the one of that name from this project."""
     ours = RESOURCES / path
     is_ours = path.startswith("data/") and not Path(path).exists() and ours.is_dir()
     return str(ours) if is_ours else path

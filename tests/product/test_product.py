@@ -12,6 +12,7 @@ import pytest
 from conftest import (
     COLORS,
     draw_picture,
+    read_log,
     run_example,
     run_without_package,
     start,
@@ -65,12 +66,6 @@ def largest_difference(folder: Path, other: Path) -> float:
     weights, others = (load_file(place / "model.safetensors") for place in (folder, other))
     assert weights.keys() == others.keys()
     return max((value - others[name]).abs().max().item() for name, value in weights.items())
-
-
-def read_log(folder: Path) -> list[dict]:
-    """What a run logged of its updates."""
-    lines = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
-    return [line for line in lines if "loss" in line]
 
 
 def test_a_run_learns_and_leaves_all_its_files(trained):
