@@ -1,6 +1,6 @@
 """Train a CLIP: `python train.py`, or `accelerate launch train.py`, with `--help` for the fields.
 
-Without `--config` it trains the default model on the embedded data set, data/emoji.
+Without `--config` it trains the default model on the embedded dataset, data/emoji.
 """
 
 import sys

@@ -41,12 +41,12 @@ exit codes: 0 success; 1 an error you can fix, explained in one sentence; 2 inva
 def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:
     """Run a sub-command.
 
-    What a user can mend ends in one sentence and exit code 1. Every other error is a bug, and shows
-    its traceback.
+    An error that the user can fix prints one sentence and exits with code 1. Any other error is a
+    bug and shows its traceback.
 
     Args:
-        arguments: of the command line, which is taken when None.
-        default_config: the recipe of `train` where it names none.
+        arguments: command-line arguments; those of the process when None.
+        default_config: recipe for `train` when the command line names none.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in given

@@ -1,4 +1,4 @@
-"""Builds the handwritten digits as an image data set, from the installed scikit-learn.
+"""Builds the handwritten digits as an image dataset, from the installed scikit-learn.
 
     python data/digits/build.py
 

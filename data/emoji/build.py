@@ -1,4 +1,4 @@
-"""Builds the emoji image-text data set: the same concepts drawn by three artists, named in two
+"""Builds the emoji image-text dataset: the same concepts drawn by three artists, named in two
 languages, as one parquet file per split.
 
     python data/emoji/build.py                    # downloads four packages with `npm pack`
@@ -65,7 +65,7 @@ class DrawingSource:
 
 @dataclass(frozen=True)
 class Concept:
-    """What an emoji shows, whoever draws it."""
+    """What an emoji shows, independent of the artist."""
 
     hexcode: str
     caption_en: str
@@ -369,7 +369,7 @@ def make_features(concepts: Iterable[Concept]) -> Features:
 
 
 def make_dataset(rows: list[Row], drawings: Drawings, features: Features) -> Dataset:
-    """Returns the rows as a data set with the images' bytes inside."""
+    """Returns the rows as a dataset with the images' bytes inside."""
     columns = {
         "image": [{"bytes": drawings[artist][c.hexcode], "path": None} for c, artist in rows],
         "caption_en": [concept.caption_en for concept, _ in rows],
@@ -421,7 +421,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=Path(__file__).resolve().parent / "data",
-        help="folder to write the parquet files to (default: data, beside this script)",
+        help="folder to write the parquet files to (default: data, next to this script)",
     )
     return parser.parse_args(arguments)
 

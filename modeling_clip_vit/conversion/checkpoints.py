@@ -14,7 +14,7 @@ from ..pretrained import load_with_report, refuse_misfits
 from ..utils.from_pretrained import find_checkpoint, loading
 from .weights import ConversionError
 
-#: What a model of a peer may be given as, beside the model itself.
+#: How a peer's model may be given instead of the model itself.
 Checkpoint = str | Path
 
 
@@ -73,7 +73,7 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         source: a folder, a file of weights in a folder with its config.json, or a name on the Hub.
 
     Raises:
-        ValueError: the checkpoint lacks weights, or has others than the model; they are named.
+        ValueError: the checkpoint lacks weights or has unexpected ones; the message names them.
         ConversionError: a pickle holds more than tensors.
     """
     path = Path(source).expanduser()

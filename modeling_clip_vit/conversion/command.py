@@ -59,10 +59,10 @@ def build_parser() -> CommandParser:
 
 
 def convert_to(name: str, ours: Ours, source: str) -> Any:
-    """One of ours as a model of another implementation.
+    """Convert one of our models to another implementation.
 
     Raises:
-        ConversionError: that cannot hold it.
+        ConversionError: the other implementation cannot represent it.
     """
     peer = PEERS[name]
     if not isinstance(ours, ClipVitModel) and not peer.is_tower and name != "clip_vit":
@@ -80,7 +80,7 @@ def check(source: Any, ours: Ours, converted: Any) -> dict[str, float]:
     if converted is source:
         return {}
     if isinstance(ours, ClipVitModel) and is_tower(converted):
-        # An image tower has no texts: both towers are compared before, of the source and ours.
+        # An image tower has no texts, so both towers are first compared between source and ours.
         before = {} if source is ours else verify(source, ours, ours.config)
         return {**before, **verify(ours, converted, ours.config)}
     return verify(source, converted, ours.config)

@@ -42,7 +42,8 @@ def from_hf_chinese_clip(source: ChineseCLIPModel | Checkpoint) -> ClipVitModel:
     builds that with a pooler, which nothing uses: it is zero.
 
     Raises:
-        ConversionError: weights of either have no place in the other, or the checkpoint lacks some.
+        ConversionError: a weight has no counterpart in the other model, or the checkpoint lacks
+            some.
     """
     peer = model_of(ChineseCLIPModel, source)
     vision, text = peer.config.vision_config, peer.config.text_config

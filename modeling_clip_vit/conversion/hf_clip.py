@@ -55,7 +55,8 @@ def from_hf_clip(source: CLIPModel | Checkpoint) -> ClipVitModel:
     """A CLIP of Transformers, or a checkpoint of one, as one of ours.
 
     Raises:
-        ConversionError: weights of either have no place in the other, or the checkpoint lacks some.
+        ConversionError: a weight has no counterpart in the other model, or the checkpoint lacks
+            some.
     """
     peer = model_of(CLIPModel, source)
     text = peer.config.text_config

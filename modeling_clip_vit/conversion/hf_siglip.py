@@ -41,7 +41,8 @@ def from_hf_siglip(source: SiglipModel | Checkpoint) -> ClipVitModel:
     """A SigLIP of Transformers, or a checkpoint of one, as one of ours.
 
     Raises:
-        ConversionError: weights of either have no place in the other, or the checkpoint lacks some.
+        ConversionError: a weight has no counterpart in the other model, or the checkpoint lacks
+            some.
     """
     peer = model_of(SiglipModel, source)
     text = peer.config.text_config

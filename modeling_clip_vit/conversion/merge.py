@@ -63,7 +63,7 @@ def build_parser() -> CommandParser:
 def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
     """Move the weights of the first model to `(1 - alpha) * first + alpha * second`.
 
-    Of Wortsman et al. (2022, "Robust fine-tuning of zero-shot models", equation 1).
+    As in Wortsman et al. (2022, "Robust fine-tuning of zero-shot models", equation 1).
 
     Raises:
         ConversionError: the architectures differ; what differs is named.
@@ -92,7 +92,7 @@ def shape_of(state: dict[str, torch.Tensor], name: str) -> str:
 
 
 def flat_fields(config: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """The fields of a configuration and of those in it that say what a model computes."""
+    """The fields of a configuration, nested ones included, that affect what a model computes."""
     fields: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict) and name.endswith("_config"):

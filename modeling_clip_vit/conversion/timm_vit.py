@@ -79,7 +79,7 @@ def from_timm_vit(
     Args:
         source: a plain `VisionTransformer`, or a checkpoint of one: a folder with its config.json,
             a file of weights in such a folder, or a name on the Hub.
-        hidden_act: the activation, where it is none that this recognises.
+        hidden_act: the activation, if it is not one that is recognised.
 
     Raises:
         ConversionError: it has something that ours has not.
@@ -176,7 +176,7 @@ def fields_of(peer: Any, hidden_act: str | None = None) -> dict[str, Any]:
 
 
 def check_kind(peer: Any):
-    """Refuse what is no ViT that ours can hold.
+    """Reject a model that is not a ViT that ours can represent.
 
     Raises:
         ConversionError: it has something that ours has not.
@@ -241,8 +241,8 @@ def final_norm_of(peer: Any) -> str:
 def to_timm_vit(model: ClipVitVisionModel | ClipVitModel) -> VisionTransformer:
     """An image tower of ours, alone or of a joint model, as a ViT of timm without a classifier.
 
-    A class token whose position is zero, or beside which there are registers, has no position in
-    timm: there it is the sum of both.
+    A class token whose position is zero, or that comes with registers, has no position in timm;
+    its position is added to the token instead.
 
     Raises:
         ConversionError: it is built in a way that timm's ViT is not.

@@ -70,7 +70,7 @@ def make_inputs(config: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 @contextmanager
 def in_float32(*models: nn.Module) -> Iterator[None]:
-    """Models in float32 and evaluation for a while; the weights are afterwards what they were."""
+    """Put models into float32 and evaluation mode; on exit, the weights get their dtypes back."""
     dtypes = [[weight.dtype for weight in model.parameters()] for model in models]
     for model in models:
         model.float().eval()
@@ -85,7 +85,7 @@ def in_float32(*models: nn.Module) -> Iterator[None]:
 def compare(
     before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], tolerance: float = TOLERANCE
 ) -> dict[str, float]:
-    """The largest difference of each output; but of embeddings, as a share of the largest.
+    """The largest difference of each output, relative to its largest value unless normalised.
 
     Raises:
         ConversionError: a difference is larger than float32 explains.

@@ -1,7 +1,7 @@
 """vit-pytorch's ViT and SimpleViT, and models written after them.
 
-The package keeps no configurations: what builds the same model is read off the modules, and the
-result is run against its source before it is given out.
+The package keeps no configurations, so the configuration is read off the modules, and the result is
+verified against its source before it is returned.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ def from_vit_pytorch(peer: nn.Module) -> ClipVitForImageClassification:
     """A ViT or SimpleViT of vit-pytorch as an image classifier of ours.
 
     Older versions of it are taken too: patches without norms, norms around the branches, a class
-    token beside pooling by mean, and the last norm in the head.
+    token together with mean pooling, and the last norm in the head.
 
     Dropout after a branch has no counterpart; the others are kept.
 
     Args:
-        peer: the loaded model. There is no form of checkpoint to take instead: a state of weights
-            tells neither the heads nor the pooling.
+        peer: the loaded model. A checkpoint cannot be used instead, because a state dict tells
+            neither the number of heads nor the pooling.
 
     Raises:
         ConversionError: it is built in another way, or computes something else.
@@ -212,7 +212,7 @@ def rules_of(peer: Any, config: ClipVitVisionConfig) -> list[Rule]:
 
 
 def block_pairs(ours: str, layer) -> Iterator[tuple[str, nn.Module]]:
-    """Modules of a block, ours by name; the layer after attention apart, which may be missing."""
+    """Our module names in a block, each with its module; without the layer after attention."""
     norm1, attention, norm2, feed_forward = parts_of(layer)
     linear = [part for part in feed_forward_of(feed_forward) if isinstance(part, nn.Linear)]
     yield f"{ours}.norm1", norm1

@@ -71,10 +71,10 @@ def move_weights(
         target: what they go into.
         rules: which belong together.
         to_ours: whether the target is ours.
-        changed: tensors that stand in for those of the source under their names, or add to them.
+        changed: tensors by name that replace or extend those of the source.
 
     Raises:
-        ConversionError: a weight of either has no place in the other.
+        ConversionError: a weight of either model has no counterpart in the other.
     """
     state, wanted = {**source.state_dict(), **(changed or {})}, target.state_dict()
     result: dict[str, torch.Tensor] = {}
@@ -171,7 +171,7 @@ def require_classic(config, expected: dict, peer: str, options: Iterable[str] = 
 
     Args:
         config: configuration of the tower.
-        expected: fields that the peer has in one way alone, beside or instead of the classic ones.
+        expected: fields for which the peer supports a single value, if not the classic one.
         peer: its name, for the message.
         options: fields of `CLASSIC` that the peer has in more than one way.
 

@@ -1,4 +1,4 @@
-"""Calibration: whether what a model says it is sure of is right as often as it says.
+"""Calibration: whether a model's confidence matches how often it is right.
 
 Shape legend: `N` images, `C` classes, `P` projection.
 """
@@ -74,14 +74,14 @@ def measure_calibration(
         class_embeds: of length 1, (C, P).
         labels: class of each image, (N,).
         scale, bias: of the logits.
-        seed: of the halves: each is measured at the temperature that fits the other one.
+        seed: seed of the two halves; each is measured at the temperature fitted to the other.
 
     Returns:
         `ECE`, `NLL` (mean negative log-likelihood) and `Brier` (Brier, 1950: mean squared error of
         the probabilities, summed over the classes) as the model is; the `temperature` that makes
         the likelihood of all images largest (Guo et al., 2017, section 4.2); and the same three
-        behind `fitted_`, of temperatures that did not see the image. And the diagrams, as the
-        model is and fitted.
+        prefixed with `fitted_`, at temperatures that were not fitted to the image. Also the
+        diagrams, of the model as it is and with fitted temperatures.
 
     Raises:
         ValueError: there are fewer than two images.
@@ -146,7 +146,8 @@ def bin_confidences(
 def fit_temperature(blocks: Blocks, is_sigmoid: bool) -> float:
     """The temperature of the largest likelihood.
 
-    The likelihood is concave in its inverse: halving finds where the slope changes its sign.
+    The log-likelihood is concave in the inverse temperature, so bisection on the sign of its slope
+    finds the maximum.
     """
     low, high = log(1 / HOTTEST), log(1 / COLDEST)
     for _ in range(40):

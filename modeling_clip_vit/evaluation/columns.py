@@ -35,13 +35,13 @@ def choose_columns(
     concept: str | None,
     path: str,
 ) -> Columns:
-    """The columns that are named, and what is not named as the features of the split tell.
+    """The named columns; those that are not named are guessed from the features of the split.
 
-    Of several columns of class labels, the first.
+    Of several columns of class labels, one with a usual name is chosen, or else the first.
 
     Raises:
-        DataError: a named one is not there, there is none of images, or neither captions nor
-            labels.
+        DataError: a named column does not exist, the image column cannot be guessed, or there are
+            neither captions nor labels.
     """
     named = [image, *(captions or []), label, concept]
     check_columns(split, [name for name in named if name is not None], path)

@@ -11,7 +11,7 @@ from .tasks import EvaluationOptions, evaluate
 
 
 def run_evaluate(arguments: list[str]) -> int:
-    """Evaluate a checkpoint on a data set; print the tables and write what was measured."""
+    """Evaluate a checkpoint on a dataset; print the tables and write what was measured."""
     given = build_parser().parse(arguments, EvaluationOptions)
     options = EvaluationOptions(**{f.name: given[f.name] for f in fields(EvaluationOptions)})
     state = start_processes()

@@ -26,7 +26,7 @@ def shot_noise(image: torch.Tensor, level: float, rng: np.random.Generator) -> t
 
 
 def gaussian_blur(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
-    """Out of focus: `level` is the deviation in pixels, of an image with sides of 224."""
+    """Defocus: `level` is the standard deviation in pixels, for an image with sides of 224."""
     sigma = level * image.shape[-1] / REFERENCE_SIDE
     # Reflection at the edge takes less than a side.
     width = min(2 * round(4 * sigma) + 1, 2 * (image.shape[-1] // 2) - 1)
@@ -54,7 +54,7 @@ def jpeg_compression(image: torch.Tensor, level: float, rng: np.random.Generator
 
 
 def pixelate(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
-    """Enlarged from `level` of the side."""
+    """Shrink to `level` of the side, and enlarge again."""
     side = max(1, int(image.shape[-1] * level))
     whole = transforms.to_pil_image(to_bytes(image))
     small = whole.resize((side, side), Image.Resampling.BOX)

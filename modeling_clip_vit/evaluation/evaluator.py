@@ -1,4 +1,4 @@
-"""Measure a CLIP on an image-text data set: retrieval both ways, and zero-shot classes."""
+"""Measure a CLIP on an image-text dataset: retrieval both ways, and zero-shot classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from .zero_shot import average_phrases, class_texts, measure_zero_shot
 
 @dataclass
 class EvaluationSet:
-    """One split, decoded: what is asked, what is searched, and what is right.
+    """One decoded split: the queries, the gallery, and which matches are right.
 
     Args:
         split: its name.
         pixels: uint8, (N, 3, S, S).
         keys: rows with an equal key belong together.
-        captions: caption column -> texts that ask, and the key of what each asks for.
+        captions: caption column -> the query texts, and the key that each asks for.
         examples: caption column -> a caption of each row.
         labels: class-label column -> (names, label of each row).
     """
@@ -85,9 +85,9 @@ class Evaluator:
     """Measures a model on splits that were decoded beforehand.
 
     Args:
-        evaluation: the split that is searched and whose captions ask.
-        new_concepts: a split of concepts that training never saw: its captions ask, and its images
-            lie among those of `evaluation`; None for none.
+        evaluation: the split whose images are the gallery and whose captions are the queries.
+        new_concepts: a split of concepts that training never saw: its captions are queries, and its
+            images join those of `evaluation` in the gallery; None for no such split.
         template_sets: phrases around class names, as `class_texts` takes them.
     """
 

@@ -1,4 +1,4 @@
-"""What was measured, as values with fields: nobody has to take a name apart."""
+"""Measured values with fields, so that nobody has to parse the name of a metric."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ class Metric:
 
     Args:
         task: what was measured: `retrieval`, `new_concepts`, `zero_shot`, `classification` …
-        split: of the data set.
+        split: of the dataset.
         name: of the figure, such as `R@1`.
         value: shares are from 0 to 1.
         of: the column that it is of; empty for none.

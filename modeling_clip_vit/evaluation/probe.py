@@ -1,4 +1,4 @@
-"""What image embeddings tell of classes when they are learned from: linear probe and neighbours.
+"""How well classes can be learned from image embeddings: linear probe and nearest neighbours.
 
 Shape legend: `N` images, `C` classes, `P` projection.
 """
@@ -93,8 +93,8 @@ def measure_neighbours(
 ) -> dict[str, float]:
     """The vote of the nearest images, each weighted by exp(cosine / temperature).
 
-    Of Wu et al. (2018, section 3.4), with the numbers of Caron et al. (2021); fewer neighbours
-    where there are fewer images. The result is that of `measure_predictions`.
+    As in Wu et al. (2018, section 3.4), with the hyperparameters of Caron et al. (2021); fewer
+    neighbours if there are fewer images. The result is that of `measure_predictions`.
     """
     count = min(NUM_NEIGHBOURS, len(train_embeds))
     predicted = []

@@ -1,7 +1,7 @@
-"""Retrieval: how far up the right items come.
+"""Retrieval: how high the right items rank.
 
 Shape legend: `Q` queries, `B` of them at a time, `G` gallery items, `W` of them at a time, `R` the
-most right items that a query has, `P` projection.
+largest number of right items of a query, `P` projection.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -13,10 +13,10 @@ from ..data.captions import find_texts
 from ..data.errors import DataError
 
 RECALL_AT = (1, 5, 10)
-#: So many scores are in memory at a time, whatever the number of queries and items.
+#: Number of scores in memory at a time, whatever the number of queries and items.
 SCORES_AT_ONCE = 2**21
-#: Tiles of scores are at most so wide. Both their sides are long: few queries against a whole
-#: gallery would leave the matrix product waiting for memory.
+#: Maximum width of a tile of scores. Both sides of a tile are long: with few queries against the
+#: whole gallery, the matrix product would be memory-bound.
 TILE_WIDTH = 2048
 
 
@@ -26,8 +26,8 @@ def rows_at_once(num_columns: int) -> int:
 
 
 def find_right_items(query_ids: torch.Tensor, gallery_ids: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Where the right items of some queries at a time are in the gallery: (B, R), -1 where a query
-    has fewer than others.
+    """Gallery positions of the right items, for a block of queries at a time: (B, R), padded with
+    -1 where a query has fewer than others.
 
     Raises:
         ValueError: a query has no right item.
@@ -92,7 +92,7 @@ def count_before(
     for items_BR in find_right_items(query_ids, gallery_ids):
         queries = query_embeds[stop : (stop := stop + len(items_BR))]
         if scores.shape != (len(queries), width):
-            # One piece of memory for all: pieces that come and go leave holes in it.
+            # One buffer for all tiles: repeated allocation would fragment memory.
             scores = query_embeds.new_empty(len(queries), width)
         tiles = {}
         limits_BR = scores.new_full(items_BR.shape, -torch.inf)
@@ -108,7 +108,7 @@ def count_before(
         before_BR, counted = torch.zeros(limits_BR.shape, dtype=torch.long), 0
         for start, right in tiles.items():
             torch.mm(queries, gallery_embeds[start : start + width].t(), out=scores)
-            scores[right] = -torch.inf  # a right item is before none
+            scores[right] = -torch.inf  # right items are not counted
             before_BR += count_not_below(scores[:, counted - start :], limits_BR)
             counted = start + width
         yield before_BR, (items_BR >= 0).sum(dim=1)
@@ -168,7 +168,7 @@ def measure_retrieval(
     query_ids: torch.Tensor,
     gallery_ids: torch.Tensor,
 ) -> dict[str, float]:
-    """Retrieval metrics of one direction; with `mAP` where a query has several right items."""
+    """Retrieval metrics of one direction; with `mAP` if several gallery items share an id."""
     sides = (query_embeds, gallery_embeds, query_ids, gallery_ids)
     metrics = retrieval_metrics(rank_of_best_match(*sides))
     if gallery_ids.unique().numel() < len(gallery_ids):
@@ -193,17 +193,15 @@ def list_captions(
     column: str,
     path: str,
 ) -> tuple[list[str], list[Hashable]]:
-    """The texts that ask, each with the key of what it asks for.
+    """The query texts, each with the key that it asks for.
 
-    A text asks once for a key, however many images that belongs to.
+    A text is one query per key, however many images have that key. A row without a text gives none.
 
     Args:
-        captions: of each row one, or several.
-        keys: of each row; rows with an equal key belong together.
-        rows: which of them ask.
+        captions: one caption or several of each row.
+        keys: key of each row; rows with an equal key belong together.
+        rows: the rows whose captions are queries.
         column, path: names in messages.
-
-    A row without a text asks nothing.
 
     Raises:
         DataError: no row has a text.

@@ -24,8 +24,8 @@ from .corruptions import corrupt
 
 
 def own_rows(count: int) -> list[int]:
-    """The rows of this process, in turn with the others: as many for each, the first ones again
-    where they do not come out even.
+    """The rows of this process, dealt in turn: each process gets the same number, and the first
+    rows repeat if they do not divide evenly.
     """
     state = PartialState()
     rounds = -(-count // state.num_processes)
@@ -34,7 +34,7 @@ def own_rows(count: int) -> list[int]:
 
 
 def gather_rows(own: torch.Tensor, count: int) -> torch.Tensor:
-    """All rows in order, (N, P), of what each process has of its `own_rows`."""
+    """All-gather the values that each process has for its `own_rows`: all rows in order, (N, P)."""
     state = PartialState()
     shares = gather(own.to(state.device)).cpu().unflatten(0, (state.num_processes, -1))
     return shares.transpose(0, 1).flatten(0, 1)[:count]
@@ -141,10 +141,10 @@ class Embedder:
         Args:
             split: the rows.
             column: of the images.
-            path: name of the data set in messages.
+            path: name of the dataset in messages.
             max_bad_sample_ratio: the share of bad rows to put up with.
             damage: what is done to the images before they are embedded.
-            problems: row -> what is wrong with it, beside its image.
+            problems: row -> what is wrong with it, other than its image.
 
         Returns:
             Embeddings (N, P) of length 1; the row of each; and what could not be decoded.

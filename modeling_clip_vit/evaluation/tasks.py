@@ -133,10 +133,10 @@ class EvaluationReport:
 
 
 def evaluate(encoder: Encoder, options: EvaluationOptions) -> EvaluationReport | None:
-    """Evaluate a CLIP on a data set; in all processes together, with the report in the main one.
+    """Evaluate a CLIP on a dataset; in all processes together, with the report in the main one.
 
     Raises:
-        DataError: the data set has not what is asked for, or one image alone.
+        DataError: the dataset lacks what a task needs, or has only one usable image.
     """
     return Evaluation(encoder, options)()
 
@@ -164,7 +164,7 @@ class Evaluation:
         )
         self.train_split = choose_train_split(splits, self.split_name, options)
         self.tasks = self.choose_tasks()
-        # Nothing is embedded before all that could be wrong with rows has been looked at.
+        # Check everything that could be wrong with the rows before anything is embedded.
         self.class_names: list[str] = []
         self.class_names = self.read_labels(self.split).names
         self.texts = class_texts(self.class_names, options.templates)
@@ -183,12 +183,12 @@ class Evaluation:
         return split.select(np.sort(rows))
 
     def choose_tasks(self) -> list[str]:
-        """The tasks that are asked for, or all that the data allow but robustness.
+        """The requested tasks, or all that the data allows except robustness.
 
-        That one embeds the images many times over.
+        Robustness embeds the images many times over.
 
         Raises:
-            DataError: one is asked for that they do not allow.
+            DataError: a requested task needs data that is missing.
         """
         has = {
             "captions": bool(self.columns.captions),
@@ -337,10 +337,10 @@ class Evaluation:
     def damage(
         self, captions: dict[str, tuple[torch.Tensor, list]], classes: torch.Tensor
     ) -> list[Metric]:
-        """Zero-shot accuracy and R@1 of a text on corrupted images.
+        """Zero-shot accuracy and text-to-image R@1 on corrupted images.
 
-        The condition is the corruption and its severity, `fog/3`; `fog/mean` is the mean over
-        severities, `all/mean` that over corruptions, and `none/mean` the same crop as it is.
+        The condition is the corruption and its severity, `contrast/3`; `contrast/mean` is the mean
+        over severities, `all/mean` that over corruptions, and `none/mean` the uncorrupted crop.
         """
         clean = self.measure_damaged(None, 0, captions, classes)
         results: dict[str, list[Metric]] = {}
@@ -363,7 +363,7 @@ class Evaluation:
         captions: dict[str, tuple[torch.Tensor, list]],
         classes: torch.Tensor,
     ) -> list[Metric]:
-        """Embed every image with one corruption, and measure; nothing but in the main process."""
+        """Embed every image with one corruption, and measure; empty except in the main process."""
         if PartialState().is_main_process and name is not None:
             print(f"robustness: {name}, severity {severity}", file=sys.stderr)
         damage = Damage(name, severity, self.options.seed, self.embedder.encoder.image_size)

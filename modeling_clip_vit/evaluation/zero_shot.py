@@ -16,7 +16,7 @@ def class_texts(names: Sequence[str], template_sets: Sequence[str]) -> list[str]
     """Every class name in every phrase: those of the first class first.
 
     Args:
-        names: of the classes, as a data set has them.
+        names: of the classes, as a dataset has them.
         template_sets: sets of phrases as `load_templates` knows them; their phrases are one
             ensemble.
 
@@ -82,7 +82,7 @@ def measure_predictions(predicted: torch.Tensor, labels: torch.Tensor) -> dict[s
 
 
 def measure_right(right: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """The same of which images are classified rightly, (N,)."""
+    """`measure_predictions` from whether each image is classified correctly, (N,)."""
     total = labels.bincount()
     recalls = labels[right].bincount(minlength=len(total))[total > 0] / total[total > 0]
     return {

@@ -99,7 +99,7 @@ def check_choice(format: str, precision: str, parts: Iterable[str], has_calibrat
         require(chosen.int8_packages, chosen.int8_extra, f"--format {format} --precision int8")
         if chosen.needs_calibration and not has_calibration:
             raise ExportError(
-                f"--format {format} --precision int8 is fitted to data: name a data set of images "
+                f"--format {format} --precision int8 is fitted to data: name a dataset of images "
                 "and captions by --calibration"
             )
 
@@ -165,7 +165,7 @@ def export_with(exporter: Any, module: nn.Module, inputs: Inputs, config: Any) -
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what exporters and quantisers say of their own versions and of every node."""
+    """Silence what exporters and quantisers log about their versions and every node."""
     names = ("torch.onnx", "nncf", "root")
     loggers = [logging.getLogger(name if name != "root" else None) for name in names]
     levels = [logger.level for logger in loggers]
@@ -213,10 +213,10 @@ def convert_openvino(module: nn.Module, inputs: Inputs, shapes: Shapes) -> Expor
 
 
 def own_constants(program: Any):
-    """Copy what an OpenVINO graph holds in bfloat16, in place, while its source is still there.
+    """Copy the bfloat16 constants of an OpenVINO graph, in place, while its source still exists.
 
-    Of such tensors, OpenVINO's frontend keeps the address and not the tensor: when the source
-    goes, other numbers take their place.
+    OpenVINO's frontend keeps only the address of such tensors: once the source is freed, the graph
+    would read other data.
     """
     from openvino import Type, op
 
@@ -228,11 +228,11 @@ def own_constants(program: Any):
 
 
 def quantize_openvino(program: Any, inputs: Inputs, calibration: list[Inputs] | None) -> Any:
-    """An OpenVINO graph in int8: NNCF's quantisation after training, with SmoothQuant.
+    """Quantise an OpenVINO graph to int8: NNCF's post-training quantisation, with SmoothQuant.
 
-    It takes in linear layers, embedding tables and the patch convolution. Projections stay float,
-    and so do the logits: they run once an image or a text, and pooled features are where a range
-    that does not fit costs most.
+    It covers linear layers, embedding tables and the patch convolution. Projections stay float,
+    and so do the logits: they run once per image or text, and a badly fitting range costs most on
+    pooled features.
     """
     from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
@@ -246,9 +246,9 @@ def quantize_openvino(program: Any, inputs: Inputs, calibration: list[Inputs] | 
 
 
 def products_of_vectors(program: Any) -> list[str]:
-    """The names of an OpenVINO graph's matrix products behind pooling.
+    """The names of an OpenVINO graph's matrix products after pooling.
 
-    From the results back, everything is of vectors, with two sides, until it is of tokens.
+    Going back from the results, tensors have two dimensions until pooling, and more before it.
     """
     found, seen = [], set()
     waiting = [result.input_value(0) for result in program.get_results()]
@@ -268,7 +268,7 @@ def products_of_vectors(program: Any) -> list[str]:
 def torch_quantizer(calibration: list[Inputs] | None) -> Any:
     """torchao's quantisation of the graph of torch.export, for its compiler on x86.
 
-    Not NNCF's of such graphs: it stumbles over the masks of a text tower.
+    NNCF's quantisation of such graphs is not used, because it fails on the masks of a text tower.
     """
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
     from transformers.exporters import PT2EQuantizer
@@ -282,8 +282,8 @@ def torch_quantizer(calibration: list[Inputs] | None) -> Any:
 def onnx_quantizer() -> Any:
     """ONNX Runtime's dynamic quantisation, a scale for each output channel.
 
-    Convolutions stay float: its integer ones take longer.
-    Ranges that are fixed before, from a few images, were further from the source at B/32.
+    Convolutions stay float, because its integer ones are slower. Static ranges from a few images
+    were further from the source at B/32.
     """
     from onnxruntime.quantization.registry import IntegerOpsRegistry
     from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer

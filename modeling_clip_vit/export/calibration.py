@@ -1,4 +1,4 @@
-"""Inputs to fit an int8 export to, and to check it with: images and captions of a data set."""
+"""Inputs to fit an int8 export to, and to check it with: images and captions of a dataset."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,22 +24,22 @@ def read_samples(
     count: int,
     image_column: str | None,
 ) -> list[Inputs]:
-    """Prepared images and captions, spread evenly over the first split of a data set.
+    """Prepared images and captions, spread evenly over the first split of a dataset.
 
     Args:
-        path: a folder or the id of a data set on the Hub.
+        path: a folder or the id of a dataset on the Hub.
         processor: the checkpoint's.
         shapes: the sizes of its model.
         kinds: `image`, `text` or both.
-        count: how many; fewer where the data set has fewer captions.
-        image_column: where images are; None for what its name or type tells, as of captions, whose
-            columns are taken in turn.
+        count: how many; fewer where the dataset has fewer captions.
+        image_column: column with the images; None guesses it from names and types, as is done for
+            the caption columns, which take turns.
 
     Returns:
         One sample an entry: pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
 
     Raises:
-        DataError: there is no such data set or column, or not one image that can be decoded.
+        DataError: there is no such dataset or column, or not one image that can be decoded.
     """
     rows = next(iter(open_dataset(path, image_column).values()))
     held = column_kinds(rows.features)
@@ -66,10 +66,10 @@ def read_samples(
 
 
 def choose_rows(num_rows: int, num_columns: int, count: int) -> list[tuple[int, int]]:
-    """Rows spread evenly, and which caption of each; where rows are few, each with all of them.
+    """Choose evenly spaced rows and a caption of each; with few rows, each with several captions.
 
     Returns:
-        So many pairs of a row and the number of a caption column, or fewer if there are no more.
+        `count` pairs of a row and the number of a caption column, or fewer if there are no more.
     """
     places = np.linspace(0, num_rows - 1, min(count, num_rows)).astype(int).tolist()
     rounds = [

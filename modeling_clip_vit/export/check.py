@@ -15,8 +15,8 @@ from .parts import Shapes, make_images, make_texts
 
 Inputs = dict[str, torch.Tensor]
 
-#: Least cosine between an embedding of an export and of its source. bfloat16 has 8 bits, int8 is
-#: as it comes out of calibration: below this, search finds other pictures.
+#: Minimum cosine between an embedding of an export and of its source. bfloat16 has 8 bits of
+#: precision, int8 depends on calibration: below this, search finds other pictures.
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.99, "int8": 0.97}
 
 

@@ -102,7 +102,7 @@ def export_clip(
         cases = [graph.make_cases(samples[-NUM_CHECKS:]) for graph in graphs]
         components = {graph.name: graph.convert(samples[:num_calibration]) for graph in graphs}
         ExportedModel(components, FORMATS[format].backend).save_pretrained(folder)
-        # After everything is written: what is checked is what will be given out.
+        # After everything is written, so that the written files are what is checked.
         checks = {
             graph.name: graph.check(folder, *own) for graph, own in zip(graphs, cases, strict=True)
         }
@@ -150,10 +150,10 @@ class Graph:
         )
 
     def check(self, folder: Path, cases: list[Inputs], expected: list[Inputs]) -> dict[str, float]:
-        """Run the graph that lies in a folder; how far it is from what its source made.
+        """Run the graph in a folder, and compare its outputs with those of its source.
 
         Raises:
-            ExportError: it is too far.
+            ExportError: they differ too much.
         """
         file = read_manifest(folder)["components"][self.name]["file"]
         session = open_session(folder / file, RUNTIMES_OF[self.format][0], self.precision)
@@ -187,9 +187,9 @@ def pick(sample: Inputs, kinds: tuple[str, ...]) -> Inputs:
 
 
 def write_processor(processor: Any, folder: Path, shapes: Shapes):
-    """Write tokenizer and image processor; tokenizer.json itself says how to cut and to pad.
+    """Write tokenizer and image processor, with truncation and padding set in tokenizer.json.
 
-    So `tokenizers` alone makes the same tokens as Transformers' tokenizer does.
+    `tokenizers` alone then makes the same tokens as Transformers' tokenizer.
     """
     processor.save_pretrained(folder)
     path = folder / "tokenizer.json"

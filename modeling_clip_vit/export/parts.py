@@ -21,7 +21,7 @@ LARGEST_BATCH = 65536
 
 
 def leave_out(model: Any, *names: str) -> Any:
-    """A model that shares everything with this one but for some modules, which it has not."""
+    """A model that shares everything with this one except for some modules, which it lacks."""
     rest = copy.copy(model)
     rest._modules = {name: part for name, part in model._modules.items() if name not in names}
     return rest
@@ -166,7 +166,7 @@ def make_texts(
 def example_inputs(
     shapes: Shapes, kinds: tuple[str, ...], is_static: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Inputs to trace a part with: no batch of one unless it stays one, as a tracer fixes a 1."""
+    """Inputs to trace a part with; the batch is 1 only if static: tracers treat a 1 as fixed."""
     inputs: dict[str, torch.Tensor] = {}
     if "image" in kinds:
         inputs |= make_images(shapes, 1 if is_static else 2)
@@ -176,7 +176,7 @@ def example_inputs(
 
 
 def dynamic_shapes(shapes: Shapes, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Any]]:
-    """Which sides of the inputs stay open: both batches, and the length of texts."""
+    """The dynamic dimensions of the inputs: both batches, and the length of texts."""
     image_batch = Dim("image_batch", min=1, max=LARGEST_BATCH)
     text_batch = Dim("text_batch", min=1, max=LARGEST_BATCH)
     length = Dim("text_length", min=1, max=shapes.max_text_length)

@@ -15,7 +15,7 @@ from ..normalization import count_processes, sum_over_processes
 
 
 def share_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
-    """Numbers of every process: for each number given, a list with an entry a process."""
+    """All-gather numbers: for each number given, a list with one entry per process."""
     if count_processes() == 1:
         return [[size] for size in sizes]
     own = torch.tensor(sizes, device=device)

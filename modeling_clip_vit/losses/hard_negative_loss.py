@@ -17,8 +17,8 @@ class HardNegativeLoss(ContrastiveLoss):
               w_{ij} = \frac{m_i\, e^{\beta x_{ij}}}{\sum_{k \neq i} e^{\beta x_{ik}}}
 
     with `x = s a_i . b_j` and `m_i` negatives of row i, so that their weights average 1. With
-    `beta` 0 it is `ClipLoss`. Image i belongs to text i; ids as targets leave further equal ones
-    out of the negatives.
+    `beta` 0 it is `ClipLoss`. Image i belongs to text i; with ids as targets, other pairs of equal
+    ids are not negatives.
 
     Args:
         beta: how much more the harder negatives count.

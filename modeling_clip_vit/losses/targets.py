@@ -1,6 +1,6 @@
 """What belongs together, in the forms that the losses take.
 
-Of the pairs that belong together, a loss needs only sums: for each image, the weighted sum of the
+A loss needs only sums over the pairs that belong together: for each image, the weighted sum of the
 texts that it belongs to. So no form needs the matrix of all pairs.
 
 Shape legend: `P` embedding, `I` distinct ids, `K` = 2 ids a row; `B` this process's, `N` all
@@ -45,7 +45,7 @@ class MixedIds:
         return MixedIds(self.first[rows], self.second[rows], self.weight[rows])
 
     def heaviest(self) -> torch.Tensor:
-        """Of each image, the id with the larger weight, (B,)."""
+        """The id with the larger weight for each image, (B,)."""
         return torch.where(self.weight < 0.5, self.second, self.first)
 
 
@@ -173,7 +173,7 @@ def by_ids(image_ids: torch.Tensor, text_ids: torch.Tensor, contrast) -> Positiv
 
 
 def by_mixed_ids(image_ids: Ids, text_ids: Ids, contrast) -> Positives:
-    """Images and texts belong together by what they have in common of their ids, everywhere."""
+    """Images and texts belong together by the weights of shared ids, over all processes."""
     texts, sizes = contrast.all_texts, (contrast.image_sizes, contrast.text_sizes)
     image_ids_NK, image_weights_NK = gather_ids(image_ids, texts, sizes[0])
     text_ids_NK, text_weights_NK = gather_ids(text_ids, texts, sizes[1])

@@ -1,9 +1,9 @@
 """Contrast of each with each, tile by tile: the matrix of all similarities never exists.
 
-A loss over N x M logits needs of them only sums: `log sum exp` along rows and columns, or a sum of
-softplus. These are taken from one tile after the other, and the backward pass computes each tile
-again (Cheng et al., 2024, section 3.2; as Dao et al., 2022, do for attention). Memory grows with
-N + M, and a tile stays in the processor's cache, so that what is done elementwise costs little.
+A loss over N x M logits needs only sums of them: `log sum exp` along rows and columns, or a sum of
+softplus. These are accumulated tile by tile, and the backward pass recomputes each tile (Cheng et
+al., 2024, section 3.2; as Dao et al., 2022, do for attention). Memory grows with N + M, and a tile
+stays in the processor's cache, so that elementwise operations cost little.
 
 Shape legend: `N` rows, `M` columns, `P` embedding, `r` rows and `c` columns of a tile.
 """

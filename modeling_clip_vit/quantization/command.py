@@ -126,7 +126,7 @@ def check_options(options: Namespace):
         ValueError: with what to give.
     """
     if options.report and not options.dataset:
-        raise QuantizationError("--report needs --dataset: a data set to measure on")
+        raise QuantizationError("--report needs --dataset: a dataset to measure on")
     if options.dataset and not options.caption_columns:
         raise QuantizationError("--caption_columns names no column to measure on")
     if not options.report and not options.target:

@@ -18,8 +18,8 @@ class Scheme(NamedTuple):
     """How torchao quantises one kind of layer: while it trains, and for good.
 
     Args:
-        weight, activation: how to fake it; None for an activation that stays float.
-        real: what makes it real.
+        weight, activation: fake quantisation of each; None for an activation that stays float.
+        real: the actual quantisation.
     """
 
     weight: Any
@@ -44,8 +44,9 @@ def require_torchao():
 def build_scheme(mode: str, bits: int = 8) -> Scheme:
     """How linear layers are quantised.
 
-    A weight has one scale a row, symmetric about 0. With `dynamic`, so has each token, and a zero
-    point: torchao fakes only such asymmetric activations, and what is made real must be the same.
+    Weights are symmetric, with one scale per row. With `dynamic`, activations have a scale and a
+    zero point per token: torchao can fake only asymmetric activations, and the real quantisation
+    must match.
 
     Args:
         mode: `dynamic` or `weight_only`.
@@ -140,7 +141,7 @@ def quantize_layers(
 
 
 def only(layers: Collection[str], kind: type[nn.Module]):
-    """torchao's question whether a module is to be changed: those of a kind and name are."""
+    """A filter for torchao that selects modules of one kind by name."""
     return lambda module, name: isinstance(module, kind) and name in layers
 
 

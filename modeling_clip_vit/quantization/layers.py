@@ -74,7 +74,7 @@ def is_skipped(name: str, skip: Iterable[str]) -> bool:
 
 
 def check_patterns(model: nn.Module, skip: Iterable[str]):
-    """Refuse a pattern that names no layer of a model; the defaults may.
+    """Reject a pattern that matches no layer of a model, unless it is a default.
 
     Raises:
         QuantizationError: with the names that come closest.

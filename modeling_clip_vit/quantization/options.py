@@ -6,7 +6,7 @@ from typing import Literal
 from ..utils.errors import UserError
 
 #: Layers that stay float unless a recipe says otherwise: the first and the last. They are a small
-#: share of the work, and what they round away, nothing behind them can mend.
+#: share of the work, and later layers cannot make up for their rounding errors.
 DEFAULT_SKIP = ("*.patch_embedding*", "visual_projection*", "text_projection*", "classifier*")
 
 
@@ -72,10 +72,10 @@ class QuantizationOptions:
             )
 
     def check_steps(self, max_steps: int):
-        """Refuse a start that the run never comes to.
+        """Reject a start or freeze step that the run never reaches.
 
         Raises:
-            ValueError: it lies beyond the last update.
+            ValueError: a step is not below the number of updates.
         """
         if self.quantization_mode == "none":
             return

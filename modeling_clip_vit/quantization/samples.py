@@ -19,7 +19,7 @@ def read_samples(
     """Decode rows of a split, to measure on.
 
     Args:
-        path: a folder that `datasets` can open, or the id of a data set on the Hub.
+        path: a folder that `datasets` can open, or the id of a dataset on the Hub.
         split_name: of it.
         image_size: side of the decoded images.
         image_column: column of images.

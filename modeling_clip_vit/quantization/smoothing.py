@@ -13,7 +13,7 @@ from torch import nn
 from ..encoder import ClipVitEncoderLayer
 from .layers import QuantizationError
 
-#: Nothing is divided by less.
+#: Lower bound of the magnitudes that factors are computed from.
 SMALLEST = 1e-5
 
 
@@ -21,7 +21,7 @@ SMALLEST = 1e-5
 def smooth_tower(
     tower: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], strength: float
 ) -> None:
-    """Even out the inputs of the linear layers behind norms, in place; what is computed stays.
+    """Even out the inputs of the linear layers after norms, in place; the function stays the same.
 
     A channel is divided by `max|x|^strength / max|w|^(1 - strength)` in the norm, and its column of
     weights multiplied by that (section 4, equation 4).

@@ -31,7 +31,7 @@ TOWERS: dict[str, tuple[str, ...]] = {
 
 
 def import_nncf() -> Any:
-    """NNCF, told to send nobody what it is used for, and to wait for its compiler.
+    """Import NNCF, without telemetry and without a time limit for its compiler.
 
     Raises:
         QuantizationError: NNCF or OpenVINO is not installed.
@@ -66,7 +66,7 @@ def nncf_quantize(
 ) -> nn.Module:
     """A copy of a module with NNCF's fake quantisation in it, ranges found from calibration data.
 
-    Weights are symmetric and have a range a row, activations one for the whole tensor. There is no
+    Weights are symmetric with one range per row; activations have one range per tensor. There is no
     smoothing (SmoothQuant) and no bias correction: both would change the weights.
 
     Args:

@@ -202,9 +202,9 @@ class RunOptions:
         seed: random seed of weights, data order and augmentation.
         bf16: use bfloat16 autocast; `auto` does so where it is measurably faster.
         fp16: use float16 autocast with loss scaling; needs a GPU.
-        logging_steps: log every so many updates.
-        eval_steps: evaluate every so many updates; 0 evaluates at the end only.
-        save_steps: save a checkpoint to resume from every so many updates; 0 saves none.
+        logging_steps: number of updates between two logs.
+        eval_steps: number of updates between two evaluations; 0 evaluates at the end only.
+        save_steps: number of updates between two checkpoints to resume from; 0 saves none.
         save_total_limit: number of checkpoints to keep.
         checkpoint_dir: folder or fsspec URL, such as `s3://bucket/run`, for the checkpoints; null
             uses `checkpoints` in output_dir. A folder is locked against a second run; a URL is not.

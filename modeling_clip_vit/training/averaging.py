@@ -33,7 +33,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self, part: str):
-        """Forget what the weights were whose names contain `part`."""
+        """Restart the mean from the current weights, for those whose names contain `part`."""
         for name, mean, live in zip(self.names, self.means, self.live, strict=True):
             if part in name:
                 mean.copy_(live)

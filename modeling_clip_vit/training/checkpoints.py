@@ -36,7 +36,7 @@ class CheckpointError(UserError):
 class CheckpointStore:
     """The checkpoints of one run, in a folder or in an object store.
 
-    In a folder, a checkpoint is written beside its place and then renamed. An object store has no
+    In a folder, a checkpoint is written under another name and then renamed. An object store has no
     rename: there `progress.json` goes up last. Either way one that is not complete does not count.
 
     Args:
@@ -142,8 +142,8 @@ class CheckpointStore:
     def tidy(self, newest: str, keep: int):
         """Remove all but the newest checkpoints of this run.
 
-        What lies ahead of the one just written is of a course that this run has left: an older run,
-        or one that went on from an earlier checkpoint.
+        Checkpoints of later steps than the one just written are stale: they are from an older run,
+        or from before this run was resumed from an earlier checkpoint.
         """
         names = self.names()
         for name in [name for name in names if name > newest]:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainingData:
-    """The batches of a run, and what could not be read of its data set.
+    """The batches of a run, and what could not be read of its dataset.
 
     Args:
         loader: gives the batches of an epoch.
@@ -180,8 +180,8 @@ def build_loader(
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
-        # Its own, or each new pass would draw from the generator that dropout draws from, and a
-        # run that was resumed in the middle of a pass would go another way.
+        # Its own generator: otherwise each new pass would draw from the one that dropout uses, and
+        # a run that is resumed in the middle of a pass would diverge.
         generator=torch.Generator().manual_seed(args.run.seed),
     )
     return loader, sampler

@@ -20,10 +20,10 @@ from ..utils.errors import UserError
 
 
 def refuse_batch_norm(model: nn.Module):
-    """Refuse a model whose embedding of a part would depend on the part.
+    """Reject a model whose embeddings would depend on how the batch is cut.
 
     Raises:
-        UserError: a part of it that learns takes statistics over the batch.
+        UserError: a trainable module of it takes statistics over the batch.
     """
     for name, module in model.named_modules():
         is_batch_norm = isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm)
@@ -36,10 +36,12 @@ def refuse_batch_norm(model: nn.Module):
 
 
 def cut(inputs: dict[str, torch.Tensor], part_size: int) -> list[dict[str, torch.Tensor]]:
-    """Inputs of a model in parts of at most `part_size` images, and as even a share of the texts.
+    """Cut a model's inputs into even parts of at most `part_size` images and a share of the texts.
+
+    Parts are larger if there are too few texts for that many parts.
 
     Args:
-        inputs: arguments of `ClipVitModel.forward`, a row an image or a row a text.
+        inputs: arguments of `ClipVitModel.forward`, with one row per image or per text.
     """
     num_images, num_texts = len(inputs["pixel_values"]), len(inputs["input_ids"])
     count = max(1, min(-(-num_images // part_size), num_images, num_texts))
@@ -110,9 +112,9 @@ def cached_backward(
 
 
 def count_idle_turns(num_parts: int, device: torch.device) -> int:
-    """How many parts fewer than another process this one has.
+    """How many parts fewer this process has than the one with the most.
 
-    Where weights are sharded, every pass takes all processes: the others wait for this one's.
+    With sharded weights, every pass needs all processes, so this one must run idle passes.
     """
     if count_processes() == 1:
         return 0

@@ -1,4 +1,4 @@
-"""Skip an update that would spoil the weights, and stop a run that only makes such."""
+"""Skip updates that would spoil the weights, and stop a run with too many of them in a row."""
 
 import logging
 import math

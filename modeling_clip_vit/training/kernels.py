@@ -49,7 +49,7 @@ def choose_packing(args: TrainArguments, text_tower: PreTrainedModel, device_typ
     """Whether texts share rows.
 
     Raises:
-        UserError: they are asked to where they cannot.
+        UserError: packing is requested where it is not supported.
     """
     wanted = args.model.pack_texts
     kernel = text_tower.config._attn_implementation

@@ -40,7 +40,7 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
     """A CLIP of this package and its processor from a checkpoint.
 
     Raises:
-        ValueError: the checkpoint holds another type of model, or other weights than it has.
+        ValueError: the checkpoint holds another type of model, or its weights do not match.
     """
     config = load_config(path)
     if config.model_type != ClipVitConfig.model_type:

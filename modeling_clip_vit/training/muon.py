@@ -22,7 +22,7 @@ NEWTON_SCHULZ = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-#: From this many columns a row on, iterating on XXᵀ (M, M) costs less than on X (M, K).
+#: With at least this many columns per row, iterating on XXᵀ (M, M) costs less than on X (M, K).
 WIDE = 3
 TINY = 1e-7
 
@@ -180,7 +180,7 @@ def is_tall(matrix: torch.Tensor) -> bool:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with all of its numbers, also where processes share them out."""
+    """The full tensor, all-gathered if it is sharded over processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -43,14 +43,14 @@ def run_preview(arguments: list[str]) -> int:
 
 
 def save_preview(args: TrainArguments, path: Path, count: int = 24):
-    """Save a picture of images of the first batch, those of a concept beside each other.
+    """Save a picture of images of the first batch, with those of a concept next to each other.
 
     Raises:
         DataError: the batch has no readable image.
     """
     from ..inference.pictures import Found, save_picture_grid
 
-    # The same images, whoever prepares them, and nothing is measured on them.
+    # Workers would prepare the same images, and nothing is evaluated.
     args = replace(args, data=replace(args.data, eval_split=None, dataloader_num_workers=0))
     task = find_task(args.run.task)(args)
     preparation = task.prepare(Restart())

@@ -67,7 +67,7 @@ class QuantizedTraining:
         self.begin_step(0)
 
     def refuse_what_static_cannot(self):
-        """Refuse options that run a tower outside of what NNCF put around it.
+        """Reject options that would run a tower without NNCF's wrapping.
 
         Raises:
             ValueError: one is asked for.
@@ -98,7 +98,7 @@ class QuantizedTraining:
         self.is_on = is_on
         switch = static.switch_fake if self.is_static else eight_bits.switch_fake
         switch(self.preparation.model, is_on)
-        # A run that was resumed later has them.
+        # A run that is resumed after the start step already has its ranges.
         if not (self.is_static and is_on and done == start):
             return False
         self.find_ranges()
@@ -115,7 +115,7 @@ class QuantizedTraining:
             broadcast(value)
 
     def before_update(self, done: int):
-        """Take the gradient from ranges that no longer learn."""
+        """Drop the gradient of ranges that no longer learn."""
         freeze_step = self.options.quantization_freeze_step
         if freeze_step and done >= freeze_step:
             for parameter in static.range_parameters(self.preparation.model):

@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 class BatchReader:
-    """This process's batches of a data set whose rows are numbered.
+    """This process's batches of a dataset whose rows are numbered.
 
     Args:
         accelerator: shares the batches out over processes.
         data: loader, sampler and the bad images found so far.
-        options: for the data set's name in messages.
+        options: for the dataset's name in messages.
     """
 
     def __init__(self, accelerator: Accelerator, data: TrainingData, options: DataOptions):
@@ -87,7 +87,7 @@ class BatchReader:
         return None
 
     def resume(self, done: int, state: dict | None, processes: int) -> int:
-        """How many batches this process has done of a pass that other processes may have begun.
+        """How many batches of a pass count as done, also if another number of processes began it.
 
         Args:
             done: batches that each of them had done.

@@ -25,7 +25,7 @@ from .trainer import Trainer
 
 #: Folder of the quantised model, within that of the float one.
 QUANTIZED_FOLDER = "int8"
-#: What a run writes of its model beside it. Of a model that is replaced, none of it stays.
+#: Files about the model that a run writes next to it. They are removed when it is replaced.
 METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
 CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
 OF_THE_MODEL = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)

@@ -58,7 +58,7 @@ def download(folder: Path) -> Path:
 
 
 def unpack(archive: Path, package: Path):
-    """The test modules of an archive, beside what stands in for those that it lacks."""
+    """Unpack the test modules of an archive, and add stand-ins for those that it lacks."""
     with tarfile.open(archive) as tar:
         for member in tar:
             path = Path(*Path(member.name).parts[1:])

@@ -30,7 +30,7 @@ BERT = BertConfig(
     max_position_embeddings=32,
     pad_token_id=0,
 ).to_dict()
-#: Fields of the towers that between them have every parameter that lies beside its sub-modules.
+#: Fields of the towers which together have every parameter that is not in a sub-module.
 VARIANTS = {
     "plain": ({}, {}),
     "registers, scales, one bias": (

@@ -26,7 +26,7 @@ from modeling_clip_vit.evaluation.tasks import NEEDS, Evaluation, EvaluationOpti
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
 
-#: No processes that decode: starting them takes longer than these data sets.
+#: No processes that decode: starting them takes longer than these datasets.
 QUICK = ["--num_workers", "0"]
 
 
@@ -44,7 +44,7 @@ def of_images(features: dict) -> dict:
 
 
 def write_dataset(folder, rows: list[dict], features: dict, split: str = "validation"):
-    """A data set of parquet; every row gets a picture unless it has one."""
+    """A dataset of parquet; every row gets a picture unless it has one."""
     for number, row in enumerate(rows):
         row.setdefault("image", draw_picture(list(COLORS)[number % 8], number))
     folder.mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ from modeling_clip_vit.evaluation.zero_shot import average_phrases, class_texts,
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """scikit-learn brings an OpenMP of its own beside torch's, and two of them can crash."""
+    """scikit-learn brings an OpenMP of its own besides torch's, and the two can crash."""
     with threadpool_limits(1):
         yield
 

@@ -414,7 +414,7 @@ BAD_CHOICES = [
     (["--format", "executorch", "--precision", "int8"], "does not take --precision int8"),
     (
         ["--format", "openvino", "--precision", "int8"],
-        "is fitted to data: name a data set of images and captions by --calibration",
+        "is fitted to data: name a dataset of images and captions by --calibration",
     ),
     (["--format", "onnx", "--num_calibration", "0"], "--num_calibration is 0"),
     (

@@ -1,4 +1,4 @@
-"""What lies in an exported folder, beside it and in its way; and pictures of every kind."""
+"""An exported folder, other files in it and in its place; and images of every kind."""
 
 import re
 import shutil

@@ -123,7 +123,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, color_dataset, linear_con
     first.communicate()
     assert all(message.startswith("error: another run writes to") for message in told), told
     assert [message.rsplit(" ", 1)[1] for message in told] == ["output_dir", "checkpoint_dir"]
-    # Whoever was killed holds nothing.
+    # A killed run holds no lock.
     assert train(recipe, "--max_steps", "2")["step"] == 2
 
 

@@ -305,7 +305,7 @@ def test_bad_labels_and_models_end_in_one_sentence(
         (["--label_column", "img"], "column 'img' of .* holds dict, not classes"),
         (["--image_column", "picture"], "no column 'picture': it has img, label"),
         (["--eval_split", "validation"], "no split 'validation': .* null to measure nothing"),
-        (["--per_device_train_batch_size", "64"], "the data set has 32"),
+        (["--per_device_train_batch_size", "64"], "the dataset has 32"),
         (["--model_config", "nowhere"], "no model configuration 'nowhere'"),
         (["--vision_fields", '{"depth": 3}'], "depth=3 is not allowed: .* has no such field"),
     ):
@@ -320,11 +320,11 @@ def test_one_image_is_too_few(tmp_path, tower_config, capsys):
     rows.to_parquet(tmp_path / "one" / "train.parquet")
     recipe = write_class_recipe(tmp_path, tmp_path / "one", tower_config, eval_split=None)
     message = one_error(capsys, recipe)
-    assert "but the data set has 1: use a smaller per_device_train_batch_size" in message
+    assert "but the dataset has 1: use a smaller per_device_train_batch_size" in message
 
 
 def cifar10_recipe(tmp_path: Path, dataset: Path, model_config: Path, **fields) -> Path:
-    """The recipe of CIFAR-10 on another data set of its columns and splits."""
+    """The recipe of CIFAR-10 on another dataset of its columns and splits."""
     recipe = yaml.safe_load((REPOSITORY / "configuration/train/cifar10.yaml").read_text())
     recipe |= {
         "dataset": str(dataset),

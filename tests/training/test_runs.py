@@ -264,7 +264,7 @@ def test_bad_input_ends_in_one_sentence(
     assert "there is no checkpoint" in run_in_process(
         capsys, recipe, "--resume_from_checkpoint", "latest"
     )
-    assert "takes 16 concepts, but the data set has 8" in run_in_process(
+    assert "takes 16 concepts, but the dataset has 8" in run_in_process(
         capsys, recipe, "--per_device_train_batch_size", "32"
     )
     assert not (tmp_path / "out" / "config.json").exists()

@@ -80,7 +80,7 @@ class ClassificationTask(Task):
         return prepare_classification(self.args, restart)
 
     def towers(self, model: Any) -> list[PreTrainedModel]:
-        """The one."""
+        """The only tower."""
         return [model.vision_model]
 
     def backward(
@@ -91,7 +91,7 @@ class ClassificationTask(Task):
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
     ) -> dict[str, Any]:
-        """Of cross entropy."""
+        """The gradients of cross entropy."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss, values = self.objective(batch, logits)
         propagate(loss)
@@ -113,7 +113,7 @@ class ClassificationTask(Task):
         ]
 
     def image_size(self, model: Any) -> int:
-        """Of the only tower."""
+        """The image size of the only tower."""
         return model.config.image_size
 
     def build_card(self, facts: CardFacts) -> ModelCard:
@@ -228,7 +228,7 @@ def load_classifier(
 ) -> tuple[ClipVitForImageClassification, CLIPImageProcessor]:
     """The image tower of a checkpoint with a head for these classes, and its image processor.
 
-    The head is the checkpoint's where that is a classifier of the very same classes, else new.
+    The head is the checkpoint's if that is a classifier with exactly these classes, else it is new.
 
     Raises:
         ValueError: the checkpoint holds another type of model, or other weights than it has.

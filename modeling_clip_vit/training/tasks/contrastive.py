@@ -55,7 +55,7 @@ class ContrastiveTask(Task):
         return prepare(self.args, restart)
 
     def towers(self, model: Any) -> list[PreTrainedModel]:
-        """Both."""
+        """Both towers."""
         return [model.vision_model, model.text_model]
 
     def configure(
@@ -149,7 +149,7 @@ class ContrastiveTask(Task):
         return describe(batch, preparation.processor)
 
     def image_size(self, model: Any) -> int:
-        """Of the image tower."""
+        """The image size of the image tower."""
         return model.config.vision_config.image_size
 
     def build_card(self, facts: CardFacts) -> ModelCard:

@@ -169,7 +169,7 @@ def accuracy(
 ) -> torch.Tensor:
     """Share of the images whose closest text, of this process's, is one of theirs; a scalar.
 
-    Of a larger batch, the first `ACCURACY_IMAGES` are asked.
+    Of a larger batch, only the first `ACCURACY_IMAGES` images count.
     """
     closest = (image_embeds[:ACCURACY_IMAGES] @ text_embeds.t()).argmax(dim=1)
     return (text_ids[closest] == image_ids[:ACCURACY_IMAGES]).float().mean()

@@ -132,7 +132,7 @@ class Task(ABC):
         return {}
 
     def write_extra_files(self, folder: Path):  # noqa: B027 - optional
-        """Write what a finished model's folder has beside model and processor."""
+        """Write the files of a finished model's folder other than model and processor."""
 
     def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
         """Examples of what the model finds, to be drawn; empty where it searches nothing."""
