@@ -82,7 +82,7 @@ def measure(cache_images: str, workers: int, count: int) -> tuple[float, float]:
     """Seconds until training could begin, and images a second from there on."""
     options = ["--cache_images", cache_images, "--dataloader_num_workers", str(workers)]
     started = time.perf_counter()
-    data = prepare(parse_arguments([*options, "--eval_split", "null"], RECIPE)).data
+    data = prepare(parse_arguments([*options, "--evaluations", "[]"], RECIPE)).data
     ready = time.perf_counter() - started
     batches = batches_of(data.loader, data.sampler)
     next(batches)  # starts the workers

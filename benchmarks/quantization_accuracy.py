@@ -23,6 +23,7 @@ from torchao.quantization import Int8StaticActivationInt8WeightConfig, PerTensor
 
 from modeling_clip_vit.cli import main as clip_vit
 from modeling_clip_vit.data.transforms import AMOUNTS, SHARES
+from modeling_clip_vit.evaluation.evaluate import evaluate_run
 from modeling_clip_vit.evaluation.metrics import as_dict
 from modeling_clip_vit.export.folder import NUM_CHECKS, export_clip
 from modeling_clip_vit.inference.exported import ExportError
@@ -139,8 +140,12 @@ def figures(metrics: dict[str, float]) -> dict[str, float]:
         values = [
             value
             for key, value in metrics.items()
-            if (key.startswith("validation/") and key.endswith(name))
-            or (name == "zero-shot" and key.startswith("zero_shot/") and key.endswith("accuracy"))
+            if key.startswith("validation/")
+            and (
+                key.endswith("/accuracy") and "/zero_shot/" in key
+                if name == "zero-shot"
+                else key.endswith(name)
+            )
         ]
         found[name] = statistics.mean(values) if values else float("nan")
     return found
@@ -177,7 +182,7 @@ def main():
         print(f"| {kind} | {how} | {cells} |", flush=True)
 
     def measure(some) -> dict[str, float]:
-        return as_dict(ready.evaluator.measure(TorchEncoder(some, processor)))
+        return as_dict(evaluate_run(ready.evaluations, TorchEncoder(some, processor)))
 
     print(f"| model | how | {' | '.join(METRICS)} |\n" + "| --- " * 6 + "|")
     with tempfile.TemporaryDirectory() as place:
@@ -206,14 +211,15 @@ def main():
                 print(f"no row of SmoothQuant int8: {error}")
             else:
                 exported = load_encoder(str(folder / "openvino"))
-                add(kind, "SmoothQuant int8 (OpenVINO)", as_dict(ready.evaluator.measure(exported)))
+                found = as_dict(evaluate_run(ready.evaluations, exported))
+                add(kind, "SmoothQuant int8 (OpenVINO)", found)
             for how in options.trained if options.seeds else ():
                 measured = []
                 for seed in range(options.seeds):
                     target = folder / f"{how}-{seed}"
                     train_quantized(options, folder / "start", target, TRAINED[how], seed)
                     encoder = load_encoder(str(target / "int8"))
-                    measured.append(as_dict(ready.evaluator.measure(encoder)))
+                    measured.append(as_dict(evaluate_run(ready.evaluations, encoder)))
                 add(kind, f"{how}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -61,7 +61,7 @@ def start_ours(start: Path, folder: Path, batch: int, precision: str) -> Trainer
     """Our engine, as a recipe sets it up."""
     fields = {
         "dataset": str(ROOT / "data" / "emoji"),
-        "eval_split": "null",
+        "evaluations": "[]",
         "cache_images": "false",
         "caption_columns": "[caption_en]",
         "model_name_or_path": str(start),

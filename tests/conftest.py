@@ -298,7 +298,13 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
         "dataset": str(dataset),
         "concept_column": "key",
         "images_per_concept": 2,
-        "zero_shot_columns": ["kind"],
+        "evaluations": [
+            {
+                "split": "validation",
+                "tasks": ["retrieval", "zero_shot"],
+                "label_columns": ["kind"],
+            }
+        ],
         "caption_columns": ["caption_en", "caption_zh"],
         "caption_sampling": "each",
         "tags_columns": {"caption_en": "tags_en"},

@@ -8,9 +8,10 @@ from typing import Literal
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 
-from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..evaluation.dataset import EvaluationSet
+from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import as_json
-from ..inference.loading import is_quantized, load_clip
+from ..inference.loading import TorchEncoder, is_quantized, load_clip
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.command_line import CommandParser
 from ..utils.folders import check_new, new_folder
@@ -140,8 +141,10 @@ def compare(
     model: ClipVitModel, quantized: ClipVitModel, processor, samples: EvaluationSet
 ) -> dict:
     """Measure the float and the quantised model, and print both."""
-    measure = Evaluator(samples)
-    before, after = measure(model, processor), measure(quantized, processor)
+    before, after = (
+        evaluate_run([samples], TorchEncoder(version.eval(), processor))
+        for version in (model, quantized)
+    )
     print("| | float | quantised |\n| --- | --- | --- |")
     for one, other in zip(before, after, strict=True):
         if one.name.startswith("R@"):

@@ -1,10 +1,15 @@
 """Data to see on what quantisation changes."""
 
-import torch
+from functools import partial
 
-from ..data.columns import check_columns
+import torch
+from datasets import DatasetDict
+
 from ..data.sources import get_split, open_dataset
-from ..evaluation.evaluator import EvaluationSet, read_evaluation_set
+from ..evaluation.dataset import EvaluationSet
+from ..evaluation.evaluate import open_evaluation
+from ..evaluation.images import ImagesInMemory
+from ..evaluation.options import EvaluationOptions
 
 
 def read_samples(
@@ -30,19 +35,19 @@ def read_samples(
     Raises:
         DataError: it is not there, or its images cannot be decoded.
     """
-    split = get_split(open_dataset(path), split_name, path)
-    if concept_column is not None:
-        check_columns(split, [concept_column], path)
+    splits = open_dataset(path, image_column)
+    split = get_split(splits, split_name, path)
     if 0 < num_samples < len(split):
-        split = split.select(torch.linspace(0, len(split) - 1, num_samples).long().tolist())
-    return read_evaluation_set(
-        split_name,
-        split,
-        path,
-        image_size,
-        image_column,
-        caption_columns,
-        concept_column,
-        [],
+        rows = torch.linspace(0, len(split) - 1, num_samples).long().tolist()
+        splits = DatasetDict({split_name: split.select(rows)})
+    options = EvaluationOptions(
+        dataset=path,
+        split=split_name,
+        image_column=image_column,
+        caption_columns=caption_columns,
+        label_columns=[],
+        concept_column=concept_column,
+        tasks=["retrieval"],
         max_bad_sample_ratio=0.05,
     )
+    return open_evaluation(options, splits, partial(ImagesInMemory, size=image_size))

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from torch import nn
 from transformers import CLIPProcessor
 
-from ..evaluation.evaluator import EvaluationSet
-from ..evaluation.retrieval import rank_of_best_match, retrieval_metrics
+from ..evaluation.dataset import EvaluationSet
+from ..evaluation.images import ImagesInMemory
+from ..evaluation.ranking import rank_of_best_match
+from ..evaluation.tasks.retrieval import retrieval_metrics
 from ..inference.embedding import embed_pixels, embed_texts
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.figures import figure_style
@@ -37,7 +39,7 @@ class Sensitivity:
     recall_change: float
 
 
-class Embedder:
+class SampleEmbedder:
     """Embeds samples with a model as it is at the moment.
 
     Args:
@@ -47,19 +49,24 @@ class Embedder:
     """
 
     def __init__(self, model: ClipVitModel, processor: CLIPProcessor, samples: EvaluationSet):
-        self.model, self.processor, self.samples = model, processor, samples
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(samples.keys))}
-        self.image_ids = torch.tensor([numbers[key] for key in samples.keys])
-        self.text_ids = self.image_ids.repeat(len(samples.examples))
+        images = samples.images
+        assert isinstance(images, ImagesInMemory), "read_samples decodes them once"
+        self.model, self.processor, self.pixels = model, processor, images.pixels
+        keys = [samples.keys[row] for row in images.rows]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        self.image_ids = torch.tensor([numbers[key] for key in keys])
+        self.text_ids = self.image_ids.repeat(len(samples.captions))
+        self.captions = [
+            samples.example(column, row) for column in samples.captions for row in images.rows
+        ]
 
     def images(self) -> torch.Tensor:
         """Embeddings of the images, (N, P)."""
-        return embed_pixels(self.model, self.processor, self.samples.pixels)
+        return embed_pixels(self.model, self.processor, self.pixels)
 
     def texts(self) -> torch.Tensor:
         """Embeddings of the captions of all columns, one column after the other."""
-        captions = [caption for column in self.samples.examples.values() for caption in column]
-        return embed_texts(self.model, self.processor.tokenizer, captions)
+        return embed_texts(self.model, self.processor.tokenizer, self.captions)
 
     def recall(self, images: torch.Tensor, texts: torch.Tensor) -> float:
         """R@1, text to image."""
@@ -88,7 +95,7 @@ def measure_sensitivity(
         All layers together, then each, the most sensitive first.
     """
     own = deepcopy(model).eval()
-    embed = Embedder(own, processor, samples)
+    embed = SampleEmbedder(own, processor, samples)
     images, texts = embed.images(), embed.texts()
     before = embed.recall(images, texts)
 

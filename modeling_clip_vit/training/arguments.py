@@ -16,6 +16,7 @@ from ..data.captions import CaptionOptions
 from ..data.mixing import MixOptions
 from ..data.streams import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..evaluation.options import EvaluationOptions
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
@@ -32,7 +33,9 @@ class DataOptions:
             TSV, JSON lines or WebDataset tars, or one written by `save_to_disk`; a single file or a
             glob pattern; or a dataset id on the Hub (see docs/data.md).
         train_split: split to train on.
-        eval_split: split to evaluate on; null disables evaluation.
+        evaluations: what to evaluate on, a list. Each entry names a `split`, and if needed
+            `tasks`, `dataset` and the other options of `clip-vit evaluate`; `name` is what its
+            metrics are called, and `only_at_end` leaves it out on the way. `[]` evaluates nothing.
         image_column: column with the images or their paths; null guesses it.
         concept_column: column that groups rows: images and texts of rows with the same value are
             positives of each other. By default rows are grouped by class (`label_column`), or by
@@ -42,26 +45,19 @@ class DataOptions:
         cache_images: decode all images into memory once instead of every time they are read.
         dataloader_num_workers: worker processes that prepare batches; 0 uses the main process.
         max_bad_sample_ratio: stop if more than this share of the rows is unusable.
-        zero_shot_columns: class-label columns to evaluate zero-shot classification on.
-        zero_shot_templates: prompt templates for the class names: plain, en, zh, or a text file.
-        new_concepts_split: split with concepts that are not in the training data. Its captions
-            search among its own images and those of `eval_split`; null disables it.
-        new_concepts_filter: column values that rows of `new_concepts_split` must have.
     """
 
     dataset: str = ""
     train_split: str = "train"
-    eval_split: str | None = "validation"
+    evaluations: list[EvaluationOptions] = field(
+        default_factory=lambda: [EvaluationOptions(split="validation")]
+    )
     image_column: str | None = None
     concept_column: str | None = None
     images_per_concept: int = 1
     cache_images: bool = True
     dataloader_num_workers: int = 0
     max_bad_sample_ratio: float = 0.01
-    zero_shot_columns: list[str] = field(default_factory=list)
-    zero_shot_templates: list[str] = field(default_factory=lambda: ["plain"])
-    new_concepts_split: str | None = None
-    new_concepts_filter: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -318,6 +314,7 @@ class TrainArguments:
             if not holds(values[name]):
                 raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
         optimizer, run, data, captions = self.optimizer, self.run, self.data, self.captions
+        self.check_evaluations()
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
@@ -365,6 +362,21 @@ class TrainArguments:
         if optimizer.learning_rate == 0:
             logger.warning("learning_rate=0: what AdamW trains will not learn")
 
+    def check_evaluations(self):
+        """Reject evaluations whose metrics would have the same names.
+
+        Raises:
+            UserError: two entries have the same name.
+        """
+        names = set()
+        for evaluation in self.data.evaluations:
+            name = evaluation.name or evaluation.split
+            if name in names:
+                raise UserError(
+                    f"evaluations has two entries called {name!r}: give one of them another name"
+                )
+            names.add(name)
+
     def check_dataset(self):
         """Refuse a run without anything to train or to measure on.
 
@@ -378,11 +390,12 @@ class TrainArguments:
                 "there is nothing to train on: give --dataset (a folder of pictures, a table, tars "
                 "or an id on the Hub), or --config emoji for the example that comes with this"
             )
-        if self.data.eval_split is not None:
-            raise UserError(
-                f"eval_split={self.data.eval_split!r} needs --dataset, whose split is measured on; "
-                "set eval_split to null to measure nothing"
-            )
+        for evaluation in self.data.evaluations:
+            if not evaluation.dataset:
+                raise UserError(
+                    f"the evaluation on split={evaluation.split!r} needs a dataset: give --dataset "
+                    "or the entry's own, or set evaluations to [] to evaluate nothing"
+                )
 
     def check_mix(self):
         """Refuse to mix images where nothing can say what they show.
@@ -426,4 +439,4 @@ class TrainArguments:
             option.name: getattr(section, option.name)
             for section in vars(self).values()
             for option in fields(section)
-        }
+        } | {"evaluations": [one.changed_fields() for one in self.data.evaluations]}

@@ -1,13 +1,13 @@
-"""The batches of a run, and what it is measured on."""
+"""The batches of a run."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import CLIPProcessor
 
@@ -21,14 +21,12 @@ from ..data.batches import (
     number_concepts,
 )
 from ..data.captions import CaptionMaker
-from ..data.columns import check_columns, column_kinds, read_keys
+from ..data.columns import check_columns, read_keys
 from ..data.images import BadSamples, decode_all
 from ..data.policies import SampleAugment
 from ..data.rows import SkippedSample
-from ..data.sources import get_split
 from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamLoader, find_class_names
-from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..losses import LOSSES
 from .arguments import TrainArguments
 
@@ -221,71 +219,3 @@ def build_collator(args: TrainArguments, processor: CLIPProcessor) -> Collator:
         processor.image_processor.image_mean,
         processor.image_processor.image_std,
     )
-
-
-def prepare_evaluator(
-    args: TrainArguments, splits: DatasetDict, image_size: int, classes: list[str] | None
-) -> Evaluator | None:
-    """Decode what is evaluated on; None where the arguments name no split for it."""
-    data, captions = args.data, args.captions
-    if data.eval_split is None:
-        return None
-    sources = captions.sources()
-    concept_column = data.concept_column or captions.label_column
-    if concept_column is None and len(sources) == 1:
-        concept_column = sources[0]
-
-    def read(name: str, split: Dataset, label_columns: list[str]) -> EvaluationSet:
-        return read_evaluation_set(
-            name,
-            add_texts(split, args, classes),
-            data.dataset,
-            image_size,
-            str(data.image_column),
-            sources,
-            concept_column,
-            label_columns,
-            data.max_bad_sample_ratio,
-        )
-
-    evaluation = read(data.eval_split, get_eval_split(args, splits), data.zero_shot_columns)
-    if data.new_concepts_split is None:
-        return Evaluator(evaluation, None, data.zero_shot_templates)
-    new_split = get_split(splits, data.new_concepts_split, data.dataset)
-    new_rows = filter_rows(new_split, data.new_concepts_filter)
-    new_concepts = read(data.new_concepts_split, new_rows, [])
-    return Evaluator(evaluation, new_concepts, data.zero_shot_templates)
-
-
-def get_eval_split(args: TrainArguments, splits: DatasetDict) -> Dataset:
-    """The split to measure on.
-
-    Raises:
-        DataError: it is not there, or empty.
-    """
-    hint = "; name one with eval_split, or null to measure nothing"
-    return get_split(splits, str(args.data.eval_split), args.data.dataset, hint)
-
-
-def add_texts(split: Dataset, args: TrainArguments, classes: list[str] | None) -> Dataset:
-    """A split with texts in a column for each source of captions, where it has none so far."""
-    options = replace(args.captions, tags_columns={})
-    captions = CaptionMaker(split, options, args.data.dataset, classes)
-    for name, texts in captions.plain_texts().items():
-        if column_kinds(split.features).get(name) in ("text", "texts"):
-            continue
-        if name in split.column_names:
-            split = split.remove_columns(name)
-        split = split.add_column(name, texts)
-    return split
-
-
-def filter_rows(split, wanted: dict[str, str]):
-    """The rows whose columns have the wanted values, class labels by their names."""
-    for column, value in wanted.items():
-        check_columns(split, [column], "new_concepts_filter")
-        feature = split.features[column]
-        code = feature.str2int(value) if hasattr(feature, "str2int") else value
-        column_values = split[column]
-        split = split.select([row for row, other in enumerate(column_values) if other == code])
-    return split

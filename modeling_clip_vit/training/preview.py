@@ -51,7 +51,7 @@ def save_preview(args: TrainArguments, path: Path, count: int = 24):
     from ..inference.pictures import Found, save_picture_grid
 
     # Workers would prepare the same images, and nothing is evaluated.
-    args = replace(args, data=replace(args.data, eval_split=None, dataloader_num_workers=0))
+    args = replace(args, data=replace(args.data, evaluations=[], dataloader_num_workers=0))
     task = find_task(args.run.task)(args)
     preparation = task.prepare(Restart())
     data = preparation.data

@@ -109,7 +109,7 @@ class RunReport:
 
     def measure(self):
         """Evaluate the model."""
-        self.metrics = self.training.evaluate(self.model, everything=True)
+        self.metrics = self.training.evaluate(self.model, is_end=True)
         self.training.log_metrics(as_dict(self.metrics))
 
     def write_metrics(self):
@@ -138,7 +138,7 @@ class RunReport:
         """Write the quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export."""
         quantized = self.training.quantize()
         assert quantized is not None, "the caller asked for a mode"
-        metrics = self.training.evaluate(quantized, everything=True)
+        metrics = self.training.evaluate(quantized, is_end=True)
         self.training.log_metrics({f"int8/{m.key}": m.value for m in metrics})
         facts = {
             **vars(self.args.quantization),

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.mixing import mix_batch
+from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import Metric, as_dict
 from ..quantization.static import HOOKS
 from ..utils.devices import peak_memory
@@ -410,15 +411,24 @@ class Trainer:
         with self.average.applied() if self.average else nullcontext():
             model = self.whole_model()
             with warn_only("the evaluation"):
-                self.log_metrics(as_dict(self.evaluate(model, everything=False)))
+                self.log_metrics(as_dict(self.evaluate(model, is_end=False)))
         self.set_training_mode()
 
-    def evaluate(self, model: Any, everything: bool) -> list[Metric]:
-        """Metrics of a model, on the main process; empty where nothing is measured."""
-        if self.preparation.evaluator is None or not self.accelerator.is_main_process:
+    def evaluate(self, model: Any, is_end: bool) -> list[Metric]:
+        """Metrics of a model, on the main process; empty where nothing is evaluated.
+
+        Args:
+            model: on this process, with its full weights.
+            is_end: also evaluate what the recipe evaluates at the end only.
+        """
+        if not self.accelerator.is_main_process:
             return []
         # In the weights' own precision, not in autocast: what is measured is what gets saved.
-        return self.preparation.evaluator(model, self.processor, everything)
+        was_training = model.training
+        encoder = self.task.encoder(model.eval(), self.processor)
+        metrics = evaluate_run(self.preparation.evaluations, encoder, is_end)
+        model.train(was_training)
+        return metrics
 
     def log(self, values: dict, bar: tqdm):
         """Log training values to trackers and bar."""

@@ -97,7 +97,7 @@ def test_batches_are_the_same_with_any_number_of_workers(
         "concept_column": None,
         "caption_columns": ["caption"],
         "tags_columns": {},
-        "eval_split": None,
+        "evaluations": [],
         "per_device_train_batch_size": 8,
         "cache_images": cache == "true",
         **WAYS[way],

@@ -414,7 +414,7 @@ def test_one_line_is_enough_to_train(kind, tmp_path, linear_config):
     else:
         field = ["--dataset", str(SOURCES[kind](tmp_path))]
     small = ["--per_device_train_batch_size", "4", "--model_config", str(linear_config)]
-    args = parse_arguments([*field, *small, "--eval_split", "null"])
+    args = parse_arguments([*field, *small, "--evaluations", "[]"])
     preparation = prepare(args)
     assert args.data.image_column == "image"
     assert (args.captions.caption_columns, args.captions.label_column) == (captions, label)
@@ -439,10 +439,10 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path, line
         (["--label_column", "label"], "no column 'label': it has image, caption"),
         (["--concept_column", "key"], "no column 'key': it has image, caption"),
         ([], "the dataset has 4: use a smaller per_device_train_batch_size"),
-        (["--eval_split", "dev"], "no split 'dev': it has train; name one with eval_split, or"),
+        (["--evaluations", "[{split: dev}]"], "no split 'dev': it has train; name another with"),
     ):
         arguments = ["--dataset", str(path), "--model_config", str(linear_config), *field]
-        arguments += [] if "--eval_split" in field else ["--eval_split", "null"]
+        arguments += [] if "--evaluations" in field else ["--evaluations", "[]"]
         if field:
             arguments += ["--per_device_train_batch_size", "4"]
         assert main(["train", *arguments, "--output_dir", str(tmp_path / "out")]) == 1

@@ -46,7 +46,7 @@ def recipes(tmp_path, color_dataset, linear_config) -> dict[str, Path]:
     common = {"rotation": 0, "erase_probability": 0.0, "tag_probability": 0.0, "bf16": False}
     common |= {"optim": "adamw", "max_steps": 30, "per_device_train_batch_size": 8}
     common |= {"save_steps": 10, "save_total_limit": 3, "eval_steps": 0, "logging_steps": 1}
-    common |= {"report_to": "none", "lr_scheduler_type": "constant", "zero_shot_columns": []}
+    common |= {"report_to": "none", "lr_scheduler_type": "constant"}
     made = {}
     for name, (_, fields) in RUNS.items():
         folder = tmp_path / name

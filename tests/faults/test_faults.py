@@ -273,8 +273,7 @@ def test_a_process_that_dies_takes_the_job_down_and_a_restart_goes_on(
 
 #: What a recipe for the tars below has otherwise than one for the parquet files.
 STREAM = {
-    "eval_split": None,
-    "zero_shot_columns": [],
+    "evaluations": [],
     "concept_column": None,
     "images_per_concept": 1,
     "image_column": "png",

@@ -59,7 +59,7 @@ def run(site: Path, place: Path, *arguments: str, code: int = 0) -> str:
 
 def test_it_trains_searches_converts_and_exports_anywhere(site, place):
     small = ["--max_steps", "3", "--per_device_train_batch_size", "8", "--report_to", "none"]
-    quiet = ["--eval_split", "null", "--save_steps", "0"]
+    quiet = ["--evaluations", "[]", "--save_steps", "0"]
     train = ["train", "--dataset", "pictures", "--output_dir", "model", *small, *quiet]
     assert "the model, its card" in run(site, place, *train)
     found = run(site, place, "search", "model", "a red square", "--images", "pictures")
@@ -74,7 +74,7 @@ def test_it_trains_searches_converts_and_exports_anywhere(site, place):
 
 
 def test_recipes_are_found_by_name(site, place):
-    few = ["--max_steps", "1", "--report_to", "none", "--save_steps", "0", "--eval_split", "null"]
+    few = ["--max_steps", "1", "--report_to", "none", "--save_steps", "0", "--evaluations", "[]"]
     out = ["--output_dir", "digits"]
     run(site, place, "train", "--config", "digits_classification", *few, *out)
     assert (place / "digits" / "model.safetensors").is_file()

@@ -55,8 +55,7 @@ def test_the_gradient_cache_trains_as_the_whole_batch_does(tmp_path, color_datas
             optim="adamw",
             max_steps=8,
             save_steps=0,
-            eval_split=None,
-            zero_shot_columns=[],
+            evaluations=[],
             bf16=False,
             logging_steps=1,
         )

@@ -17,30 +17,57 @@ from modeling_clip_vit.training.tasks.objective import build_loss
 from modeling_clip_vit.utils.errors import UserError
 
 
+def run_block(document: str, of: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run the code block of a document that has a text in it, in a process of its own."""
+    text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    (code,) = (block for block in blocks if of in block)
+    (folder / "addition.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "addition.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+DOCUMENTS = ["extending.md", "extending.zh-CN.md"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["extending.md", "extending.zh-CN.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_an_evaluation_task_added_from_outside_is_measured(
+    document, tmp_path, checkpoint, color_dataset
+):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "run").symlink_to(checkpoint)
+    (tmp_path / "my_dataset").symlink_to(color_dataset)
+    done = run_block(document, "class ModalityGapTask", tmp_path)
+    report = json.loads((tmp_path / "outputs" / "evaluation" / "metrics.json").read_text())
+    assert 0 < report["metrics"]["modality_gap/caption_en/distance"] < 2
+    assert "| Modality gap | distance |" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
 @pytest.mark.parametrize(
-    ("number", "option", "value"), [(1, "loss", "margin"), (2, "attn_implementation", "sigmoid")]
+    ("block", "option", "value"),
+    [
+        ("class MarginLoss", "loss", "margin"),
+        ("def sigmoid_attention", "attn_implementation", "sigmoid"),
+    ],
 )
 def test_what_is_added_from_outside_trains(
-    document, number, option, value, tmp_path, color_dataset, linear_config
+    document, block, option, value, tmp_path, color_dataset, linear_config
 ):
     fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
     fields |= {"caption_sampling": "one", "save_steps": 0, "eval_steps": 0}
     recipe = write_recipe(tmp_path, color_dataset, linear_config, report_to="none", **fields)
     recipe.rename(tmp_path / "my_recipe.yaml")
-    text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
-    code = text.split("```python\n")[number].split("```")[0]
-    (tmp_path / "addition.py").write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "addition.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_block(document, block, tmp_path)
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["recipe"][option] == value
     # Eight colours: guessing finds one in eight.

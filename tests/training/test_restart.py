@@ -18,7 +18,7 @@ from modeling_clip_vit.training.trainer import Trainer, build_trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
-FEW = {"max_steps": 2, "save_steps": 1, "eval_split": None, "zero_shot_columns": []}
+FEW = {"max_steps": 2, "save_steps": 1, "evaluations": []}
 RESUME = ("--resume_from_checkpoint", "latest")
 
 

@@ -77,7 +77,7 @@ def test_the_model_learned_what_the_pictures_show(finished):
     assert report["metrics"]["validation/caption_zh/text_to_image/R@1"] >= 0.75
     assert report["steps"] == 150
     assert report["recipe"]["max_steps"] == 150
-    assert "zero_shot/kind/accuracy" in report["metrics"]
+    assert "validation/zero_shot/kind/accuracy" in report["metrics"]
 
 
 def test_the_card_says_what_was_done_and_measured(finished):
@@ -332,8 +332,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
         model_config_folder,
         caption_columns=["caption"],
         tags_columns={},
-        zero_shot_columns=[],
-        eval_split=None,
+        evaluations=[],
         max_steps=4,
         per_device_train_batch_size=12,
         max_bad_sample_ratio=0.2,
@@ -357,8 +356,7 @@ def test_too_many_unreadable_images_are_an_error(
         model_config_folder,
         caption_columns=["caption"],
         tags_columns={},
-        eval_split=None,
-        zero_shot_columns=[],
+        evaluations=[],
     )
     message = run_in_process(capsys, recipe)
     assert "2 of 12 rows" in message

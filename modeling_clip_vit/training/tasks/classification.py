@@ -16,12 +16,11 @@ from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
 from ...data.batches import Collator, ImageTextSamples
 from ...data.captions import CaptionOptions
-from ...data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
-from ...data.images import decode_all
-from ...data.labels import Labels, read_labels
+from ...data.columns import choose_image_column, choose_label_column, column_kinds
+from ...data.labels import read_labels
 from ...data.mixing import mix_class_targets
 from ...data.sources import get_problems, get_split, open_dataset
-from ...evaluation.classifier import ClassEvaluator
+from ...evaluation.classifier import TorchClassifier
 from ...hub.classifier_card import build_classifier_card
 from ...hub.model_card import CardFacts
 from ...modeling_clip_vit import ClipVitForImageClassification
@@ -36,7 +35,8 @@ from ...utils.from_pretrained import (
     loading,
 )
 from ..arguments import LossOptions, ModelOptions, TrainArguments
-from ..datasets import TrainingData, build_loader, get_eval_split, prepare_images
+from ..datasets import TrainingData, build_loader, prepare_images
+from ..evaluations import TrainedOn, open_evaluations
 from ..learning import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
@@ -50,7 +50,7 @@ class ClassificationTask(Task):
     inapplicable_options = (
         *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
         *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
-        *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
+        *("concept_column", "images_per_concept"),
         *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
         *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
     )
@@ -111,6 +111,10 @@ class ClassificationTask(Task):
             else describe_mixed(names[first], names[second], weight)
             for first, second, weight in mixed
         ]
+
+    def encoder(self, model: Any, processor: Any) -> TorchClassifier:
+        """The classifier."""
+        return TorchClassifier(model, processor)
 
     def image_size(self, model: Any) -> int:
         """The image size of the only tower."""
@@ -181,11 +185,8 @@ def prepare_classification(args: TrainArguments, restart: Restart | None = None)
     else:
         model, processor = build_classifier(args.model, labels.names)
     image_size = model.config.image_size
-    evaluator = None
-    if data.eval_split is not None:
-        eval_split = get_eval_split(args, splits)
-        eval_labels = read_labels(eval_split, column, path, labels.names)
-        evaluator = read_evaluator(args, eval_split, eval_labels, image_size)
+    trained_on = TrainedOn(splits, data, args.captions, labels.names)
+    evaluations = open_evaluations(trained_on, image_size, is_classifier=True)
     unread = get_problems(splits, data.train_split)
     images = prepare_images(args, split, image_size, unread, labels.problems)
     samples = ImageTextSamples(
@@ -195,16 +196,7 @@ def prepare_classification(args: TrainArguments, restart: Restart | None = None)
     loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
     ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    return Preparation(model, processor, ready, evaluator, frozen, labels.names)
-
-
-def read_evaluator(args: TrainArguments, split, labels: Labels, image_size: int) -> ClassEvaluator:
-    """Decode the images to measure on."""
-    path, column = args.data.dataset, str(args.data.image_column)
-    check_columns(split, [column], path)
-    ratio = args.data.max_bad_sample_ratio
-    pixels, rows, _ = decode_all(split, column, image_size, path, ratio, labels.problems)
-    return ClassEvaluator(str(args.data.eval_split), pixels, torch.tensor(labels.rows)[rows])
+    return Preparation(model, processor, ready, evaluations, frozen, labels.names)
 
 
 def build_classifier(

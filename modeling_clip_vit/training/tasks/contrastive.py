@@ -20,14 +20,17 @@ from ...data.columns import choose_image_column, choose_texts, column_kinds
 from ...data.packing import plan_for_mask
 from ...data.sources import get_problems, get_split, open_dataset
 from ...data.streams import StreamCaptions, peek_kinds
-from ...evaluation.evaluator import EvaluationSet, Evaluator
+from ...evaluation.dataset import EvaluationSet
+from ...evaluation.images import ImagesInMemory
 from ...hub.model_card import CardFacts, build_model_card
 from ...hub.sentence_transformers import write_sentence_transformers_files
 from ...inference.embedding import embed_pixels, embed_texts
+from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
 from ..arguments import TrainArguments
-from ..datasets import prepare_data, prepare_evaluator, prepare_stream
+from ..datasets import prepare_data, prepare_stream
+from ..evaluations import TrainedOn, open_evaluations
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
 from ..learning import freeze
@@ -138,11 +141,16 @@ class ContrastiveTask(Task):
         write_sentence_transformers_files(folder)
 
     def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
-        """What the model finds for some captions of the evaluation split."""
-        evaluator = preparation.evaluator
-        if not isinstance(evaluator, Evaluator):
+        """What the model finds for some captions of the first split that it is evaluated on."""
+        searchable = (one for one in preparation.evaluations if one.captions)
+        first = next(searchable, None)
+        if first is None:
             return []
-        return example_searches(preparation.model, preparation.processor, evaluator.evaluation)
+        return example_searches(preparation.model, preparation.processor, first)
+
+    def encoder(self, model: Any, processor: Any) -> TorchEncoder:
+        """The model."""
+        return TorchEncoder(model, processor)
 
     def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
         """The texts of each image, and how much of each where it is mixed."""
@@ -172,7 +180,7 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
     restart = restart or Restart()
     is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
-    if not is_stream or args.data.eval_split is not None:
+    if not is_stream or any(not one.dataset for one in args.data.evaluations):
         splits = open_dataset(args.data.dataset, args.data.image_column)
     captions: CaptionMaker | StreamCaptions
     if is_stream:
@@ -198,8 +206,9 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
         classes = captions.labels.names if captions.labels else []
     else:
         classes = captions.class_names
-    evaluator = prepare_evaluator(args, splits, image_size, classes or None)
-    return Preparation(model, processor, data, evaluator, freeze(model, args.model), classes)
+    trained_on = TrainedOn(splits, args.data, args.captions, classes)
+    evaluations = open_evaluations(trained_on, image_size)
+    return Preparation(model, processor, data, evaluations, freeze(model, args.model), classes)
 
 
 def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
@@ -224,30 +233,31 @@ def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]],
 def example_searches(
     model, processor, data: EvaluationSet, num_queries: int = 8, top_k: int = 5
 ) -> list[tuple[str, list[Found]]]:
-    """Captions spread over the evaluation split, each with the pictures that it finds.
+    """Captions spread over an evaluated split, each with the pictures that it finds.
 
     Caption columns take turns; the choice depends on the data alone, not on what is found.
     """
-    columns = list(data.examples)
-    places = torch.linspace(0, len(data.keys) - 1, num_queries + 2)[1:-1].long().tolist()
-    chosen = [(columns[turn % len(columns)], place) for turn, place in enumerate(places)]
-    queries = [data.examples[column][place] for column, place in chosen]
-    image_embeds = embed_pixels(model, processor, data.pixels)
+    images, columns = data.images, list(data.captions)
+    assert isinstance(images, ImagesInMemory), "a run decodes what it is evaluated on once"
+    places = torch.linspace(0, len(images.rows) - 1, num_queries + 2)[1:-1].long().tolist()
+    chosen = [(columns[turn % len(columns)], images.rows[p]) for turn, p in enumerate(places)]
+    queries = [data.example(column, row) for column, row in chosen]
+    image_embeds = embed_pixels(model, processor, images.pixels)
     scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
-    best = scores.topk(min(top_k, len(data.keys)), dim=1).indices.tolist()
+    best = scores.topk(min(top_k, len(images.rows)), dim=1).indices.tolist()
     return [
         (
             query,
             [
                 Found(
-                    data.pixels[found].permute(1, 2, 0).numpy(),
-                    data.examples[column][found],
-                    data.keys[found] == data.keys[place],
+                    images.pixels[place].permute(1, 2, 0).numpy(),
+                    data.example(column, images.rows[place]),
+                    data.keys[images.rows[place]] == data.keys[row],
                 )
-                for found in row
+                for place in found
             ],
         )
-        for query, (column, place), row in zip(queries, chosen, best, strict=True)
+        for query, (column, row), found in zip(queries, chosen, best, strict=True)
     ]
 
 

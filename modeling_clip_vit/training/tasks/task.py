@@ -12,16 +12,16 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
-from ...evaluation.metrics import Metric
+from ...evaluation.classifier import TorchClassifier
+from ...evaluation.dataset import EvaluationSet
+from ...evaluation.tasks import check_tasks
 from ...hub.model_card import CardFacts
+from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...utils.errors import UserError
 from ..arguments import TrainArguments
 from ..datasets import TrainingData
 from ..restart import Restart
-
-#: Measures a model: `(model, processor, everything)`, where `everything` is for the end of a run.
-Evaluate = Callable[[Any, Any, bool], list[Metric]]
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Preparation:
         model: the model to train, on the CPU and in float32.
         processor: prepares its inputs, and is saved with it.
         data: the batches.
-        evaluator: measures the model; None for no evaluation.
+        evaluations: what the model is evaluated on.
         frozen: modules that do not learn and stay in evaluation mode.
         class_names: names of the classes in their order; empty for none.
     """
@@ -40,7 +40,7 @@ class Preparation:
     model: PreTrainedModel
     processor: Any
     data: TrainingData
-    evaluator: Evaluate | None
+    evaluations: list[EvaluationSet]
     frozen: list[nn.Module]
     class_names: list[str] = field(default_factory=list)
 
@@ -64,6 +64,8 @@ class Task(ABC):
 
     def __init__(self, args: TrainArguments):
         self.args = args
+        for evaluation in args.data.evaluations:
+            check_tasks(evaluation.tasks or [])
         values, defaults = args.to_flat_dict(), TrainArguments().to_flat_dict()
         for name in self.inapplicable_options:
             if values[name] != defaults[name]:
@@ -123,6 +125,10 @@ class Task(ABC):
         Returns:
             The `loss`, and what else is logged of it.
         """
+
+    @abstractmethod
+    def encoder(self, model: Any, processor: Any) -> TorchEncoder | TorchClassifier:
+        """A model as an evaluation takes it."""
 
     def after_update(self, unwrapped: Any):  # noqa: B027 - optional
         """Keep weights within their bounds after an update."""

@@ -5,13 +5,21 @@ Shape legend: `N` images, `C` classes, `P` projection.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ..utils.errors import UserError
-from .zero_shot import class_score_blocks
+from ...utils.errors import UserError
+from ..accuracy import class_score_blocks
+from ..embedding import EmbeddedSet
+from ..metrics import Metric
+from .task import EvaluationTask, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NUM_BINS = 15
 #: Between these a temperature is looked for.
@@ -38,6 +46,41 @@ class Reliability:
     def error(self) -> float:
         """Expected calibration error (Naeini et al., 2015; Guo et al., 2017, section 2)."""
         return (self.share * (self.confidence - self.accuracy).abs()).sum().item()
+
+
+class CalibrationTask(EvaluationTask):
+    """Calibration of the zero-shot classes of every label column, before and after temperature
+    scaling.
+    """
+
+    name = "calibration"
+    title = "Calibration of the zero-shot classes"
+    needs = ("embeddings", "class_names")
+    not_shares = ("NLL", "Brier", "temperature", "fitted_NLL", "fitted_Brier")
+
+    def __init__(self) -> None:
+        self.diagrams: dict[str, Reliability] = {}
+
+    def measure(self, data: EmbeddedSet) -> list[Metric]:
+        """ECE, NLL, Brier score and temperature."""
+        metrics = []
+        scale, bias = data.similarity
+        for column in data.source.labels:
+            images = data.labelled(column)
+            values, diagrams = measure_calibration(
+                images.embeds, images.class_embeds, images.labels, scale, bias, data.options.seed
+            )
+            metrics += data.metrics(self.name, values, of=column)
+            of_column = f"{column}, " if len(data.source.labels) > 1 else ""
+            self.diagrams |= {f"{of_column}{name}": one for name, one in diagrams.items()}
+        return metrics
+
+    def panels(self, metrics: list[Metric]) -> list[Panel]:
+        """Reliability diagrams."""
+        return [
+            partial(draw_reliability, name=name, diagram=diagram)
+            for name, diagram in self.diagrams.items()
+        ]
 
 
 def make_blocks(
@@ -168,3 +211,19 @@ def slope(blocks: Blocks, inverse: float, is_sigmoid: bool) -> float:
         expected = (probabilities * logits).sum()
         total += (expected - logits.gather(1, labels[:, None]).sum()).item()
     return total
+
+
+def draw_reliability(axis: "Axes", name: str, diagram: Reliability):
+    """Accuracy by confidence; the diagonal is what it should be (Guo et al., 2017, figure 1)."""
+    width = 1 / NUM_BINS
+    places = [(number + 0.5) * width for number in range(NUM_BINS)]
+    accuracy, share = diagram.accuracy.tolist(), diagram.share.tolist()
+    axis.bar(places, accuracy, width=width, edgecolor="white", label="accuracy")
+    axis.bar(places, share, width=0.35 * width, color="0.3", label="share of images")
+    confidence = diagram.confidence[diagram.share > 0].tolist()
+    axis.plot(confidence, confidence, "r.", label="mean confidence")
+    axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    title = f"reliability, {name}: ECE {100 * diagram.error():.1f} %"
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=7, loc="upper left")

@@ -1,18 +1,13 @@
-"""Retrieval: how high the right items rank.
+"""Ranking: how high the right items of each query rank, in tiles of the scores.
 
 Shape legend: `Q` queries, `B` of them at a time, `G` gallery items, `W` of them at a time, `R` the
 largest number of right items of a query, `P` projection.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
-from datasets import Dataset
 
-from ..data.captions import find_texts
-from ..data.errors import DataError
-
-RECALL_AT = (1, 5, 10)
 #: Number of scores in memory at a time, whatever the number of queries and items.
 SCORES_AT_ONCE = 2**21
 #: Maximum width of a tile of scores. Both sides of a tile are long: with few queries against the
@@ -150,65 +145,3 @@ def average_precision(
         precision_BR.masked_fill_(place_R > count_B[:, None], 0)
         values[stop : (stop := stop + len(count_B))] = precision_BR.sum(dim=1) / count_B
     return values
-
-
-def retrieval_metrics(ranks: torch.Tensor, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
-    """Recall at each k, from 0 to 1, and the median rank, where 1 is the first place.
-
-    Recall counts a query whose best right item is among the first k, as is done for COCO and
-    Flickr30k with several captions an image (Karpathy and Fei-Fei, 2015, section 4.2).
-    """
-    metrics = {f"R@{k}": (ranks < k).float().mean().item() for k in at}
-    return {**metrics, "median_rank": ranks.float().median().item() + 1}
-
-
-def measure_retrieval(
-    query_embeds: torch.Tensor,
-    gallery_embeds: torch.Tensor,
-    query_ids: torch.Tensor,
-    gallery_ids: torch.Tensor,
-) -> dict[str, float]:
-    """Retrieval metrics of one direction; with `mAP` if several gallery items share an id."""
-    sides = (query_embeds, gallery_embeds, query_ids, gallery_ids)
-    metrics = retrieval_metrics(rank_of_best_match(*sides))
-    if gallery_ids.unique().numel() < len(gallery_ids):
-        metrics["mAP"] = average_precision(*sides).mean().item()
-    return metrics
-
-
-def rows_without_text(split: Dataset, columns: Sequence[str]) -> dict[int, str]:
-    """Row -> what is wrong with it, of those that have no text in any of the caption columns."""
-    if not columns:
-        return {}
-    rows = zip(*(split[column] for column in columns), strict=True)
-    empty = (row for row, values in enumerate(rows) if not any(map(find_texts, values)))
-    names = " and ".join(map(repr, columns))
-    return {row: f"its {names} {'are' if len(columns) > 1 else 'is'} empty" for row in empty}
-
-
-def list_captions(
-    captions: Sequence[str | Sequence[str]],
-    keys: Sequence[Hashable],
-    rows: Iterable[int],
-    column: str,
-    path: str,
-) -> tuple[list[str], list[Hashable]]:
-    """The query texts, each with the key that it asks for.
-
-    A text is one query per key, however many images have that key. A row without a text gives none.
-
-    Args:
-        captions: one caption or several of each row.
-        keys: key of each row; rows with an equal key belong together.
-        rows: the rows whose captions are queries.
-        column, path: names in messages.
-
-    Raises:
-        DataError: no row has a text.
-    """
-    asked: dict[tuple[str, Hashable], None] = {}
-    for row in rows:
-        asked.update(((text, keys[row]), None) for text in find_texts(captions[row]))
-    if not asked:
-        raise DataError(f"every {column!r} of {path!r} is empty: name another of caption_columns")
-    return [text for text, _ in asked], [key for _, key in asked]

@@ -1,4 +1,4 @@
-"""How well classes can be learned from image embeddings: linear probe and nearest neighbours.
+"""Linear probe: how well a linear classifier learns the classes from image embeddings.
 
 Shape legend: `N` images, `C` classes, `P` projection.
 """
@@ -6,14 +6,40 @@ Shape legend: `N` images, `C` classes, `P` projection.
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ..utils.errors import UserError
-from .retrieval import rows_at_once
-from .zero_shot import measure_predictions
+from ...utils.errors import UserError
+from ..accuracy import measure_predictions
+from ..embedding import EmbeddedSet
+from ..metrics import Metric
+from ..ranking import rows_at_once
+from .task import EvaluationTask
 
 #: Weights of the L2 penalty that are tried.
 PENALTIES = tuple(10.0**power for power in range(-6, 3))
-#: As Caron et al. (2021, section 4.1) found best across models.
-NUM_NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07
+
+
+class LinearProbeTask(EvaluationTask):
+    """Accuracy of a linear probe, for every label column."""
+
+    name = "linear_probe"
+    title = "Linear probe"
+    needs = ("embeddings", "labels", "train_split")
+    not_shares = ("penalty",)
+
+    def measure(self, data: EmbeddedSet) -> list[Metric]:
+        """Accuracy, mean per-class recall, the majority baseline and the chosen penalty."""
+        metrics = []
+        for column in data.source.labels:
+            train, images = data.labelled_train(column), data.labelled(column)
+            values = measure_linear_probe(
+                train.embeds,
+                train.labels,
+                images.embeds,
+                images.labels,
+                images.num_classes,
+                data.options.seed,
+            )
+            metrics += data.metrics(self.name, values, of=column)
+        return metrics
 
 
 def measure_linear_probe(
@@ -82,26 +108,3 @@ def predict(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The most probable class of each image, (N,)."""
     blocks = embeds.split(rows_at_once(len(weights)))
     return torch.cat([score(some, weights).argmax(dim=1) for some in blocks])
-
-
-def measure_neighbours(
-    train_embeds: torch.Tensor,
-    train_labels: torch.Tensor,
-    embeds: torch.Tensor,
-    labels: torch.Tensor,
-    num_classes: int,
-) -> dict[str, float]:
-    """The vote of the nearest images, each weighted by exp(cosine / temperature).
-
-    As in Wu et al. (2018, section 3.4), with the hyperparameters of Caron et al. (2021); fewer
-    neighbours if there are fewer images. The result is that of `measure_predictions`.
-    """
-    count = min(NUM_NEIGHBOURS, len(train_embeds))
-    predicted = []
-    for some in embeds.split(rows_at_once(max(len(train_embeds), num_classes))):
-        scores, nearest = (some @ train_embeds.t()).topk(count, dim=1)
-        votes = torch.zeros(len(some), num_classes)
-        # The largest exponent is 1 / 0.07: no overflow.
-        votes.scatter_add_(1, train_labels[nearest], (scores / NEIGHBOUR_TEMPERATURE).exp())
-        predicted.append(votes.argmax(dim=1))
-    return measure_predictions(torch.cat(predicted), labels)
