@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import VISION, make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
 from transformers import AutoModel, BertConfig
 from transformers.testing_utils import CaptureLogger
@@ -19,6 +18,7 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
     ClipVitVisionModelWithProjection,
 )
+from tests.support.models import VISION, make_images, make_texts, small_config, small_model
 
 PARTS = ("vision_model", "text_model", "visual_projection", "text_projection", "similarity")
 BERT = BertConfig(

@@ -8,9 +8,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-from source import find_tests
+from tests.support import REPOSITORY
+from tests.support.transformers_tests import find_tests
 
 #: So many cases passed when they were last counted; the others are skipped by Transformers.
 CASES = 350
@@ -18,7 +18,7 @@ CASES = 350
 
 def test_the_model_tests_of_transformers_pass():
     environment = {**os.environ, "PYTHONPATH": str(find_tests())}
-    cases = Path(__file__).parent / "mixin_cases.py"
+    cases = REPOSITORY / "tests" / "support" / "programs" / "mixin_cases.py"
     command = [
         sys.executable,
         "-m",

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import COLORS, TEXT, VISION, draw_picture, run_without_package, small_model
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from torch.testing import assert_close
@@ -20,6 +19,9 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
 )
 from modeling_clip_vit.hub.sentence_transformers import write_sentence_transformers_files
+from tests.support.models import TEXT, VISION, small_model
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import run_without_package
 
 pytestmark = pytest.mark.slow
 

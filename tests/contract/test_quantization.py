@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import TEXT, VISION, make_images, make_texts, run_without_package
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
 from transformers import AutoModel, BertConfig, TorchAoConfig
 
@@ -14,6 +13,8 @@ from modeling_clip_vit import (
     ClipVitVisionModelWithProjection,
 )
 from modeling_clip_vit.pretrained import load_whole
+from tests.support.models import TEXT, VISION, make_images, make_texts
+from tests.support.processes import run_without_package
 
 pytestmark = pytest.mark.slow
 

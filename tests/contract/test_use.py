@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
 from modeling_clip_vit import ClipVitForImageClassification
+from tests.support.models import make_images, make_texts, small_model
 
 MODERN = {
     "norm_type": "rmsnorm",

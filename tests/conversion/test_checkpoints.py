@@ -5,16 +5,6 @@ import json
 import open_clip
 import pytest
 import torch
-from models import (
-    NARROW,
-    TEXT_TOWER,
-    WIDE,
-    assert_bit_equal,
-    hf_chinese_clip,
-    hf_clip,
-    hf_siglip,
-    stir,
-)
 from safetensors.torch import load_file, save_file
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel, ClipVitTextModel, ClipVitVisionModel
@@ -25,6 +15,16 @@ from modeling_clip_vit.conversion import (
     from_hf_siglip,
     from_open_clip,
     from_timm_vit,
+)
+from tests.support.peers import (
+    NARROW,
+    TEXT_TOWER,
+    WIDE,
+    assert_bit_equal,
+    hf_chinese_clip,
+    hf_clip,
+    hf_siglip,
+    stir,
 )
 
 TRANSFORMERS = {

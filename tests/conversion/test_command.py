@@ -3,17 +3,6 @@
 import open_clip
 import pytest
 import torch
-from conftest import MISFITS, small_model, spoil
-from models import (
-    NARROW,
-    WIDE,
-    assert_bit_equal,
-    hf_chinese_clip,
-    hf_clip,
-    hf_siglip,
-    open_clip_siglip,
-    stir,
-)
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoProcessor
@@ -28,6 +17,18 @@ from modeling_clip_vit.conversion import (
     to_open_clip,
 )
 from modeling_clip_vit.conversion.peers import PEERS
+from tests.support.checkpoints import MISFITS, spoil
+from tests.support.models import small_model
+from tests.support.peers import (
+    NARROW,
+    WIDE,
+    assert_bit_equal,
+    hf_chinese_clip,
+    hf_clip,
+    hf_siglip,
+    open_clip_siglip,
+    stir,
+)
 
 
 def convert(folder, source: str, target: str, to: str = "clip_vit") -> int:

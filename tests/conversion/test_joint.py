@@ -3,23 +3,6 @@
 import open_clip
 import pytest
 import torch
-from conftest import make_images, small_model
-from models import (
-    NARROW,
-    TEXT_TOWER,
-    VISION,
-    WIDE,
-    assert_bit_equal,
-    assert_same_gradient,
-    assert_same_outputs,
-    hf_chinese_clip,
-    hf_clip,
-    hf_siglip,
-    make_ids,
-    open_clip_model,
-    open_clip_siglip,
-    stir,
-)
 from torch.nn.functional import normalize
 
 from modeling_clip_vit import ClipVitVisionConfig
@@ -35,6 +18,23 @@ from modeling_clip_vit.conversion import (
 )
 from modeling_clip_vit.conversion.open_clip import trunk_arguments
 from modeling_clip_vit.conversion.verify import verify
+from tests.support.models import make_images, small_model
+from tests.support.peers import (
+    NARROW,
+    TEXT_TOWER,
+    VISION,
+    WIDE,
+    assert_bit_equal,
+    assert_same_gradient,
+    assert_same_outputs,
+    hf_chinese_clip,
+    hf_clip,
+    hf_siglip,
+    make_ids,
+    open_clip_model,
+    open_clip_siglip,
+    stir,
+)
 
 JOINT = {
     "hf_clip, small": (lambda: hf_clip(2, NARROW), from_hf_clip, to_hf_clip),

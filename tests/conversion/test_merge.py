@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import small_model
 from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import load_clip
+from tests.support.models import small_model
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import pytest
 import timm
 import torch
-from conftest import make_images, small_model
-from models import NARROW, assert_bit_equal, assert_same_gradient, hf_chinese_clip, stir
 from timm.layers import RmsNorm, SwiGLU, SwiGLUPacked
 from torch import nn
 
@@ -15,6 +13,14 @@ from modeling_clip_vit.conversion import (
     from_hf_chinese_clip,
     from_timm_vit,
     to_timm_vit,
+)
+from tests.support.models import make_images, small_model
+from tests.support.peers import (
+    NARROW,
+    assert_bit_equal,
+    assert_same_gradient,
+    hf_chinese_clip,
+    stir,
 )
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

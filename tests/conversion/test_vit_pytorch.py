@@ -3,14 +3,14 @@
 import pytest
 import torch
 import vit_pytorch
-from conftest import make_images
-from models import assert_same_gradient, stir
 from torch import nn
 from vit_pytorch.simple_vit import SimpleViT
 from vit_pytorch.simple_vit_with_register_tokens import SimpleViT as RegisterViT
 
 from modeling_clip_vit import ClipVitForImageClassification
 from modeling_clip_vit.conversion import ConversionError, from_vit_pytorch
+from tests.support.models import make_images
+from tests.support.peers import assert_same_gradient, stir
 
 SIZES = {
     "image_size": 32,

@@ -6,7 +6,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import draw_picture, write_recipe
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 from transformers import CLIPImageProcessor
@@ -22,6 +21,8 @@ from modeling_clip_vit.data.stream_samples import SampleMaker
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support.pictures import draw_picture
+from tests.support.runs import write_recipe
 
 #: Name -> how one image is varied.
 WAYS = {

@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 
 from modeling_clip_vit.data.batches import (
@@ -26,6 +25,7 @@ from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 from modeling_clip_vit.training.command import parse_arguments
+from tests.support import REPOSITORY
 
 STRONG = AugmentOptions(
     rotation=20,

@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import draw_picture
-from stream_files import encode, write_tar
 
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
+from tests.support.pictures import draw_picture
+from tests.support.stream_files import encode, write_tar
 
 
 def put(folder: Path, *names: str):

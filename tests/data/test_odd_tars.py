@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from stream_files import make_loader, noisy_image, write_tar
 
 from modeling_clip_vit.data import readers
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
 from modeling_clip_vit.data.sources import get_problems, open_dataset
+from tests.support.stream_files import make_loader, noisy_image, write_tar
 
 
 def captions(folder: Path) -> list:

@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import COLORS, draw_picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from stream_files import encode, tar_files, write_tar, write_tars
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.columns import (
@@ -30,6 +28,8 @@ from modeling_clip_vit.data.sources import get_split, open_dataset
 from modeling_clip_vit.data.streams import peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.stream_files import encode, tar_files, write_tar, write_tars
 
 NAMES = list(COLORS)[:4]
 

@@ -5,13 +5,13 @@ import json
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
-from stream_files import make_loader, noisy_image, write_tar
 
 from modeling_clip_vit.data.captions import CaptionOptions, stable_number
 from modeling_clip_vit.data.columns import choose_texts
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
 from modeling_clip_vit.data.streams import StreamCaptions, find_class_names, peek_kinds
+from tests.support.stream_files import make_loader, noisy_image, write_tar
 
 NAMES = ["sea_lion", "red panda", "fox"]
 CHINESE = ["海狮", "小熊猫", "狐狸"]

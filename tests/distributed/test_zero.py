@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, train, write_recipe
 from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.checkpoints import CheckpointError
 from modeling_clip_vit.training.zero import check_zero_checkpoint
+from tests.support import REPOSITORY
+from tests.support.runs import train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 
+PROGRAM = ("--module", "tests.support.programs.check_zero")
 #: What is trained, by its stage and its fields.
 RUNS = {
     "plain": (2, {"layer_decay": 0.9, "max_grad_norm": 0.5}),
@@ -56,15 +58,15 @@ def recipes(tmp_path, color_dataset, linear_config) -> dict[str, Path]:
 
 
 def launch(*words: str) -> subprocess.CompletedProcess:
-    """Run check_zero.py in two processes."""
+    """Run check_zero in two processes."""
     file = REPOSITORY / "configuration" / "accelerate" / "deepspeed.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    script = str(Path(__file__).with_name("check_zero.py"))
     return subprocess.run(
-        [*command, "--num_processes", "2", "--main_process_port", "0", script, *words],
+        [*command, "--num_processes", "2", "--main_process_port", "0", *PROGRAM, *words],
         capture_output=True,
         text=True,
         timeout=600,
+        cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 

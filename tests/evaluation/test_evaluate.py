@@ -10,9 +10,7 @@ import sys
 
 import pytest
 import torch
-from checkpoints import save_hf_clip, save_hf_siglip
 from clip_benchmark.metrics import zeroshot_retrieval
-from conftest import COLORS, REPOSITORY, draw_picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PillowImage
 from transformers import AutoModel, AutoProcessor
@@ -27,6 +25,9 @@ from modeling_clip_vit.evaluation.options import EvaluationOptions
 from modeling_clip_vit.evaluation.tasks import TASKS
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
+from tests.support import REPOSITORY
+from tests.support.peers import save_hf_clip, save_hf_siglip
+from tests.support.pictures import COLORS, draw_picture
 
 ALL_BUT_CLASSIFICATION = [name for name in TASKS if name != "classification"]
 #: No processes that decode: starting them takes longer than these datasets.

@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from conftest import VISION, write_recipe
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.utils.errors import UserError
+from tests.support.models import VISION
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.runs import write_recipe
 
 EVALUATIONS = [
     {
@@ -134,9 +137,6 @@ def test_a_run_is_evaluated_on_another_dataset(
 @pytest.fixture(scope="module")
 def labelled_colors_elsewhere(tmp_path_factory):
     """A dataset with other columns: classes alone."""
-    from conftest import COLORS, draw_picture
-    from datasets import ClassLabel, Dataset, Features, Image
-
     folder = tmp_path_factory.mktemp("elsewhere")
     features = Features({"img": Image(), "label": ClassLabel(names=list(COLORS))})
     for split in ("train", "test"):
@@ -215,9 +215,6 @@ def test_a_filter_that_leaves_nothing_is_one_sentence(
 
 def test_a_row_without_a_class_still_searches(checkpoint, tmp_path):
     """Retrieval has its row, zero-shot classification leaves it out."""
-    from conftest import COLORS, draw_picture
-    from datasets import ClassLabel, Dataset, Features, Image, Value
-
     features = {"image": Image(), "caption": Value("string"), "label": ClassLabel(names=["a", "b"])}
     rows = [
         {"image": draw_picture(color, n), "caption": color, "label": None if n == 3 else n % 2}

@@ -10,15 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    COLORS,
-    REPOSITORY,
-    draw_picture,
-    make_images,
-    make_texts,
-    run_example,
-    small_model,
-)
 from PIL import Image as PillowImage
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import (
@@ -41,6 +32,10 @@ from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, Expor
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
 from modeling_clip_vit.inference.runtimes import open_session
 from modeling_clip_vit.training.models import build_processor
+from tests.support import REPOSITORY
+from tests.support.models import make_images, make_texts, small_model
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import run_example
 
 FORMATS = ("onnx", "openvino", "torch_export")
 COMBINATIONS = [

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_example
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
@@ -15,6 +14,7 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.images import decode_image
 from modeling_clip_vit.inference import runtimes
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from tests.support.processes import run_example
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import train, write_recipe
 from datasets import load_dataset
 from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.loading import load_encoder
+from tests.support.runs import train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import COLORS, REPOSITORY, draw_picture, start, train, wait_for, write_recipe
 from safetensors.torch import load_file
+
+from tests.support import REPOSITORY
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import start, wait_for
+from tests.support.runs import train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 

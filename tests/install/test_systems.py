@@ -7,9 +7,11 @@ import textwrap
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY, run_without_package, write_recipe
 
 from modeling_clip_vit.utils import devices
+from tests.support import REPOSITORY
+from tests.support.processes import run_without_package
+from tests.support.runs import write_recipe
 
 UNIX_MODULES = ("fcntl", "resource", "pwd", "grp", "termios")
 

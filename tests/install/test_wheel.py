@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COLORS, REPOSITORY, draw_picture
+
+from tests.support import REPOSITORY
+from tests.support.pictures import COLORS, draw_picture
 
 pytestmark = pytest.mark.slow
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
 from transformers import AutoTokenizer, Siglip2ImageProcessor
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.embeddings import drop_patches, patch_places
 from modeling_clip_vit.normalization import build_norm
+from tests.support.models import make_images, make_texts, small_config, small_model
 
 VISION_VARIANTS = [
     {},

@@ -9,22 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import (
-    COLORS,
-    draw_picture,
-    read_log,
-    run_example,
-    run_without_package,
-    start,
-    train,
-    train_in_two_processes,
-    wait_for,
-    write_recipe,
-)
 from PIL import Image
 from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import run_example, run_without_package, start, wait_for
+from tests.support.runs import read_log, train, train_in_two_processes, write_recipe
 
 STEPS = 60
 FIELDS = {

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from conftest import make_images, make_texts, run_without_package, small_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, SiglipVisionConfig
@@ -20,6 +19,8 @@ from modeling_clip_vit.quantization.eight_bits import (
     without_fakes,
 )
 from modeling_clip_vit.quantization.layers import QuantizationError, choose_layers
+from tests.support.models import make_images, make_texts, small_model
+from tests.support.processes import run_without_package
 
 WAYS = [("dynamic", 8), ("dynamic", 4), ("dynamic", 2), ("weight_only", 8), ("weight_only", 3)]
 MODELS = {

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 
 from modeling_clip_vit.quantization.eight_bits import fake_quantize
 from modeling_clip_vit.quantization.layers import QuantizationError, choose_layers
 from modeling_clip_vit.quantization.smoothing import find_pairs, find_peaks, smooth_tower
+from tests.support.models import make_images, make_texts, small_model
 
 KINDS = [
     {},

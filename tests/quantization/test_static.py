@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 
 from modeling_clip_vit.export.folder import export_clip
 from modeling_clip_vit.inference.exported import ExportedEncoder
@@ -14,6 +13,7 @@ from modeling_clip_vit.quantization import static
 from modeling_clip_vit.quantization.eight_bits import without_fakes
 from modeling_clip_vit.quantization.layers import QuantizationError
 from modeling_clip_vit.quantization.options import DEFAULT_SKIP
+from tests.support.models import make_images, make_texts, small_model
 
 pytestmark = pytest.mark.slow
 

@@ -5,13 +5,14 @@ import signal
 
 import pytest
 import torch
-from conftest import start, train, train_in_two_processes, wait_for, write_recipe
 from safetensors.torch import load_file
 from transformers import BatchFeature
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.static import HOOKS
+from tests.support.processes import start, wait_for
+from tests.support.runs import train, train_in_two_processes, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 

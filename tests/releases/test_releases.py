@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import REPOSITORY
+
 #: The oldest that a checkpoint loads with, where something changed since, and the newest tried.
 RELEASES = os.environ.get("CLIP_VIT_RELEASES", "5.5.0,5.8.1,5.15.1,5.20.0,5.24.0").split(",")
 TORCH_RELEASES = [name for name in os.environ.get("CLIP_VIT_TORCH", "").split(",") if name]
 #: The release of torchvision that fits one of torch.
 TORCHVISION = {"2.6.0": "0.21.0", "2.7.1": "0.22.1", "2.8.0": "0.23.0", "2.9.1": "0.24.1"}
-SCRIPT = Path(__file__).parent / "load_anywhere.py"
+SCRIPT = REPOSITORY / "tests" / "support" / "programs" / "load_anywhere.py"
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import COLORS, REPOSITORY, VISION, draw_picture, train
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
 from safetensors.torch import load_file
@@ -26,6 +25,10 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.classification import ClassificationObjective
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support import REPOSITORY
+from tests.support.models import VISION
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.runs import train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 NAMES = list(COLORS)

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import train, write_recipe
 
 from modeling_clip_vit.cli import main
+from tests.support.runs import train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, write_recipe
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.losses import LOSSES
@@ -15,6 +14,8 @@ from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.tasks import TASKS
 from modeling_clip_vit.training.tasks.objective import build_loss
 from modeling_clip_vit.utils.errors import UserError
+from tests.support import REPOSITORY
+from tests.support.runs import write_recipe
 
 
 def run_block(document: str, of: str, folder: Path) -> subprocess.CompletedProcess:

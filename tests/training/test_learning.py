@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import TEXT, VISION, small_model
 from transformers import BertConfig
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.training.arguments import ModelOptions, OptimizerOptions
 from modeling_clip_vit.training.learning import depths, freeze, learning_rate_scales
 from modeling_clip_vit.training.optimizer import build_optimizer
+from tests.support.models import TEXT, VISION, small_model
 
 BERT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 300}
 

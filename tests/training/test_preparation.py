@@ -1,11 +1,12 @@
 """From arguments to a model."""
 
 import pytest
-from conftest import REPOSITORY, small_model
 from transformers import AutoTokenizer
 
 from modeling_clip_vit.training.arguments import ModelOptions
 from modeling_clip_vit.training.models import build_model, build_processor, load_model
+from tests.support import REPOSITORY
+from tests.support.models import small_model
 
 EMOJI = REPOSITORY / "configuration" / "model" / "emoji"
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import train, write_recipe
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -13,6 +12,7 @@ from modeling_clip_vit.training import report
 from modeling_clip_vit.training import trainer as training
 from modeling_clip_vit.training.tasks import ContrastiveTask
 from modeling_clip_vit.training.trainer import Trainer
+from tests.support.runs import train, write_recipe
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

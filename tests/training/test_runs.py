@@ -12,15 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
-    MISFITS,
-    draw_picture,
-    spoil,
-    start,
-    train_in_two_processes,
-    wait_for,
-    write_recipe,
-)
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -29,6 +20,10 @@ from transformers import AutoModel, AutoProcessor, CLIPProcessor
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
+from tests.support.checkpoints import MISFITS, spoil
+from tests.support.pictures import draw_picture
+from tests.support.processes import start, wait_for
+from tests.support.runs import train_in_two_processes, write_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ DistributedDataParallel and FSDP2, must end with the same gradients. Prints a li
 
 import itertools
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,9 +15,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import make_images, make_texts, small_model
 
 from modeling_clip_vit.losses import (
     ClipLoss,
@@ -30,6 +26,7 @@ from modeling_clip_vit.losses import (
     SigLipLoss,
 )
 from modeling_clip_vit.training.gradient_cache import cached_backward, cut
+from tests.support.models import make_images, make_texts, small_model
 
 #: Images and texts of each process, by number of processes.
 IMAGES = {1: [8], 2: [5, 3], 4: [3, 1, 2, 2]}

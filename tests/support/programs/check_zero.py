@@ -1,6 +1,7 @@
 """Launched in several processes by DeepSpeed: train by recipes, one after the other.
 
-    check_zero.py -- STAGE RECIPE [ARGUMENT ...] -- STAGE RECIPE [ARGUMENT ...] ...
+    accelerate launch --module tests.support.programs.check_zero -- STAGE RECIPE [ARGUMENT ...]
+        -- STAGE RECIPE [ARGUMENT ...] ...
 
 The last one ends at the largest scale of the logits, and what DeepSpeed updates must be held there
 too: if it grew on, behind the weights that the model shows, it could not come down again.

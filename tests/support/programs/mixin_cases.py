@@ -4,7 +4,6 @@ import importlib
 import unittest
 
 import torch
-from source import PACKAGE
 
 from modeling_clip_vit import (
     ClipVitConfig,
@@ -17,6 +16,7 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
     ClipVitVisionModelWithProjection,
 )
+from tests.support.transformers_tests import PACKAGE
 
 common = importlib.import_module(f"{PACKAGE}.test_modeling_common")
 configuration = importlib.import_module(f"{PACKAGE}.test_configuration_common")

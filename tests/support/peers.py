@@ -1,4 +1,6 @@
-"""What these tests share: small models of the peers, and how they are compared."""
+"""Small models and checkpoints of other implementations, and how ours are compared with them."""
+
+from pathlib import Path
 
 import open_clip
 import timm
@@ -8,11 +10,19 @@ from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
+    CLIPProcessor,
     PreTrainedModel,
     SiglipConfig,
+    SiglipImageProcessor,
     SiglipModel,
+    SiglipProcessor,
 )
+
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+
+from .pictures import COLORS
 
 WIDE = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 3}
 NARROW = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
@@ -169,3 +179,25 @@ def assert_bit_equal(again, before, left_out: str = " "):
     for name, weight in names.items():
         if not name.startswith(left_out):
             assert torch.equal(state[name], weight), name
+
+
+TEXTS = [f"a {name} square {chinese}方块" for name, chinese in COLORS.items()]
+
+
+def save_hf_clip(folder: Path):
+    """CLIP: an attention mask, padding to the longest, a centre crop."""
+    model = stir(hf_clip(2, NARROW))
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=77)
+    model.config.text_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
+
+
+def save_hf_siglip(folder: Path):
+    """SigLIP: no attention mask, padding to full length, a logit bias."""
+    stir(hf_siglip(2, NARROW)).save_pretrained(folder)
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, max_length=12)
+    tokenizer.model_input_names = ["input_ids"]
+    image_processor = SiglipImageProcessor(size={"height": 32, "width": 32})
+    SiglipProcessor(image_processor, tokenizer).save_pretrained(folder)
