@@ -13,9 +13,10 @@ from .class_names import average_templates
 from .classifier import TorchClassifier
 from .corruptions import Corruption
 from .dataset import EvaluationSet
-from .images import EmbeddedImages, SharedEncoder
+from .images import EmbeddedImages
 from .metrics import Metric
 from .options import EvaluationOptions
+from .sharing import SharedEncoder
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from ..inference.loading import Encoder
 from .classifier import TorchClassifier
 from .dataset import EvaluationSet, OpenImages, SplitReader
 from .embedding import embed
-from .images import EmbeddedImages, SharedEncoder
+from .images import EmbeddedImages
 from .metrics import Metric
 from .options import EvaluationOptions
+from .sharing import SharedEncoder
 from .tasks import NEEDS, TASKS, EvaluationTask, check_tasks
 
 

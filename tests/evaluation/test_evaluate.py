@@ -20,8 +20,9 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.templates import load_templates
 from modeling_clip_vit.evaluation.evaluate import EvaluationReport, evaluate, open_evaluation
-from modeling_clip_vit.evaluation.images import ImagesOnDisk, SharedEncoder
+from modeling_clip_vit.evaluation.images import ImagesOnDisk
 from modeling_clip_vit.evaluation.options import EvaluationOptions
+from modeling_clip_vit.evaluation.sharing import SharedEncoder
 from modeling_clip_vit.evaluation.tasks import TASKS
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
