@@ -5,7 +5,6 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -42,8 +41,10 @@ from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
 from .task import Preparation, Task, describe_mixed
 
+ClassificationPreparation = Preparation[ClipVitForImageClassification, CLIPImageProcessor]
 
-class ClassificationTask(Task):
+
+class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]):
     """A ViT with a class head, on labelled images."""
 
     processor_class = AutoImageProcessor
@@ -75,29 +76,29 @@ class ClassificationTask(Task):
             )
         self.objective = ClassificationObjective(args.loss.label_smoothing)
 
-    def prepare(self, restart: Restart) -> Preparation:
+    def prepare(self, restart: Restart) -> ClassificationPreparation:
         """Open the data, and build or load the model with a head for its classes."""
         return prepare_classification(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitForImageClassification) -> list[PreTrainedModel]:
         """The only tower."""
         return [model.vision_model]
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitForImageClassification,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, torch.Tensor | float]:
         """The gradients of cross entropy."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss, values = self.objective(batch, logits)
         propagate(loss)
         return {"loss": loss.detach(), **values}
 
-    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+    def describe_batch(self, batch: dict, preparation: ClassificationPreparation) -> list[str]:
         """The class of each image, and how much of each where it is mixed."""
         names, labels = preparation.class_names, batch["labels"].tolist()
         if "mixed_labels" not in batch:
@@ -112,11 +113,13 @@ class ClassificationTask(Task):
             for first, second, weight in mixed
         ]
 
-    def encoder(self, model: Any, processor: Any) -> TorchClassifier:
+    def encoder(
+        self, model: ClipVitForImageClassification, processor: CLIPImageProcessor
+    ) -> TorchClassifier:
         """The classifier."""
         return TorchClassifier(model, processor)
 
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ClipVitForImageClassification) -> int:
         """The image size of the only tower."""
         return model.config.image_size
 
@@ -158,7 +161,9 @@ class ClassificationObjective:
         return loss, {"accuracy": accuracy}
 
 
-def prepare_classification(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+def prepare_classification(
+    args: TrainArguments, restart: Restart | None = None
+) -> ClassificationPreparation:
     """Open the data, and build or load the model with a head for its classes.
 
     Columns that the arguments leave open are filled in there.

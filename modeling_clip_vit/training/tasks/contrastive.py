@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
+from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
@@ -28,6 +28,7 @@ from ...inference.embedding import embed_pixels, embed_texts
 from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
+from ...modeling_clip_vit import ClipVitModel
 from ..arguments import TrainArguments
 from ..datasets import prepare_data, prepare_stream
 from ..evaluations import TrainedOn, open_evaluations
@@ -41,8 +42,10 @@ from .task import Preparation, Task, describe_mixed
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 
+ContrastivePreparation = Preparation[ClipVitModel, CLIPProcessor]
 
-class ContrastiveTask(Task):
+
+class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
     """CLIP: images and texts that belong together are close, all others are apart."""
 
     objective: ContrastiveObjective
@@ -50,22 +53,25 @@ class ContrastiveTask(Task):
     needs_logits = False
     packs_texts = False
 
-    def prepare(self, restart: Restart) -> Preparation:
+    def prepare(self, restart: Restart) -> ContrastivePreparation:
         """Open the data, train or load the tokenizer, build or load the model.
 
         Columns that the arguments leave open are filled in there.
         """
         return prepare(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitModel) -> list[PreTrainedModel]:
         """Both towers."""
         return [model.vision_model, model.text_model]
 
     def configure(
-        self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
+        self,
+        preparation: ContrastivePreparation,
+        accelerator: Accelerator,
+        has_idle_parameters: bool,
     ):
         """Load the teacher, freeze a bias that the loss does not read, decide on packing."""
-        model: Any = preparation.model
+        model = preparation.model
         check_loss(self.args.loss, model)
         if not LOSSES[self.args.loss.loss].needs_logit_bias and model.get_logit_bias() is not None:
             # Distributed training waits for every gradient.
@@ -88,12 +94,12 @@ class ContrastiveTask(Task):
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitModel,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, torch.Tensor | float]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS}
         objective = partial(self.objective, batch, with_accuracy=is_logged)
@@ -127,11 +133,11 @@ class ContrastiveTask(Task):
             return inputs
         return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
 
-    def after_update(self, unwrapped: Any):
+    def after_update(self, unwrapped: ClipVitModel):
         """Clamp the scale."""
         unwrapped.similarity.clamp_scale()
 
-    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
+    def describe_weights(self, unwrapped: ClipVitModel) -> dict[str, float]:
         """The scale."""
         scale = unwrapped.get_logit_scale().detach()
         return {"logit_scale": float(getattr(scale, "full_tensor", lambda: scale)())}
@@ -140,7 +146,7 @@ class ContrastiveTask(Task):
         """What Sentence Transformers reads."""
         write_sentence_transformers_files(folder)
 
-    def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
+    def searches(self, preparation: ContrastivePreparation) -> list[tuple[str, list[Found]]]:
         """What the model finds for some captions of the first split that it is evaluated on."""
         searchable = (one for one in preparation.evaluations if one.captions)
         first = next(searchable, None)
@@ -148,15 +154,15 @@ class ContrastiveTask(Task):
             return []
         return example_searches(preparation.model, preparation.processor, first)
 
-    def encoder(self, model: Any, processor: Any) -> TorchEncoder:
+    def encoder(self, model: ClipVitModel, processor: CLIPProcessor) -> TorchEncoder:
         """The model."""
         return TorchEncoder(model, processor)
 
-    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+    def describe_batch(self, batch: dict, preparation: ContrastivePreparation) -> list[str]:
         """The texts of each image, and how much of each where it is mixed."""
         return describe(batch, preparation.processor)
 
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ClipVitModel) -> int:
         """The image size of the image tower."""
         return model.config.vision_config.image_size
 
@@ -165,7 +171,7 @@ class ContrastiveTask(Task):
         return build_model_card(facts)
 
 
-def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+def prepare(args: TrainArguments, restart: Restart | None = None) -> ContrastivePreparation:
     """Open the data, train or load the tokenizer, build or load the model.
 
     Args:
