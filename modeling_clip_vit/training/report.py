@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
+from ..evaluation.tasks import TASKS
 from ..export.folder import export_clip
 from ..hub.model_card import CardFacts
 from ..hub.push import push
@@ -132,7 +133,12 @@ class RunReport:
     def draw_curves(self):
         """Draw how training went."""
         with self.commit() as partial:
-            save_curves(partial / CURVES_FILE, self.training.progress.history)
+            drawn = [
+                metric.key
+                for metric in self.metrics
+                if metric.name in TASKS[metric.task].headlines[:1]
+            ]
+            save_curves(partial / CURVES_FILE, self.training.progress.history, drawn)
 
     def write_integers(self):
         """Write the quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export."""
@@ -221,6 +227,6 @@ def write_json(path: Path, content: dict):
 def print_summary(folder: Path, metrics: Sequence[Metric]):
     """Print where the model is and how well it retrieves or classifies."""
     for metric in metrics:
-        if metric.name.endswith(("R@1", "R@10", "accuracy")):
+        if metric.name in TASKS[metric.task].headlines:
             print(f"{metric.key:55} {100 * metric.value:5.1f} %")
     print(f"the model, its card and its pictures are in {folder}")

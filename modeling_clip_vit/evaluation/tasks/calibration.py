@@ -56,6 +56,7 @@ class CalibrationTask(EvaluationTask):
     name = "calibration"
     title = "Calibration of the zero-shot classes"
     needs = ("embeddings", "class_names")
+    headlines = ("ECE",)
     not_shares = ("NLL", "Brier", "temperature", "fitted_NLL", "fitted_Brier")
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ class ClassificationTask(EvaluationTask):
     name = "classification"
     title = "Classification"
     needs = ("class_head", "labels")
+    headlines = ("top1_accuracy", "top5_accuracy")
 
     def measure(self, data: EmbeddedSet) -> list[Metric]:
         """Top-1 and top-5 accuracy, and the accuracy of predicting the most common class."""

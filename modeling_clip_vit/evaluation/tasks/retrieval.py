@@ -22,6 +22,7 @@ class RetrievalTask(EvaluationTask):
     name = "retrieval"
     title = "Retrieval"
     needs = ("embeddings", "captions")
+    headlines = ("R@1", "R@10")
     not_shares = ("median_rank",)
 
     def __init__(self, directions: Sequence[str] = ("text_to_image", "image_to_text")):

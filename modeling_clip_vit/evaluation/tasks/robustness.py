@@ -30,6 +30,7 @@ class RobustnessTask(EvaluationTask):
     name = "robustness"
     title = "Robustness"
     uses = ("captions", "class_names")
+    headlines = ()
     is_default = False
     embeds_images = True
 

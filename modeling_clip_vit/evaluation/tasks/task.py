@@ -42,6 +42,8 @@ class EvaluationTask(ABC):
     is_default: ClassVar[bool] = True
     #: Whether it embeds images itself, so that all processes take part.
     embeds_images: ClassVar[bool] = False
+    #: The metrics that a run prints at its end; it draws the first one over its steps.
+    headlines: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Metrics that are no shares of 1, and are not written in percent.
     not_shares: ClassVar[tuple[str, ...]] = ()
 
