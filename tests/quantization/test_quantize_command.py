@@ -36,8 +36,8 @@ def test_every_mode_writes_a_model_that_embeds_alike(
     model, processor = load_clip(str(checkpoint))
     small, _ = load_clip(str(target))
     for embed in (
-        lambda one: embed_pixels(one, processor, samples.pixels),
-        lambda one: embed_texts(one, processor.tokenizer, samples.examples["caption_zh"]),
+        lambda one: embed_pixels(one, processor, samples.images.pixels),
+        lambda one: embed_texts(one, processor.tokenizer, samples.captions["caption_zh"]),
     ):
         given, expected = embed(small), embed(model)
         assert (given * expected).sum(dim=1).min() > 0.98

@@ -140,7 +140,7 @@ def test_the_card_of_a_classifier_says_how_to_use_it(classifier, tmp_path):
     metrics = json.loads((classifier / "metrics.json").read_text())["metrics"]
     assert "pipeline_tag: image-classification" in card
     assert "library_name: transformers" in card
-    assert f"Top-1 accuracy | {100 * metrics['test/top1_accuracy']:.1f} %" in card
+    assert f"Top-1 accuracy | test | {100 * metrics['test/top1_accuracy']:.1f} %" in card
     assert "32 images of 8 classes" in card
     assert "red, green, blue" in card
     code = card.split("```python\n")[1].split("```")[0]
