@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
+from accelerate.utils import DeepSpeedPlugin
 
 from ..utils.errors import UserError
+from ..utils.packages import require
 from .arguments import TrainArguments
 from .checkpoints import CheckpointError
 from .gradient_cache import gradient_exchange
@@ -27,7 +28,8 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
     """DeepSpeed's settings: its stage from the launcher, everything else from the arguments.
 
     Raises:
-        UserError: it is not installed, or does not support what the arguments ask for.
+        UserError: it does not support what the arguments ask for.
+        MissingPackageError: it is not installed.
     """
     if args.optimizer.optim != "adamw":
         raise UserError(
@@ -48,8 +50,7 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
         place = config["zero_optimization"].get(name, {}).get("device", "none")
         if place != "none":
             raise UserError(f"{name}_device={place} is not allowed with DeepSpeed: it must be none")
-    if not is_deepspeed_available():
-        raise UserError("DeepSpeed is not installed: pip install 'clip-vit[deepspeed]'")
+    require(("deepspeed",), "deepspeed", "training with DeepSpeed")
     config |= {
         "train_micro_batch_size_per_gpu": args.optimizer.per_device_train_batch_size,
         "gradient_accumulation_steps": args.optimizer.gradient_accumulation_steps,
