@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO, stages 1 and 2 (Rajbhandari et al., 2020, section 5).
 
-Processes share out the optimiser's states, and in stage 2 the gradients. Accelerate has DeepSpeed
-update the weights within the backward pass; here the update waits until the gradient was looked at.
+The optimiser's states are sharded over processes, and in stage 2 the gradients too. Accelerate has
+DeepSpeed update the weights within the backward pass; here the guard first checks the gradient.
 """
 
 import os
@@ -20,7 +20,7 @@ from .gradient_cache import gradient_exchange
 
 
 def is_zero_launched() -> bool:
-    """Whether Accelerate's launcher was told to train with DeepSpeed."""
+    """Whether the run was launched with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
@@ -60,11 +60,11 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
 
 
 def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
-    """Set what products are computed in; weights stay in float32, as in the other ways to train.
+    """Set the precision of products; weights stay in float32, as with the other strategies.
 
     Args:
-        plugin: as `build_zero_plugin` made it.
-        precision: `bf16` or `no`, as `choose_precision` gives it.
+        plugin: from `build_zero_plugin`.
+        precision: `bf16` or `no`, from `choose_precision`.
     """
     plugin.deepspeed_config["torch_autocast"] = {
         "enabled": precision == "bf16",
@@ -74,9 +74,10 @@ def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
 
 
 def check_zero_checkpoint(path: Path, saved: int, now: int):
-    """Refuse a checkpoint whose parts these processes cannot take over.
+    """Reject a checkpoint whose shards do not fit the processes of this run.
 
     Args:
+        path: the checkpoint.
         saved, now: number of processes that saved it, and of this run.
 
     Raises:
@@ -102,12 +103,12 @@ def load_safely(path: str, map_location: Any = None) -> Any:
 
 
 class ZeroUpdates:
-    """Takes Accelerate's place between the loop and DeepSpeed, and updates when it is told to.
+    """Replaces Accelerate's wrapper of DeepSpeed's engine, so that `step` alone updates weights.
 
-    It is both what `Accelerator.backward` calls and the loop's optimiser.
+    `Accelerator.backward` calls it, and it is the training loop's optimiser.
 
     Args:
-        accelerator: that has prepared the model.
+        accelerator: has prepared the model.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -118,7 +119,7 @@ class ZeroUpdates:
         accelerator.deepspeed_engine_wrapped = self
 
     def backward(self, loss: torch.Tensor, sync_gradients: bool = True, **kwargs):
-        """Add up gradients, over processes where `sync_gradients` says so; no update."""
+        """Accumulate gradients, over processes if `sync_gradients`, without an update."""
         with gradient_exchange(self.engine, sync_gradients):
             self.engine.backward(loss, **kwargs)
 
@@ -128,8 +129,8 @@ class ZeroUpdates:
         return norm if norm >= 0 else torch.nan  # DeepSpeed says -1
 
     def step(self):
-        """Scale the gradient down to the longest allowed, and update the weights."""
-        # The weights may have changed since the last update: the scale is kept in bounds.
+        """Clip the gradient, and update the weights."""
+        # The weights may have changed since the last update: the logit scale is clamped.
         self.engine.optimizer.refresh_fp32_params()
         self.engine.step()
 
