@@ -33,8 +33,9 @@ def exporting_runtimes() -> dict[str, Runtime]:
 
 def runtimes_of(format: str) -> list[str]:
     """The names of the runtimes that run a format, the one that it is exported for first."""
-    runtimes = [name for name, runtime in RUNTIMES.items() if runtime.format == format]
-    return runtimes + [name for name, it in RUNTIMES.items() if format in it.other_formats]
+    native = [name for name, runtime in RUNTIMES.items() if runtime.format == format]
+    others = [name for name, runtime in RUNTIMES.items() if format in runtime.other_formats]
+    return native + others
 
 
 def open_session(path: Path, name: str, precision: str, threads: int | None = None) -> Session:

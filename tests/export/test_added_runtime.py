@@ -59,5 +59,5 @@ def test_opening_a_runtime_loads_neither_exporters_nor_another_runtime(tmp_path,
         load_encoder(sys.argv[1]).encode_text(["a red square"])
         print([name for name in sys.argv[2:] if name in sys.modules])
     """
-    unwanted = ["transformers.exporters", "modeling_clip_vit.export", "openvino", "onnx", "torchao"]
+    unwanted = ["transformers.exporters", "modeling_clip_vit.export", "openvino", "onnx", "nncf"]
     assert run(["-c", textwrap.dedent(code), str(folder), *unwanted], tmp_path) == "[]\n"
