@@ -8,7 +8,7 @@ from ..modeling_clip_vit import ClipVitModel
 from ..utils.command_line import CommandParser
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_processor
-from .checkpoints import folder_of
+from .peer_checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
 from .verify import is_tower, verify
 from .weights import ConversionError

@@ -74,13 +74,13 @@ def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
     ours, theirs = first.state_dict(), second.state_dict()
     apart = [name for name in {*ours, *theirs} if shape_of(ours, name) != shape_of(theirs, name)]
     if apart:
-        told = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+        listed = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
     left, right = flat_fields(first.config.to_dict()), flat_fields(second.config.to_dict())
     fields = [name for name in {*left, *right} if left.get(name) != right.get(name)]
     if fields:
-        told = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+        listed = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
     for name, weight in ours.items():
         if weight.is_floating_point():
             weight.copy_(torch.lerp(weight.double(), theirs[name].double(), alpha))

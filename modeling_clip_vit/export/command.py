@@ -3,28 +3,30 @@
 from pathlib import Path
 
 from ..inference.loading import load_clip
+from ..runtimes import PRECISIONS, exporting_runtimes
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new
-from .backends import FORMATS, PRECISIONS, check_choice
-from .calibration import read_samples
-from .folder import NUM_CHECKS, PART_CHOICES, export_clip
+from .choice import PART_CHOICES, choose_parts, choose_runtime
+from .folder import NUM_CHECKS, export_clip
 from .parts import shapes_of
+from .samples import read_calibration_samples
 
 
 def run_export(arguments: list[str]) -> int:
-    """Export a checkpoint; nothing is written unless the graphs compute what it does."""
+    """Export a checkpoint; nothing is written unless the outputs of the graphs match its own."""
     options = build_parser().parse(arguments)
     target = Path(options.target)
-    # Before the model is loaded, and data is read.
+    # Before the model is loaded and data is read.
     check_new(target)
     if options.num_calibration < 1:
         raise UserError(f"--num_calibration is {options.num_calibration}, and must be at least 1")
-    check_choice(options.format, options.precision, (), options.calibration is not None)
+    parts = choose_parts(options.part, options.format)
+    choose_runtime(options.format, options.precision, parts, options.calibration is not None)
     model, processor = load_clip(options.checkpoint)
     samples = []
     if options.calibration is not None:
-        samples = read_samples(
+        samples = read_calibration_samples(
             options.calibration,
             processor,
             shapes_of(model, processor),
@@ -42,9 +44,9 @@ def run_export(arguments: list[str]) -> int:
         samples,
         options.num_calibration,
     )
-    for part, found in manifest["checks"].items():
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in found.items())
-        print(f"{part}: {told} against {options.checkpoint}")
+    for part, checks in manifest["checks"].items():
+        figures = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in checks.items()]
+        print(f"{part}: {', '.join(figures)} against {options.checkpoint}")
     size = sum(file["size"] for file in manifest["files"].values())
     print(f"saved {target}: {options.format} {options.precision}, {size / 1e6:.1f} MB")
     return 0
@@ -60,9 +62,8 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
-    parser.add_argument(
-        "--format", type=str, required=True, help=f"export format: {', '.join(FORMATS)}"
-    )
+    formats = ", ".join(exporting_runtimes())
+    parser.add_argument("--format", type=str, required=True, help=f"export format: {formats}")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,

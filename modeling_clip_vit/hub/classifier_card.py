@@ -55,8 +55,8 @@ def build_classifier_card(facts: CardFacts) -> ModelCard:
 
 def list_classes(names: list[str]) -> str:
     """The classes, at most `MOST_NAMES` of them by name."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    num_others = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {num_others} more" if num_others > 0 else "")
 
 
 def describe_use(facts: CardFacts) -> str:

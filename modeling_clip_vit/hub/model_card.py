@@ -283,8 +283,8 @@ def add_licences(text: str, facts: CardFacts, dataset: dict) -> str:
 
 def describe_recipe(facts: CardFacts) -> str:
     """Time, place, versions and every field."""
-    found = package_versions(*PACKAGES)
-    versions = ", ".join(f"{package} {number}" for package, number in found.items())
+    numbers = package_versions(*PACKAGES)
+    versions = ", ".join(f"{package} {number}" for package, number in numbers.items())
     fields = "\n".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.recipe.items()
     )

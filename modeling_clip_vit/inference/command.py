@@ -6,11 +6,11 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from PIL import Image
 
+from ..runtimes import RUNTIMES
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
-from ..utils.folders import check_picture
+from ..utils.folders import check_picture, replaced_file
 from .loading import load_encoder
-from .runtimes import RUNTIMES
 from .search import ImageSearch, Picture, open_gallery
 
 
@@ -25,15 +25,16 @@ def run_search(arguments: list[str]) -> int:
     search = ImageSearch(encoder, open_gallery(options.images, options.image_column, options.split))
     for name in search.unreadable:
         print(f"skipped {name}", file=sys.stderr)
-    found = search(options.query, options.top_k)
+    results = search(options.query, options.top_k)
     print(f"{options.query!r} in {len(search.pictures)} pictures of {options.images}:")
-    for place, (picture, score) in enumerate(found, start=1):
+    for place, (picture, score) in enumerate(results, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
     if options.save:
         from .pictures import Found, save_retrieval_grid
 
-        shown = [Found(thumbnail(one), f"{score:.2f} {one.name}") for one, score in found]
-        save_retrieval_grid(Path(options.save), [(options.query, shown)])
+        shown = [Found(thumbnail(it), f"{score:.2f} {it.name}") for it, score in results]
+        with replaced_file(Path(options.save)) as partial:
+            save_retrieval_grid(partial, [(options.query, shown)])
         print(f"saved {options.save}")
     return 0
 

@@ -96,13 +96,13 @@ class ImageSearch:
         self.unreadable: list[str] = []
         embeds = []
         waiting = iter(pictures)
-        while some := list(islice(waiting, batch_size)):
-            images = self.decode(some)
+        while batch := list(islice(waiting, batch_size)):
+            images = self.decode(batch)
             if images:
                 embeds.append(check_finite(encoder.encode_image(images), "pictures"))
         if not embeds:
-            told = f": {self.unreadable[0]}" if self.unreadable else ""
-            raise DataError(f"there is no readable picture{told}")
+            reason = f": {self.unreadable[0]}" if self.unreadable else ""
+            raise DataError(f"there is no readable picture{reason}")
         self.embeds = torch.cat(embeds)
 
     def decode(self, pictures: list[Picture]) -> list[Image.Image]:

@@ -1,6 +1,5 @@
 """The command `clip-vit quantize`."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,16 +10,17 @@ from jsonargparse.typing import NonNegativeInt
 from ..evaluation.dataset import EvaluationSet
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import as_json
-from ..inference.loading import TorchEncoder, is_quantized, load_clip
+from ..inference.loading import TorchEncoder, load_clip
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.command_line import CommandParser
-from ..utils.folders import check_new, new_folder
+from ..utils.folders import check_new, new_folder, write_json
+from ..utils.from_pretrained import is_quantized
 from ..utils.markdown import escape_cell
 from .eight_bits import quantize, require_torchao
+from .evaluation_set import read_quantization_set
 from .folder import weight_bytes, write_quantized
 from .layers import QuantizationError, choose_layers
 from .options import DEFAULT_SKIP
-from .samples import read_samples
 from .sensitivity import as_table, measure_sensitivity, save_picture
 
 
@@ -39,7 +39,7 @@ def run_quantize(arguments: list[str]) -> int:
     model = model.float().cpu()
     samples = None
     if options.dataset:
-        samples = read_samples(
+        samples = read_quantization_set(
             options.dataset,
             options.split,
             model.config.vision_config.image_size,
@@ -156,14 +156,13 @@ def report(
     options: Namespace, model: ClipVitModel, processor, samples: EvaluationSet, layers: list[str]
 ) -> int:
     """Print what each layer loses; with a target, also write it there, with a picture."""
-    found = measure_sensitivity(
+    losses = measure_sensitivity(
         model, processor, samples, layers, options.mode, options.weight_bits
     )
-    print(as_table(found))
+    print(as_table(losses))
     if options.target:
         with new_folder(Path(options.target)) as partial:
-            text = json.dumps([asdict(one) for one in found], indent=2)
-            (partial / "sensitivity.json").write_text(text + "\n", encoding="utf-8")
-            save_picture(partial / "sensitivity.png", found)
+            write_json(partial / "sensitivity.json", [asdict(loss) for loss in losses])
+            save_picture(partial / "sensitivity.png", losses)
         print(f"saved {options.target}")
     return 0

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..utils.processes import full_tensor
+
 
 class WeightAverage:
     """Exponential moving average (Polyak and Juditsky, 1992; Kingma and Ba, 2015, section 7.2).
@@ -57,8 +59,8 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The mean, whole and as it can be saved, by the names; all processes call it."""
-        whole = (m.full_tensor() if isinstance(m, DTensor) else m for m in self.means)
-        return dict(zip(self.names, (mean.contiguous() for mean in whole), strict=True))
+        means = (full_tensor(mean).contiguous() for mean in self.means)
+        return dict(zip(self.names, means, strict=True))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]):

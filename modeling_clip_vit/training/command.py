@@ -38,7 +38,7 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     """
     args = parse_arguments(arguments, default_config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from .report import finish_run
+    from .results import finish_run
     from .trainer import Interrupted, build_trainer
 
     try:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from ..normalization import BatchNorm, count_processes
+from ..normalization import BatchNorm
 from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
+from ..utils.processes import all_reduce_max
 
 
 def refuse_batch_norm(model: nn.Module):
@@ -116,11 +116,7 @@ def count_idle_turns(num_parts: int, device: torch.device) -> int:
 
     With sharded weights, every pass needs all processes, so this one must run idle passes.
     """
-    if count_processes() == 1:
-        return 0
-    most = torch.tensor(num_parts, device=device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most) - num_parts
+    return all_reduce_max([num_parts], device)[0] - num_parts
 
 
 @contextmanager

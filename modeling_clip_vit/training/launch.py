@@ -14,9 +14,9 @@ from ..utils.errors import UserError
 from ..utils.processes import start_processes
 from ..utils.resources import find_resource
 from .arguments import TrainArguments
+from .deepspeed import build_zero_plugin, is_zero_launched, set_zero_precision
 from .precision import choose_precision
 from .trackers import find_trackers
-from .zero import build_zero_plugin, is_zero_launched, set_zero_precision
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
 from ..data.captions import CaptionMaker
 from ..data.streams import StreamCaptions
 from ..data.tokenizer import train_tokenizer
-from ..inference.loading import is_quantized
 from ..modeling_clip_vit import ClipVitModel
 from ..towers import change_fields
 from ..utils.errors import UserError, as_user_error
 from ..utils.from_pretrained import (
     find_checkpoint,
+    is_quantized,
     load_config,
     load_image_processor,
     load_processor,

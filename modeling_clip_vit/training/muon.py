@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
+from ..utils.processes import full_tensor
+
 #: Coefficients (a, b, c) of the iteration X <- aX + bXXᵀX + cX(XᵀX)², one row a step. Five steps
 #: bring singular values between 0.01 and 1 to within 0.2 of 1
 #: (https://leloykun.github.io/ponder/muon-opt-coeffs).
@@ -126,7 +128,7 @@ class Muon(torch.optim.Optimizer):
         """Muon's update."""
         by_shape: dict[tuple[int, int], list] = defaultdict(list)
         for parameter in parameters:
-            matrix = as_matrix(whole(self.advance_momentum(parameter, group["momentum"])))
+            matrix = as_matrix(full_tensor(self.advance_momentum(parameter, group["momentum"])))
             rows, columns = matrix.shape
             by_shape[min(rows, columns), max(rows, columns)].append((parameter, matrix))
         for members in by_shape.values():
@@ -177,11 +179,6 @@ class Muon(torch.optim.Optimizer):
 def is_tall(matrix: torch.Tensor) -> bool:
     """Whether it has more rows than columns."""
     return matrix.shape[0] > matrix.shape[1]
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor, all-gathered if it is sharded over processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def add_matrix(parameter: torch.Tensor, matrix: torch.Tensor, factor: float):

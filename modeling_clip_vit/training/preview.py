@@ -10,7 +10,7 @@ import torch
 from ..data.errors import DataError
 from ..data.mixing import mix_batch
 from ..utils.errors import UserError
-from ..utils.folders import check_picture
+from ..utils.folders import check_picture, replaced_file
 from .arguments import TrainArguments
 from .command import parse_arguments
 from .restart import Restart
@@ -65,7 +65,8 @@ def save_preview(args: TrainArguments, path: Path, count: int = 24):
     titles = task.describe_batch(batch, preparation)
     ids = batch["image_ids"].tolist()
     order = sorted(range(len(ids)), key=lambda row: ids.index(ids[row]))[:count]
-    save_picture_grid(path, [Found(pixels[row].numpy(), titles[row]) for row in order])
+    with replaced_file(path) as partial:
+        save_picture_grid(partial, [Found(pixels[row].numpy(), titles[row]) for row in order])
 
 
 def draw_pixels(batch: dict, processor: Any) -> torch.Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -25,15 +24,17 @@ from ..quantization.static import HOOKS
 from ..utils.devices import peak_memory
 from ..utils.errors import warn_only
 from ..utils.folders import SaveError
+from ..utils.processes import all_reduce_max, full_tensor
 from .arguments import RunOptions, TrainArguments
 from .averaging import WeightAverage
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
+from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .guard import UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator
 from .learning import find_blocks
 from .optimizer import build_optimizer, build_schedule
-from .quantized import QuantizedTraining
+from .quantization_aware import QuantizedTraining
 from .reader import build_reader
 from .restart import (
     Restart,
@@ -44,7 +45,6 @@ from .restart import (
     tell_changes,
 )
 from .tasks import Preparation, Task, find_task
-from .zero import ZeroUpdates, check_zero_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -139,22 +139,14 @@ def find_checkpoint(
             logger.warning("%s", reason)
             error = reason
         # All processes take the same one.
-        if worst_status(accelerator, 0 if state else 1)[0] == 0 and state:
+        if all_reduce_max([0 if state else 1], accelerator.device) == [0] and state:
             yield path, state
             return
     raise error
 
 
-def worst_status(accelerator: Accelerator, *states: int) -> list[int]:
-    """The largest of each number over all processes."""
-    if accelerator.num_processes == 1:
-        return list(states)
-    told = torch.tensor(states, device=accelerator.device)
-    return accelerator.gather(told).view(-1, len(states)).amax(dim=0).tolist()
-
-
 class Trainer:
-    """One run: train, evaluate on the way, save. `report.finish_run` writes its result.
+    """One run: train, evaluate on the way, save. `results.finish_run` writes its result.
 
     Args:
         task: what is learned, and how.
@@ -343,7 +335,7 @@ class Trainer:
     def accepts(self, values: dict) -> bool:
         """Whether to make this update."""
         step, loss = self.progress.step + 1, float(values["loss"])
-        norm = float(plain(values["gradient_norm"]))
+        norm = float(full_tensor(values["gradient_norm"]))
         scaler = self.accelerator.scaler
         if scaler is not None and math.isfinite(loss) and not math.isfinite(norm):
             return True  # in float16, the loss scaling skips it and takes a smaller scale
@@ -386,7 +378,8 @@ class Trainer:
 
         They also learn here whether one of them was asked to stop, so that all save together.
         """
-        worst, self.stop_signal = worst_status(self.accelerator, state, self.noted_signal)
+        states = [state, self.noted_signal]
+        worst, self.stop_signal = all_reduce_max(states, self.accelerator.device)
         return worst
 
     def set_training_mode(self):
@@ -432,7 +425,7 @@ class Trainer:
 
     def log(self, values: dict, bar: tqdm):
         """Log training values to trackers and bar."""
-        numbers = {name: float(plain(value)) for name, value in values.items()}
+        numbers = {name: float(full_tensor(value)) for name, value in values.items()}
         seconds = self.progress.seconds - self.last_log[0]
         images = self.progress.images - self.last_log[1]
         self.last_log = (self.progress.seconds, self.progress.images)
@@ -530,8 +523,3 @@ class Trainer:
         """Restore the previous signal handlers."""
         for signal_number, handler in self.former_handlers.items():
             signal.signal(signal_number, handler)
-
-
-def plain(value):
-    """The full value, all-gathered if it is sharded over processes."""
-    return value.full_tensor() if isinstance(value, DTensor) else value

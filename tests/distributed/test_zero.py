@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.checkpoints import CheckpointError
-from modeling_clip_vit.training.zero import check_zero_checkpoint
+from modeling_clip_vit.training.deepspeed import check_zero_checkpoint
 from tests.support import REPOSITORY
 from tests.support.runs import train, write_recipe
 

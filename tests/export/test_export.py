@@ -23,14 +23,18 @@ from transformers import (
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
-from modeling_clip_vit.export import backends
 from modeling_clip_vit.export.check import LEAST_COSINE
 from modeling_clip_vit.export.folder import export_clip
-from modeling_clip_vit.export.parts import ImagePart, TextPart, example_inputs, shapes_of
-from modeling_clip_vit.inference import runtimes
-from modeling_clip_vit.inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportedEncoder
+from modeling_clip_vit.export.parts import (
+    ImagePart,
+    TextPart,
+    dynamic_shapes,
+    example_inputs,
+    shapes_of,
+)
+from modeling_clip_vit.inference.exported import EXPORT_FILE, ExportedEncoder
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
-from modeling_clip_vit.inference.runtimes import open_session
+from modeling_clip_vit.runtimes import RUNTIMES, open_session, openvino, runtimes_of
 from modeling_clip_vit.training.models import build_processor
 from tests.support import REPOSITORY
 from tests.support.models import make_images, make_texts, small_model
@@ -103,7 +107,7 @@ def run(encoder: ExportedEncoder, part: str, inputs: dict[str, torch.Tensor]) ->
 def test_an_export_embeds_what_torch_does_at_any_batch_and_length(
     exports, checkpoint, color_dataset, format, precision, part
 ):
-    encoder = load_encoder(str(exports(format, precision, part)), RUNTIMES_OF[format][0])
+    encoder = load_encoder(str(exports(format, precision, part)), runtimes_of(format)[0])
     model, processor = load_clip(str(checkpoint))
     names = list(COLORS)
     # Sizes that neither the trace nor the check before writing had.
@@ -155,8 +159,10 @@ def test_a_projection_of_several_layers_stays_float_whole(processor):
     shapes = shapes_of(model, processor)
     for part, kinds in ((ImagePart, ("image",)), (TextPart, ("text",))):
         inputs = example_inputs(shapes, kinds)
-        component = backends.convert_openvino(part(model).eval(), inputs, shapes)
-        assert len(backends.products_of_vectors(component.program)) == 2
+        dimensions = dynamic_shapes(shapes, inputs)
+        module = part(model).eval()
+        component = RUNTIMES["openvino"].convert(module, inputs, dimensions, "fp32", [])
+        assert len(openvino.products_after_pooling(component.program)) == 2
 
 
 def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
@@ -168,13 +174,14 @@ def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
         copies.append(halve(source))
         return copies[0]
 
-    halve = backends.to_bfloat16
-    monkeypatch.setattr(backends, "to_bfloat16", keep)
-    component = backends.convert(module, inputs, shapes, "openvino", "bf16")
+    halve = openvino.to_bfloat16
+    monkeypatch.setattr(openvino, "to_bfloat16", keep)
+    dimensions = dynamic_shapes(shapes, inputs)
+    component = RUNTIMES["openvino"].convert(module, inputs, dimensions, "bf16", [])
     with torch.no_grad():
         for weight in copies[0].parameters():
             weight.fill_(torch.nan)  # as when the copy is gone and its memory is used again
-    compiled = runtimes.openvino_core().compile_model(component.program, "CPU")
+    compiled = openvino.openvino_core().compile_model(component.program, "CPU")
     found = torch.from_numpy(
         np.array(compiled({"pixel_values": inputs["pixel_values"].numpy()})[0])
     )
@@ -409,7 +416,7 @@ BAD_CHOICES = [
     (["--format", "executorch", "--precision", "int8"], "does not take --precision int8"),
     (
         ["--format", "openvino", "--precision", "int8"],
-        "is fitted to data: name a dataset of images and captions by --calibration",
+        "needs calibration data: name a dataset of images and captions with --calibration",
     ),
     (["--format", "onnx", "--num_calibration", "0"], "--num_calibration is 0"),
     (
@@ -426,20 +433,6 @@ def test_a_choice_that_cannot_be_is_refused(tmp_path, checkpoint, capsys, option
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("format", "missing", "extra"),
-    [("onnx", "onnxscript", "onnx"), ("openvino", "openvino", "openvino")],
-)
-def test_a_missing_backend_names_its_extra(
-    tmp_path, checkpoint, capsys, monkeypatch, format, missing, extra
-):
-    # What is installed cannot be taken away from a running process: only the look-up is.
-    found = runtimes.find_spec
-    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == missing else found(n))
-    message = fail(capsys, "export", str(checkpoint), str(tmp_path / "out"), "--format", format)
-    assert f"needs {missing}, which is not installed: pip install 'clip-vit[{extra}]'" in message
-
-
 def test_a_target_that_is_not_empty_is_left_as_it_is(tmp_path, checkpoint, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     message = fail(capsys, "export", str(checkpoint), str(tmp_path), "--format", "onnx")
@@ -448,12 +441,12 @@ def test_a_target_that_is_not_empty_is_left_as_it_is(tmp_path, checkpoint, capsy
 
 
 def test_a_graph_that_computes_something_else_is_not_written(tmp_path, processor, monkeypatch):
-    def spoil(module, *arguments):
-        wrong = small_model(vision={"hidden_act": "relu"})
-        return convert(ImagePart(wrong).eval(), *arguments)
+    class Wrong(type(RUNTIMES["onnxruntime"])):
+        def convert(self, module, *arguments):
+            wrong = small_model(vision={"hidden_act": "relu"})
+            return super().convert(ImagePart(wrong).eval(), *arguments)
 
-    convert = backends.convert
-    monkeypatch.setattr("modeling_clip_vit.export.folder.convert", spoil)
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", Wrong())
     with pytest.raises(ValueError, match=r"the exported image differs from its source: cosine 0\."):
         export_clip(small_model(), processor, tmp_path / "out", "onnx", part="image")
     assert list(tmp_path.iterdir()) == []

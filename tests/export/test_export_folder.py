@@ -12,8 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.images import decode_image
-from modeling_clip_vit.inference import runtimes
-from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from modeling_clip_vit.inference.loading import load_encoder
 from tests.support.processes import run_example
 
 
@@ -109,12 +108,3 @@ def test_a_link_to_an_empty_folder_leads_to_it(tmp_path, checkpoint):
     assert export_to(str(tmp_path / "link"), checkpoint) == 0
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "empty" / "text.onnx").is_file()
-
-
-def test_a_quantised_checkpoint_names_the_extra_that_reads_it(tmp_path, checkpoint, monkeypatch):
-    target = str(tmp_path / "small")
-    assert main(["quantize", str(checkpoint), target]) == 0
-    found = runtimes.find_spec
-    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == "torchao" else found(n))
-    with pytest.raises(ValueError, match=r"needs torchao, .* 'clip-vit\[quantize\]'"):
-        load_clip(target)

@@ -1,7 +1,6 @@
 """torchao's rounding: fake equals real, what is saved comes back, and which layers are chosen."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from modeling_clip_vit.pretrained import load_whole
 from modeling_clip_vit.quantization.eight_bits import (
     fake_quantize,
     quantize,
-    require_torchao,
     switch_fake,
     without_fakes,
 )
@@ -157,9 +155,3 @@ def test_what_cannot_be_quantised_is_named():
     config = ClipVitConfig(text_config=gpt.to_dict(), projection_dim=16)
     with pytest.raises(QuantizationError, match=r"c_attn \(a Conv1D\)"):
         choose_layers(ClipVitModel(config), ["vision_model.*"])
-
-
-def test_without_torchao_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchao.quantization.qat", None)
-    with pytest.raises(QuantizationError, match=r'torchao .*pip install "clip-vit\[quantize\]"'):
-        require_torchao()

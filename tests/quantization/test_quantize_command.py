@@ -9,8 +9,8 @@ from PIL import Image
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_pixels, embed_texts
 from modeling_clip_vit.inference.loading import load_clip
+from modeling_clip_vit.quantization.evaluation_set import read_quantization_set
 from modeling_clip_vit.quantization.layers import choose_layers
-from modeling_clip_vit.quantization.samples import read_samples
 from modeling_clip_vit.quantization.sensitivity import measure_sensitivity
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ BROKEN = "vision_model.encoder.layers.0.attention.qkv_proj"
 @pytest.fixture
 def samples(color_dataset):
     columns = ["caption_en", "caption_zh"]
-    return read_samples(str(color_dataset), "validation", 32, "image", columns, "key")
+    return read_quantization_set(str(color_dataset), "validation", 32, "image", columns, "key")
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weight_only"])

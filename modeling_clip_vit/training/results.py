@@ -1,4 +1,4 @@
-"""Write what a finished run leaves: first the model, then metrics, pictures and card; push it."""
+"""Write the results of a run: first the model, then metrics, pictures and card; push them."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ from ..hub.model_card import CardFacts
 from ..hub.push import push
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
-from ..quantization.static import has_hooks
+from ..runtimes.openvino import has_hooks
 from ..utils.errors import warn_only
-from ..utils.folders import committed_files, partial_folder, replace_folder, saving
+from ..utils.folders import committed_files, replaced_folder, saving, write_json
 from ..utils.versions import code_version
 from .curves import save_curves
 from .trainer import Trainer
@@ -29,36 +29,36 @@ QUANTIZED_FOLDER = "int8"
 #: Files about the model that a run writes next to it. They are removed when it is replaced.
 METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
 CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
-OF_THE_MODEL = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
+MODEL_FILES = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
 
 
 def finish_run(training: Trainer):
-    """Write a trained model with all that belongs to it, and upload it where asked to.
+    """Write a trained model with all that belongs to it, and upload it if configured.
 
-    The model comes first, whole or not at all. What follows is of it: where that fails, a warning
-    says so and the model stays. All processes call this.
+    The model comes first, completely or not at all. If a later step fails, a warning says so and
+    the model stays. All processes call this.
 
     Raises:
         SaveError: the model could not be written; what was there before is untouched.
     """
     model = training.finish()
     if training.accelerator.is_main_process:
-        report = RunReport(training, model)
-        report.write_model()
-        report.write_rest()
+        results = RunResults(training, model)
+        results.write_model()
+        results.write_rest()
     with warn_only("closing the trackers"):
         training.accelerator.end_training()
 
 
 @dataclass
-class RunReport:
-    """The folder of one run, filled step by step on the main process.
+class RunResults:
+    """The results of a finished run, written step by step on the main process.
 
     Args:
-        training: that is finished.
+        training: the finished run.
         model: what it trained.
-        files: written so far, relative to the folder.
-        metrics: measured so far.
+        files: names of the files written so far, relative to the folder.
+        metrics: metrics so far.
     """
 
     training: Trainer
@@ -79,7 +79,7 @@ class RunReport:
             self.model.eval().save_pretrained(partial)
             self.processor.save_pretrained(partial)
             self.task.write_extra_files(partial)
-        for name in OF_THE_MODEL:  # of the one that is replaced
+        for name in MODEL_FILES:  # about the model that was replaced
             (self.folder / name).unlink(missing_ok=True)
         if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
             shutil.rmtree(self.folder / QUANTIZED_FOLDER)
@@ -105,7 +105,7 @@ class RunReport:
         print_summary(self.folder, self.metrics)
 
     def commit(self) -> AbstractContextManager[Path]:
-        """A folder to fill, whose files go to the run's when the block ends."""
+        """A folder to fill, whose files go to the run's folder when the block ends."""
         return committed_files(self.folder, self.files)
 
     def measure(self):
@@ -153,13 +153,12 @@ class RunReport:
             "float_bytes": weight_bytes(self.folder),
         }
         target = self.folder / QUANTIZED_FOLDER
-        with partial_folder(target) as partial:
+        with replaced_folder(target) as partial:
             if has_hooks(quantized):
                 export_clip(quantized, self.processor, partial, "openvino", "int8")
                 write_facts(partial, facts)
             else:
                 write_quantized(quantized, self.processor, partial, facts)
-            replace_folder(partial, target)
         names = (path.relative_to(self.folder) for path in sorted(target.rglob("*")))
         self.files += [str(name) for name in names if (self.folder / name).is_file()]
         print_summary(target, metrics)
@@ -216,12 +215,6 @@ class RunReport:
             print(f"would push to {repo_id}:", *files, sep="\n  ")
         else:
             print(f"pushed to {push(self.folder, repo_id, files)}")
-
-
-def write_json(path: Path, content: dict):
-    """Write values as indented JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def print_summary(folder: Path, metrics: Sequence[Metric]):

@@ -1,22 +1,20 @@
-"""Inputs to fit an int8 export to, and to check it with: images and captions of a dataset."""
+"""Inputs to calibrate and check an export with: images and captions of a dataset."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.errors import DataError
 from ..data.images import BadImageError, decode_image
 from ..data.sources import open_dataset
 from ..inference.embedding import text_options
+from ..runtimes.runtime import Inputs
 from .parts import Shapes
 
-Inputs = dict[str, torch.Tensor]
 
-
-def read_samples(
+def read_calibration_samples(
     path: str,
     processor: Any,
     shapes: Shapes,
@@ -31,37 +29,37 @@ def read_samples(
         processor: the checkpoint's.
         shapes: the sizes of its model.
         kinds: `image`, `text` or both.
-        count: how many; fewer where the dataset has fewer captions.
-        image_column: column with the images; None guesses it from names and types, as is done for
-            the caption columns, which take turns.
+        count: number of samples; fewer if the dataset has fewer captions.
+        image_column: column with the images; None guesses it from names and types. The caption
+            columns are always guessed, and take turns.
 
     Returns:
-        One sample an entry: pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
+        Samples with pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
 
     Raises:
-        DataError: there is no such dataset or column, or not one image that can be decoded.
+        DataError: there is no such dataset or column, or no image can be decoded.
     """
     rows = next(iter(open_dataset(path, image_column).values()))
-    held = column_kinds(rows.features)
-    image_column = image_column or choose_image_column(held, path)
-    columns = find_caption_columns(held, image_column)
+    kinds_by_column = column_kinds(rows.features)
+    image_column = image_column or choose_image_column(kinds_by_column, path)
+    columns = find_caption_columns(kinds_by_column, image_column)
     if "image" in kinds:
         check_columns(rows, [image_column], path)
     if "text" in kinds and not columns:
         raise DataError(
-            f"{path!r} has no column whose name tells that it holds captions, and a text tower is "
-            f"fitted to them: it has {', '.join(rows.column_names)}"
+            f"{path!r} has no column that is named like captions, and a text tower is calibrated "
+            f"with them: it has {', '.join(rows.column_names)}"
         )
-    samples, last = [], "it has no rows"
+    samples, last_problem = [], "it has no rows"
     for row, turn in choose_rows(len(rows), max(1, len(columns)), count):
         try:
             samples.append(
-                prepare(rows[row], processor, shapes, kinds, image_column, columns, turn)
+                prepare_sample(rows[row], processor, shapes, kinds, image_column, columns, turn)
             )
         except BadImageError as error:
-            last = f"row {row}: {error}"
+            last_problem = f"row {row}: {error}"
     if not samples:
-        raise DataError(f"no image of {path!r} can be calibrated with: {last}")
+        raise DataError(f"no image of {path!r} can be used for calibration: {last_problem}")
     return samples
 
 
@@ -80,7 +78,7 @@ def choose_rows(num_rows: int, num_columns: int, count: int) -> list[tuple[int, 
     return rounds[:count]
 
 
-def prepare(
+def prepare_sample(
     row: Mapping[str, Any],
     processor: Any,
     shapes: Shapes,

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO, stages 1 and 2 (Rajbhandari et al., 2020, section 5).
 
-Processes share out the optimiser's states, and in stage 2 the gradients. Accelerate has DeepSpeed
-update the weights within the backward pass; here the update waits until the gradient was looked at.
+The optimiser's states are sharded over processes, and in stage 2 the gradients too. Accelerate has
+DeepSpeed update the weights within the backward pass; here the guard first checks the gradient.
 """
 
 import os
@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
+from accelerate.utils import DeepSpeedPlugin
 
 from ..utils.errors import UserError
+from ..utils.packages import require
 from .arguments import TrainArguments
 from .checkpoints import CheckpointError
 from .gradient_cache import gradient_exchange
 
 
 def is_zero_launched() -> bool:
-    """Whether Accelerate's launcher was told to train with DeepSpeed."""
+    """Whether the run was launched with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
@@ -27,7 +28,8 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
     """DeepSpeed's settings: its stage from the launcher, everything else from the arguments.
 
     Raises:
-        UserError: it is not installed, or does not support what the arguments ask for.
+        UserError: it does not support what the arguments ask for.
+        MissingPackageError: it is not installed.
     """
     if args.optimizer.optim != "adamw":
         raise UserError(
@@ -48,8 +50,7 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
         place = config["zero_optimization"].get(name, {}).get("device", "none")
         if place != "none":
             raise UserError(f"{name}_device={place} is not allowed with DeepSpeed: it must be none")
-    if not is_deepspeed_available():
-        raise UserError("DeepSpeed is not installed: pip install 'clip-vit[deepspeed]'")
+    require(("deepspeed",), "deepspeed", "training with DeepSpeed")
     config |= {
         "train_micro_batch_size_per_gpu": args.optimizer.per_device_train_batch_size,
         "gradient_accumulation_steps": args.optimizer.gradient_accumulation_steps,
@@ -59,11 +60,11 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
 
 
 def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
-    """Set what products are computed in; weights stay in float32, as in the other ways to train.
+    """Set the precision of products; weights stay in float32, as with the other strategies.
 
     Args:
-        plugin: as `build_zero_plugin` made it.
-        precision: `bf16` or `no`, as `choose_precision` gives it.
+        plugin: from `build_zero_plugin`.
+        precision: `bf16` or `no`, from `choose_precision`.
     """
     plugin.deepspeed_config["torch_autocast"] = {
         "enabled": precision == "bf16",
@@ -73,9 +74,10 @@ def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
 
 
 def check_zero_checkpoint(path: Path, saved: int, now: int):
-    """Refuse a checkpoint whose parts these processes cannot take over.
+    """Reject a checkpoint whose shards do not fit the processes of this run.
 
     Args:
+        path: the checkpoint.
         saved, now: number of processes that saved it, and of this run.
 
     Raises:
@@ -101,12 +103,12 @@ def load_safely(path: str, map_location: Any = None) -> Any:
 
 
 class ZeroUpdates:
-    """Takes Accelerate's place between the loop and DeepSpeed, and updates when it is told to.
+    """Replaces Accelerate's wrapper of DeepSpeed's engine, so that `step` alone updates weights.
 
-    It is both what `Accelerator.backward` calls and the loop's optimiser.
+    `Accelerator.backward` calls it, and it is the training loop's optimiser.
 
     Args:
-        accelerator: that has prepared the model.
+        accelerator: has prepared the model.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -117,7 +119,7 @@ class ZeroUpdates:
         accelerator.deepspeed_engine_wrapped = self
 
     def backward(self, loss: torch.Tensor, sync_gradients: bool = True, **kwargs):
-        """Add up gradients, over processes where `sync_gradients` says so; no update."""
+        """Accumulate gradients, over processes if `sync_gradients`, without an update."""
         with gradient_exchange(self.engine, sync_gradients):
             self.engine.backward(loss, **kwargs)
 
@@ -127,8 +129,8 @@ class ZeroUpdates:
         return norm if norm >= 0 else torch.nan  # DeepSpeed says -1
 
     def step(self):
-        """Scale the gradient down to the longest allowed, and update the weights."""
-        # The weights may have changed since the last update: the scale is kept in bounds.
+        """Clip the gradient, and update the weights."""
+        # The weights may have changed since the last update: the logit scale is clamped.
         self.engine.optimizer.refresh_fp32_params()
         self.engine.step()
 

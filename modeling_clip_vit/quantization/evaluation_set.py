@@ -1,4 +1,4 @@
-"""Data to see on what quantisation changes."""
+"""Rows of a dataset to measure the effect of quantisation on."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from ..evaluation.images import ImagesInMemory
 from ..evaluation.options import EvaluationOptions
 
 
-def read_samples(
+def read_quantization_set(
     path: str,
     split_name: str,
     image_size: int,
@@ -21,19 +21,20 @@ def read_samples(
     concept_column: str | None = None,
     num_samples: int = 0,
 ) -> EvaluationSet:
-    """Decode rows of a split, to measure on.
+    """Decode rows of a split to measure a float and a quantised model on.
 
     Args:
         path: a folder that `datasets` can open, or the id of a dataset on the Hub.
-        split_name: of it.
+        split_name: split of the dataset.
         image_size: side of the decoded images.
         image_column: column of images.
         caption_columns: columns of captions.
-        concept_column: rows with an equal value belong together; None where each stands for itself.
+        concept_column: rows with an equal value are correct matches for each other; None if each
+            row only matches itself.
         num_samples: maximum number of rows, spread over the split; 0 uses all.
 
     Raises:
-        DataError: it is not there, or its images cannot be decoded.
+        DataError: it does not exist, or its images cannot be decoded.
     """
     splits = open_dataset(path, image_column)
     split = get_split(splits, split_name, path)

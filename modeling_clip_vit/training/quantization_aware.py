@@ -20,18 +20,18 @@ from .tasks.task import Preparation
 
 
 class QuantizedTraining:
-    """Puts fake quantisation into a model, turns it on in time, and makes it real.
+    """Puts fake quantisation into a model, turns it on at its step, and quantises at the end.
 
     `dynamic` and `weight_only` are torchao's, `static` is NNCF's. Weights and their names stay
     those of the float model.
 
     Args:
-        args: of the run; `quantization_mode` is not `none`.
-        preparation: its model is changed in place, and what is frozen in it is found anew.
-        accelerator: tells the processes, which all take the same ranges.
+        args: arguments of the run; `quantization_mode` is not `none`.
+        preparation: its model is changed in place, and its frozen modules are collected again.
+        accelerator: connects the processes, which all take the same ranges.
 
     Raises:
-        QuantizationError, ValueError: the model cannot be quantised as asked for.
+        UserError: the model cannot be quantised as configured, or a package is not installed.
     """
 
     def __init__(self, args: TrainArguments, preparation: Preparation, accelerator: Accelerator):
@@ -43,7 +43,7 @@ class QuantizedTraining:
         model: Any = preparation.model
         skip = self.options.quantization_skip
         if self.is_static:
-            self.refuse_what_static_cannot()
+            self.reject_static_conflicts()
             check_patterns(model, skip)
         smoothing = self.options.quantization_smoothing
         batches = self.calibration_batches() if self.is_static or smoothing else {}
@@ -62,15 +62,15 @@ class QuantizedTraining:
                 self.options.quantization_mode,
                 self.options.quantization_weight_bits,
             )
-        # Modules were exchanged.
+        # The frozen modules may have been replaced.
         preparation.frozen = freeze(model, args.model)
         self.begin_step(0)
 
-    def refuse_what_static_cannot(self):
+    def reject_static_conflicts(self):
         """Reject options that would run a tower without NNCF's wrapping.
 
         Raises:
-            ValueError: one is asked for.
+            UserError: one is set.
         """
         for name in ("gradient_checkpointing", "torch_compile"):
             if getattr(self.args.model, name):
@@ -79,17 +79,17 @@ class QuantizedTraining:
             raise UserError("FSDP is not allowed with quantization_mode='static': use DDP")
 
     def has_idle_parameters(self) -> bool:
-        """Whether there are ranges that learn nothing at first."""
+        """Whether some ranges have no gradient at first."""
         return self.is_static and self.options.quantization_start_step > 0
 
     def begin_step(self, done: int) -> bool:
         """Turn the rounding on or off.
 
         Args:
-            done: updates before this one.
+            done: number of updates before this one.
 
         Returns:
-            Whether the ranges were found anew, from the weights as they are now.
+            Whether the ranges were estimated again, from the current weights.
         """
         start = self.options.quantization_start_step
         is_on = done >= start
@@ -105,7 +105,7 @@ class QuantizedTraining:
         return True
 
     def find_ranges(self):
-        """Take the ranges from the weights and activations as they are; the same everywhere."""
+        """Estimate the ranges from the current weights and activations, equal on all processes."""
         model: Any = self.preparation.model
         fresh = eight_bits.without_fakes(model)
         skip = self.options.quantization_skip
@@ -115,14 +115,14 @@ class QuantizedTraining:
             broadcast(value)
 
     def before_update(self, done: int):
-        """Drop the gradient of ranges that no longer learn."""
+        """Drop the gradient of ranges that are frozen by now."""
         freeze_step = self.options.quantization_freeze_step
         if freeze_step and done >= freeze_step:
             for parameter in static.range_parameters(self.preparation.model):
                 parameter.grad = None
 
     def calibration_batches(self) -> dict[str, list[static.Batch]]:
-        """The first batches of training for each part; nothing that is drawn later changes."""
+        """The first batches of training for each tower; later random numbers do not change."""
         count = self.options.quantization_calibration_batches
         state = read_random_state(self.accelerator.device)
         batches = []
@@ -140,7 +140,7 @@ class QuantizedTraining:
         }
 
     def open_loader(self) -> DataLoader | StreamLoader:
-        """The run's batches from the beginning, without touching the loader that it trains from."""
+        """The run's batches from the beginning, from a loader of their own."""
         loader = self.preparation.data.loader
         if isinstance(loader, StreamLoader):
             image_size = self.preparation.model.config.vision_config.image_size
@@ -153,23 +153,23 @@ class QuantizedTraining:
         """The trained weights as a float model.
 
         Args:
-            model: with all of its weights.
+            model: all of its weights, not sharded.
         """
         return eight_bits.without_fakes(model)
 
-    def quantize(self, model: Model, plain: Model) -> Model:
-        """The quantised model that the trained weights make.
+    def quantize(self, model: Model, float_model: Model) -> Model:
+        """The quantised model.
 
-        With `static`, that is the model itself: it rounds as the export of it will.
+        With `static`, that is the model itself: it rounds as its export will.
 
         Args:
-            model: with all of its weights, as it was trained.
-            plain: what `float_model` made of it.
+            model: the trained model with all of its weights.
+            float_model: the result of `self.float_model(model)`.
         """
         if self.is_static:
             return model.eval()
         return eight_bits.quantize(
-            plain,
+            float_model,
             self.layers,
             self.options.quantization_mode,
             self.options.quantization_weight_bits,

@@ -77,13 +77,13 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         ConversionError: a pickle holds more than tensors.
     """
     path = Path(source).expanduser()
-    given: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     with loading(str(source)):
         if path.is_file():
             config = model_class.config_class.from_pretrained(path.parent)
-            given = {"config": config, "state_dict": read_weights(path)}
-        place = None if given else find_checkpoint(str(source))
+            kwargs = {"config": config, "state_dict": read_weights(path)}
+        place = None if kwargs else find_checkpoint(str(source))
         with tensors_only(source):
-            model, found = load_with_report(model_class, place, **given)
-        refuse_misfits(str(source), model, found)
+            model, report = load_with_report(model_class, place, **kwargs)
+        refuse_misfits(str(source), model, report)
     return model.eval()
