@@ -1,9 +1,11 @@
 """Code and commands in processes of their own."""
 
+import os
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import REPOSITORY
@@ -48,10 +50,19 @@ def run_example(
     return run_without_package(code, folder, *arguments, without=without)
 
 
-def start(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
-    """Start train.py on a recipe."""
+#: Options of Accelerate's launcher for two processes of this machine that meet through gloo.
+TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+def start(recipe: Path, *arguments: str, launch: Sequence[str] = (), **options) -> subprocess.Popen:
+    """Start train.py on a recipe, through Accelerate's launcher if it has options."""
+    launcher = []
+    if launch:
+        launcher = ["-m", "accelerate.commands.launch", *launch]
+        options.setdefault("env", {**os.environ, "OMP_NUM_THREADS": "1"})
+    script = [str(REPOSITORY / "train.py"), "--config", str(recipe)]
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), "--config", str(recipe), *arguments],
+        [sys.executable, *launcher, *script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,10 +70,41 @@ def start(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
-    """Wait until a file or folder exists."""
+def finish(process: subprocess.Popen, seconds: float = 300) -> str:
+    """Wait until a process has ended well; returns what it wrote to stderr."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == 0, errors[-3000:]
+    return errors
+
+
+def fail(process: subprocess.Popen, seconds: float = 300) -> str:
+    """Wait until a process has ended with an error; returns what it wrote to stderr."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode != 0, errors[-3000:]
+    return errors
+
+
+def kill(process: subprocess.Popen):
+    """End a process without giving it a chance to clean up."""
+    process.kill()
+    process.communicate()
+
+
+def wait_until(
+    condition: Callable[[], object],
+    what: str,
+    process: subprocess.Popen | None = None,
+    seconds: float = 120,
+    interval: float = 0.02,
+):
+    """Wait until a condition holds, while a process that is to bring it about runs."""
     deadline = time.monotonic() + seconds
-    while not list(path.parent.glob(path.name)):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"no {path} in {seconds} s"
-        time.sleep(0.02)
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(interval)
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
+    """Wait until a file or folder exists; its name may have wildcards."""
+    wait_until(lambda: any(path.parent.glob(path.name)), f"no {path}", process, seconds)

@@ -13,6 +13,8 @@ from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.stream_samples import SampleMaker
 from modeling_clip_vit.data.streams import StreamLoader, StreamOptions
 
+from .pictures import COLORS, draw_picture
+
 
 def encode(image: PillowImage.Image, kind: str = "PNG", **options) -> bytes:
     """An image as the bytes of a file."""
@@ -67,6 +69,16 @@ def write_tars(folder: Path, sizes: list[int], first: int = 0) -> Path:
         write_tar(folder / f"{shard:05d}.tar", tar_files(range(first, first + size)))
         first += size
     return folder
+
+
+def write_square_tars(folder: Path, shards: int):
+    """WebDataset tars with a square of each colour and its name."""
+    for shard in range(shards):
+        files = {}
+        for number, color in enumerate(COLORS):
+            files[f"{shard}{number}.png"] = encode(draw_picture(color, 10 * shard + number))
+            files[f"{shard}{number}.txt"] = color.encode()
+        write_tar(folder / f"{shard}.tar", files)
 
 
 def write_parquet(folder: Path, sizes: list[int], first: int = 0) -> Path:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
 from tests.support.checkpoints import MISFITS, spoil
 from tests.support.pictures import draw_picture
-from tests.support.processes import start, wait_for
+from tests.support.processes import start, wait_for, wait_until
 from tests.support.runs import train_in_two_processes, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -188,8 +187,12 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
         tmp_path, color_dataset, model_config_folder, max_steps=100_000, save_steps=0
     )
     process = start(recipe)
-    wait_for(tmp_path / "out" / "runs" / "clip-vit", process)
-    time.sleep(1.5)
+    logs = tmp_path / "out" / "runs" / "clip-vit"
+    wait_until(
+        lambda: any(b"loss" in path.read_bytes() for path in logs.glob("events*")),
+        "the log of a loss",
+        process,
+    )
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -30,7 +30,7 @@ class Block:
 
 
 def main(path: str, output: str):
-    """Load every way, embed, and write what came out."""
+    """Load in every way, embed, and write the embeddings and scores."""
     sys.meta_path.insert(0, Block())
     config = AutoConfig.from_pretrained(path, trust_remote_code=True)
     model = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
@@ -40,21 +40,21 @@ def main(path: str, output: str):
     texts = ["a red square", "蓝色方块", "red <eos> square"]
     inputs = processor(text=texts, images=[image], padding=True, return_tensors="pt")
     with torch.no_grad():
-        outputs = model(**inputs)
+        embeds = model(**inputs)
     other = AutoModelForZeroShotImageClassification.from_pretrained(path, trust_remote_code=True)
     assert type(other).__name__ == type(model).__name__ == "ClipVitModel"
     classify = pipeline("zero-shot-image-classification", model=path, trust_remote_code=True)
     labels = ["a red square", "a blue square", "a very long label " * 30]
     scores = {row["label"]: row["score"] for row in classify(image, candidate_labels=labels)}
-    found = {
+    outputs = {
         "versions": [transformers.__version__, torch.__version__],
         "model_type": config.model_type,
-        "image_embeds": outputs.image_embeds.tolist(),
-        "text_embeds": outputs.text_embeds.tolist(),
+        "image_embeds": embeds.image_embeds.tolist(),
+        "text_embeds": embeds.text_embeds.tolist(),
         "scores": [scores[label] for label in labels],
     }
     with open(output, "w") as file:
-        json.dump(found, file)
+        json.dump(outputs, file)
 
 
 if __name__ == "__main__":
