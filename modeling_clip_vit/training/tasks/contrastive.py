@@ -15,11 +15,10 @@ from huggingface_hub import ModelCard
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
-from ...data.captions import CaptionMaker
-from ...data.columns import choose_image_column, choose_texts, column_kinds
 from ...data.packing import plan_for_mask
-from ...data.sources import get_problems, get_split, open_dataset
-from ...data.streams import StreamCaptions, peek_kinds
+from ...data.policies import SampleAugment
+from ...data.samples import SampleMaker
+from ...data.sources import open_dataset
 from ...evaluation.evaluator import EvaluationSet, Evaluator
 from ...hub.model_card import CardFacts, build_model_card
 from ...hub.sentence_transformers import write_sentence_transformers_files
@@ -27,7 +26,14 @@ from ...inference.embedding import embed_pixels, embed_texts
 from ...inference.pictures import Found
 from ...losses import LOSSES
 from ..arguments import TrainArguments
-from ..datasets import prepare_data, prepare_evaluator, prepare_stream
+from ..datasets import (
+    StreamRows,
+    TableRows,
+    TrainingRows,
+    build_collator,
+    find_columns,
+    prepare_evaluator,
+)
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
 from ..learning import freeze
@@ -48,10 +54,7 @@ class ContrastiveTask(Task):
     packs_texts = False
 
     def prepare(self, restart: Restart) -> Preparation:
-        """Open the data, train or load the tokenizer, build or load the model.
-
-        Columns that the arguments leave open are filled in there.
-        """
+        """Open the data, train or load the tokenizer, build or load the model."""
         return prepare(self.args, restart)
 
     def towers(self, model: Any) -> list[PreTrainedModel]:
@@ -161,7 +164,7 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
     """Open the data, train or load the tokenizer, build or load the model.
 
     Args:
-        args: of the run; columns that they leave open are filled in.
+        args: of the run; columns that they leave open are found in the data.
         restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
@@ -170,55 +173,42 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
     """
     args.check_dataset()
     restart = restart or Restart()
-    is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
-    if not is_stream or args.data.eval_split is not None:
+    if not args.stream.stream_sources or args.data.eval_split is not None:
         splits = open_dataset(args.data.dataset, args.data.image_column)
-    captions: CaptionMaker | StreamCaptions
-    if is_stream:
-        source = args.stream.stream_sources[0]
-        fill_columns(args, lambda: peek_kinds(source, args.data.train_split), source)
-        captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
-    else:
-        train_split = get_split(splits, args.data.train_split, args.data.dataset)
-        fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
-        captions = CaptionMaker(train_split, args.captions, args.data.dataset, restart.class_names)
+    columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
+    args = args.with_columns(columns)
+    rows = open_rows(args, splits, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
         kept = restart.processor.tokenizer if restart.processor else None
-        model, processor = build_model(args.model, captions, kept)
+        model, processor = build_model(args.model, rows.captions, kept)
     image_size = model.config.vision_config.image_size
-    if isinstance(captions, StreamCaptions):
-        data = prepare_stream(args, processor, image_size)
-    else:
-        unread = get_problems(splits, args.data.train_split)
-        data = prepare_data(args, train_split, captions, processor, image_size, unread)
-    if isinstance(captions, CaptionMaker):
-        classes = captions.labels.names if captions.labels else []
-    else:
-        classes = captions.class_names
+    maker = SampleMaker(
+        columns.image_column,
+        rows.captions,
+        SampleAugment(args.augment, image_size),
+        args.run.seed,
+        args.data.concept_column or columns.label_column,
+    )
+    data = rows.load(
+        maker,
+        build_collator(processor, args.augment),
+        args.optimizer.per_device_train_batch_size,
+        LOSSES[args.loss.loss].pairs_only,
+    )
+    classes = rows.captions.classes
     evaluator = prepare_evaluator(args, splits, image_size, classes or None)
-    return Preparation(model, processor, data, evaluator, freeze(model, args.model), classes)
+    frozen = freeze(model, args.model)
+    return Preparation(model, processor, data, evaluator, frozen, columns, classes)
 
 
-def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
-    """Fill in the columns of images and of captions where the arguments name none.
-
-    Raises:
-        DataError: the columns give no hint.
-    """
-    data, captions = args.data, args.captions
-    if data.image_column and captions.sources():
-        return
-    kinds = find_kinds()
-    if not data.image_column:
-        data.image_column = choose_image_column(kinds, path)
-    if not captions.sources():
-        columns, label_column = choose_texts(kinds, data.image_column, path)
-        captions.caption_columns, captions.label_column = columns, label_column
-        captions.check_weights()
-        args.__post_init__()  # what does not go together with classes
+def open_rows(args: TrainArguments, splits: DatasetDict, classes: list[str]) -> TrainingRows:
+    """The rows to train on: those of a stream if it has sources, else of the training split."""
+    if args.stream.stream_sources:
+        return StreamRows(args.stream, args.data, args.captions)
+    return TableRows(splits, args.data, args.captions, classes)
 
 
 def example_searches(

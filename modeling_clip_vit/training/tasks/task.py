@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
+from ...data.columns import Columns
 from ...evaluation.metrics import Metric
 from ...hub.model_card import CardFacts
 from ...inference.pictures import Found
@@ -34,6 +35,7 @@ class Preparation:
         data: the batches.
         evaluator: measures the model; None for no evaluation.
         frozen: modules that do not learn and stay in evaluation mode.
+        columns: the columns of the dataset that the run reads.
         class_names: names of the classes in their order; empty for none.
     """
 
@@ -42,6 +44,7 @@ class Preparation:
     data: TrainingData
     evaluator: Evaluate | None
     frozen: list[nn.Module]
+    columns: Columns
     class_names: list[str] = field(default_factory=list)
 
 
