@@ -111,10 +111,10 @@ def clean_class_names(names: Sequence[str]) -> list[str]:
     """
     words = [clean_class_name(name) for name in names]
     parts = [LEADING_INDEX.fullmatch(word) for word in words]
-    found = [part for part in parts if part is not None]
-    if len(found) < max(2, len(words)):
+    matches = [part for part in parts if part is not None]
+    if len(matches) < max(2, len(words)):
         return words
-    indices, rests = [part[1] for part in found], [part[2] for part in found]
+    indices, rests = [part[1] for part in matches], [part[2] for part in matches]
     has_zeros = any(index.startswith("0") and len(index) > 1 for index in indices)
     numbers = sorted(map(int, indices))
     counts_up = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2

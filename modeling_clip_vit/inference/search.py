@@ -11,8 +11,8 @@ from PIL import Image
 from ..data.captions import find_texts
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.errors import DataError
+from ..data.files.listing import is_local, list_files
 from ..data.images import BadImageError, decode_image
-from ..data.listing import is_local, list_files
 from ..data.sources import open_dataset
 from ..utils.errors import UserError
 from ..utils.resources import find_data

@@ -5,7 +5,7 @@ Where Transformers' `TrainingArguments` has an option, it keeps its name here.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from huggingface_hub.errors import HFValidationError
@@ -13,8 +13,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
+from ..data.columns import Columns
 from ..data.mixing import MixOptions
-from ..data.streams import StreamOptions
+from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..evaluation.options import EvaluationOptions
 from ..losses import LOSSES
@@ -432,6 +433,19 @@ class TrainArguments:
                 f"loss={self.loss.loss!r} is not allowed with stream_sources, where equal captions "
                 "are positives of each other: use multi_positive, which is the same where none are"
             )
+
+    def with_columns(self, columns: Columns) -> "TrainArguments":
+        """The same run, reading these columns.
+
+        Raises:
+            UserError: other options are not allowed with them.
+        """
+        captions = {name: getattr(columns, name) for name in ("caption_columns", "label_column")}
+        return replace(
+            self,
+            data=replace(self.data, image_column=columns.image_column),
+            captions=replace(self.captions, **captions),
+        )
 
     def to_flat_dict(self) -> dict:
         """Every field of every section, by name: what a recipe file holds."""

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch.utils.data import DataLoader
 
-from ..data.streams import StreamLoader
+from ..data.streaming.loader import StreamLoader
 from ..quantization import eight_bits, static
 from ..quantization.eight_bits import Model
 from ..quantization.layers import check_patterns, choose_layers
@@ -14,7 +14,6 @@ from ..quantization.smoothing import smooth_tower
 from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
 from .arguments import TrainArguments
-from .datasets import prepare_stream
 from .learning import freeze
 from .tasks.task import Preparation
 
@@ -143,8 +142,7 @@ class QuantizedTraining:
         """The run's batches from the beginning, from a loader of their own."""
         loader = self.preparation.data.loader
         if isinstance(loader, StreamLoader):
-            image_size = self.preparation.model.config.vision_config.image_size
-            return prepare_stream(self.args, self.preparation.processor, image_size).loader
+            return loader.from_start()
         return DataLoader(
             loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
         )

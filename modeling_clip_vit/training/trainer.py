@@ -35,15 +35,14 @@ from .launch import FolderLock, start_accelerator
 from .learning import find_blocks
 from .optimizer import build_optimizer, build_schedule
 from .quantization_aware import QuantizedTraining
-from .reader import build_reader
 from .restart import (
     Restart,
     keep_fields,
     read_restart,
     restore_fields,
-    take_columns,
     tell_changes,
 )
+from .resumable_batches import build_batches
 from .tasks import Preparation, Task, find_task
 
 logger = logging.getLogger(__name__)
@@ -102,8 +101,8 @@ def build_trainer(args: TrainArguments) -> "Trainer":
     with closing(find_checkpoint(accelerator, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
-        take_columns(args, restart)
         preparation = task.prepare(restart)
+        args = args.with_columns(preparation.columns)
         trainer = Trainer(task, preparation, accelerator, args, precision)
         if found:
             trainer.load(*found)
@@ -185,7 +184,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
-        self.reader = build_reader(accelerator, preparation.data, args.data)
+        self.reader = build_batches(accelerator, preparation.data, args.data)
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None

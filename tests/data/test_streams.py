@@ -16,7 +16,8 @@ from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions, stable_number
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
-from modeling_clip_vit.data.streams import StreamCaptions, StreamOptions
+from modeling_clip_vit.data.streaming.captions import StreamCaptions
+from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 from tests.support import REPOSITORY
@@ -512,7 +513,7 @@ def test_a_damaged_parquet_file_is_named_and_the_others_are_read(tmp_path):
 
 
 def test_a_stream_of_nothing_usable_ends_in_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_clip_vit.data.streams.LONGEST_FAILURE", 50)
+    monkeypatch.setattr("modeling_clip_vit.data.streaming.samples.LONGEST_FAILURE", 50)
     write_tar(tmp_path / "a.tar", {"1.jpg": b"no image", "1.txt": b"sample 1"})
     with pytest.raises(DataError, match=r"50 samples of one batch cannot be used; .* a.tar, 1"):
         next(iter(make_loader([tmp_path], samples_per_epoch=8)))

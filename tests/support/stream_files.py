@@ -10,8 +10,12 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 
 from modeling_clip_vit.data.captions import CaptionOptions
-from modeling_clip_vit.data.stream_samples import SampleMaker
-from modeling_clip_vit.data.streams import StreamLoader, StreamOptions
+from modeling_clip_vit.data.policies import SampleAugment
+from modeling_clip_vit.data.samples import SampleMaker
+from modeling_clip_vit.data.streaming.captions import StreamTexts
+from modeling_clip_vit.data.streaming.loader import StreamLoader
+from modeling_clip_vit.data.streaming.options import StreamOptions
+from modeling_clip_vit.data.transforms import AugmentOptions
 
 from .pictures import COLORS, draw_picture
 
@@ -105,10 +109,13 @@ def make_loader(sources, *, collate=list, batch_size=4, captions=None, concept=N
         for name in ("seed", "num_workers", "rank", "world_size")
         if name in options
     }
-    class_names = options.pop("class_names", ())
     captions = captions or CaptionOptions(["caption"])
     maker = SampleMaker(
-        options.pop("image", "image"), captions, concept, 16, seed=5, class_names=class_names
+        options.pop("image", "image"),
+        StreamTexts(captions, options.pop("class_names", ())),
+        SampleAugment(AugmentOptions(), 16),
+        5,
+        concept or captions.label_column,
     )
     stream = StreamOptions([str(source) for source in sources], **options)
     return StreamLoader(stream, "train", maker, collate, batch_size, **of_loader)

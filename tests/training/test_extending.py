@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.losses import LOSSES
 from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.tasks import TASKS
@@ -38,6 +40,21 @@ def run_block(document: str, of: str, folder: Path) -> subprocess.CompletedProce
 DOCUMENTS = ["extending.md", "extending.zh-CN.md"]
 
 
+def write_databases(folder: Path, dataset: Path):
+    """The splits of a dataset as SQLite databases."""
+    folder.mkdir()
+    columns = ("image", "caption_en", "caption_zh", "key", "kind")
+    for split, rows in open_dataset(str(dataset)).items():
+        classes = rows.features["kind"]
+        table = sqlite3.connect(folder / f"{split}.sqlite")
+        table.execute(f"CREATE TABLE samples ({', '.join(columns)})")
+        for row in rows:
+            row |= {"image": row["image"]["bytes"], "kind": classes.int2str(row["kind"])}
+            values = [row[column] for column in columns]
+            table.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", values)
+        table.commit()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_an_evaluation_task_added_from_outside_is_measured(
@@ -59,6 +76,7 @@ def test_an_evaluation_task_added_from_outside_is_measured(
     [
         ("class MarginLoss", "loss", "margin"),
         ("def sigmoid_attention", "attn_implementation", "sigmoid"),
+        ("class DatabaseSource", "dataset", "databases"),
     ],
 )
 def test_what_is_added_from_outside_trains(
@@ -66,6 +84,8 @@ def test_what_is_added_from_outside_trains(
 ):
     fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
     fields |= {"caption_sampling": "one", "save_steps": 0, "eval_steps": 0}
+    fields |= {"tags_columns": {}} if option == "dataset" else {}
+    write_databases(tmp_path / "databases", color_dataset)
     recipe = write_recipe(tmp_path, color_dataset, linear_config, report_to="none", **fields)
     recipe.rename(tmp_path / "my_recipe.yaml")
     run_block(document, block, tmp_path)

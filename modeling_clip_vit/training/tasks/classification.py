@@ -7,17 +7,26 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
-from ...data.batches import Collator, ImageTextSamples
+from ...data.batches import Collator
 from ...data.captions import CaptionOptions
-from ...data.columns import choose_image_column, choose_label_column, column_kinds
+from ...data.columns import (
+    Columns,
+    choose_image_column,
+    choose_label_column,
+    column_kinds,
+)
 from ...data.labels import read_labels
+from ...data.map_style import ImageTextSamples
 from ...data.mixing import mix_class_targets
+from ...data.policies import SampleAugment
+from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
 from ...evaluation.classifier import TorchClassifier
 from ...hub.classifier_card import build_classifier_card
@@ -33,7 +42,7 @@ from ...utils.from_pretrained import (
     load_processor,
     loading,
 )
-from ..arguments import LossOptions, ModelOptions, TrainArguments
+from ..arguments import DataOptions, LossOptions, ModelOptions, TrainArguments
 from ..datasets import TrainingData, build_loader, prepare_images
 from ..evaluations import TrainedOn, open_evaluations
 from ..learning import freeze
@@ -166,42 +175,64 @@ def prepare_classification(
 ) -> ClassificationPreparation:
     """Open the data, and build or load the model with a head for its classes.
 
-    Columns that the arguments leave open are filled in there.
-
     Args:
-        args: of the run.
-        restart: what a checkpoint keeps, of a run that goes on.
+        args: of the run; columns that they leave open are found in the data.
+        restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
             has been written then.
     """
     args.check_dataset()
-    data, path = args.data, args.data.dataset
-    splits = open_dataset(path, data.image_column)
-    split = get_split(splits, data.train_split, path)
-    kinds = column_kinds(split.features)
-    data.image_column = data.image_column or choose_image_column(kinds, path)
-    column = args.captions.label_column or choose_label_column(kinds, path)
-    args.captions.label_column = column
-    labels = read_labels(split, column, path, (restart or Restart()).class_names)
+    restart = restart or Restart()
+    path = args.data.dataset
+    splits = open_dataset(path, args.data.image_column)
+    split = get_split(splits, args.data.train_split, path)
+    columns = find_columns(split, args.data, args.captions.label_column, restart.recipe)
+    args = args.with_columns(columns)
+    labels = read_labels(split, str(columns.label_column), path, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
     else:
         model, processor = build_classifier(args.model, labels.names)
     image_size = model.config.image_size
-    trained_on = TrainedOn(splits, data, args.captions, labels.names)
+    trained_on = TrainedOn(splits, args.data, args.captions, labels.names)
     evaluations = open_evaluations(trained_on, image_size, is_classifier=True)
-    unread = get_problems(splits, data.train_split)
-    images = prepare_images(args, split, image_size, unread, labels.problems)
-    samples = ImageTextSamples(
-        images.read, None, labels.rows, images.name, args.run.seed, images.vary
+    unread = get_problems(splits, args.data.train_split)
+    images = prepare_images(split, args.data, image_size, unread, labels.problems)
+    augment = SampleAugment(args.augment, image_size)
+    maker = SampleMaker(columns.image_column, None, augment, args.run.seed)
+    loader, sampler = build_loader(
+        ImageTextSamples(images.images, maker, labels.rows),
+        {row: row for row in images.rows},
+        Collator(None, args.augment, processor.image_mean, processor.image_std),
+        args.data,
+        args.optimizer.per_device_train_batch_size,
+        args.run.seed,
     )
-    collate = Collator(None, args.augment, processor.image_mean, processor.image_std)
-    loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
-    ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
+    data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    return Preparation(model, processor, ready, evaluations, frozen, labels.names)
+    return Preparation(model, processor, data, evaluations, frozen, columns, labels.names)
+
+
+def find_columns(
+    split: Dataset, data: DataOptions, label_column: str | None, kept: dict
+) -> Columns:
+    """The columns of images and classes: as named, as kept, or guessed.
+
+    Args:
+        split: the rows.
+        data: names the images, or leaves them open.
+        label_column: the classes, if they are named.
+        kept: the recipe of the run that is resumed; empty for a new run.
+
+    Raises:
+        DataError: the columns give no hint.
+    """
+    kinds, path = column_kinds(split.features), data.dataset
+    image = data.image_column or kept.get("image_column") or choose_image_column(kinds, path)
+    label = label_column or kept.get("label_column") or choose_label_column(kinds, path)
+    return Columns(image, [], label)
 
 
 def build_classifier(

@@ -15,11 +15,10 @@ from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
-from ...data.captions import CaptionMaker
-from ...data.columns import choose_image_column, choose_texts, column_kinds
 from ...data.packing import plan_for_mask
-from ...data.sources import get_problems, get_split, open_dataset
-from ...data.streams import StreamCaptions, peek_kinds
+from ...data.policies import SampleAugment
+from ...data.samples import SampleMaker
+from ...data.sources import open_dataset
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.images import ImagesInMemory
 from ...hub.model_card import CardFacts, build_model_card
@@ -30,7 +29,13 @@ from ...inference.pictures import Found
 from ...losses import LOSSES
 from ...modeling_clip_vit import ClipVitModel
 from ..arguments import TrainArguments
-from ..datasets import prepare_data, prepare_stream
+from ..datasets import (
+    StreamRows,
+    TableRows,
+    TrainingRows,
+    build_collator,
+    find_columns,
+)
 from ..evaluations import TrainedOn, open_evaluations
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
@@ -54,10 +59,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
     packs_texts = False
 
     def prepare(self, restart: Restart) -> ContrastivePreparation:
-        """Open the data, train or load the tokenizer, build or load the model.
-
-        Columns that the arguments leave open are filled in there.
-        """
+        """Open the data, train or load the tokenizer, build or load the model."""
         return prepare(self.args, restart)
 
     def towers(self, model: ClipVitModel) -> list[PreTrainedModel]:
@@ -175,7 +177,7 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     """Open the data, train or load the tokenizer, build or load the model.
 
     Args:
-        args: of the run; columns that they leave open are filled in.
+        args: of the run; columns that they leave open are found in the data.
         restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
@@ -184,56 +186,44 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     """
     args.check_dataset()
     restart = restart or Restart()
-    is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
+    is_stream = bool(args.stream.stream_sources)
     if not is_stream or any(not one.dataset for one in args.data.evaluations):
         splits = open_dataset(args.data.dataset, args.data.image_column)
-    captions: CaptionMaker | StreamCaptions
-    if is_stream:
-        source = args.stream.stream_sources[0]
-        fill_columns(args, lambda: peek_kinds(source, args.data.train_split), source)
-        captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
-    else:
-        train_split = get_split(splits, args.data.train_split, args.data.dataset)
-        fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
-        captions = CaptionMaker(train_split, args.captions, args.data.dataset, restart.class_names)
+    columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
+    args = args.with_columns(columns)
+    rows = open_rows(args, splits, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
         kept = restart.processor.tokenizer if restart.processor else None
-        model, processor = build_model(args.model, captions, kept)
+        model, processor = build_model(args.model, rows.captions, kept)
     image_size = model.config.vision_config.image_size
-    if isinstance(captions, StreamCaptions):
-        data = prepare_stream(args, processor, image_size)
-    else:
-        unread = get_problems(splits, args.data.train_split)
-        data = prepare_data(args, train_split, captions, processor, image_size, unread)
-    if isinstance(captions, CaptionMaker):
-        classes = captions.labels.names if captions.labels else []
-    else:
-        classes = captions.class_names
+    maker = SampleMaker(
+        columns.image_column,
+        rows.captions,
+        SampleAugment(args.augment, image_size),
+        args.run.seed,
+        args.data.concept_column or columns.label_column,
+    )
+    data = rows.load(
+        maker,
+        build_collator(processor, args.augment),
+        args.optimizer.per_device_train_batch_size,
+        LOSSES[args.loss.loss].pairs_only,
+    )
+    classes = rows.captions.classes
     trained_on = TrainedOn(splits, args.data, args.captions, classes)
     evaluations = open_evaluations(trained_on, image_size)
-    return Preparation(model, processor, data, evaluations, freeze(model, args.model), classes)
+    frozen = freeze(model, args.model)
+    return Preparation(model, processor, data, evaluations, frozen, columns, classes)
 
 
-def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
-    """Fill in the columns of images and of captions where the arguments name none.
-
-    Raises:
-        DataError: the columns give no hint.
-    """
-    data, captions = args.data, args.captions
-    if data.image_column and captions.sources():
-        return
-    kinds = find_kinds()
-    if not data.image_column:
-        data.image_column = choose_image_column(kinds, path)
-    if not captions.sources():
-        columns, label_column = choose_texts(kinds, data.image_column, path)
-        captions.caption_columns, captions.label_column = columns, label_column
-        captions.check_weights()
-        args.__post_init__()  # what does not go together with classes
+def open_rows(args: TrainArguments, splits: DatasetDict, classes: list[str]) -> TrainingRows:
+    """The rows to train on: those of a stream if it has sources, else of the training split."""
+    if args.stream.stream_sources:
+        return StreamRows(args.stream, args.data, args.captions)
+    return TableRows(splits, args.data, args.captions, classes)
 
 
 def example_searches(

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPProcessor, PreTrainedModel
 
+from ...data.columns import Columns
 from ...evaluation.classifier import TorchClassifier
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.tasks import check_tasks
@@ -38,6 +39,7 @@ class Preparation(Generic[ModelT, ProcessorT]):
         data: the batches.
         evaluations: what the model is evaluated on.
         frozen: modules that do not learn and stay in evaluation mode.
+        columns: the columns of the dataset that the run reads.
         class_names: names of the classes in their order; empty for none.
     """
 
@@ -46,6 +48,7 @@ class Preparation(Generic[ModelT, ProcessorT]):
     data: TrainingData
     evaluations: list[EvaluationSet]
     frozen: list[nn.Module]
+    columns: Columns
     class_names: list[str] = field(default_factory=list)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import fsspec
 
-from ..utils.errors import first_line
-from .images import PICTURE_SUFFIXES
-from .rows import Row, SkippedSample
+from ...utils.errors import first_line
+from ..images import PICTURE_SUFFIXES
+from ..rows import Row, SkippedSample
 from .tables import check_text
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .columns import find_image_column
-from .errors import DataError
-from .images import PICTURE_SUFFIXES
+from ..columns import find_image_column
+from ..errors import DataError
+from ..images import PICTURE_SUFFIXES
 from .tables import TABLE_SUFFIXES, peek_columns
 from .tars import TAR_SUFFIXES
 
@@ -50,6 +50,7 @@ class Listing:
         place: the folder that names and paths are relative to.
         files: split -> its files; of `saved` and `card` none.
         has_classes: of pictures, whether each lies in a folder that names its class.
+        is_named: whether they were named one by one, so that they belong to no split.
         left_out: files that are no part of it, and why.
     """
 
@@ -57,14 +58,15 @@ class Listing:
     place: Path
     files: dict[str, list[Path]] = field(default_factory=dict)
     has_classes: bool = False
+    is_named: bool = False
     left_out: list[str] = field(default_factory=list)
 
     def warn(self):
         """Say what is left out, the first few by name."""
         if self.left_out:
-            more = len(self.left_out) - 5
-            told = "; ".join(self.left_out[:5]) + (f"; and {more} more" if more > 0 else "")
-            logger.warning("left out of %s: %s", self.place, told)
+            count = len(self.left_out) - 5
+            rest = [f"and {count} more"] if count > 0 else []
+            logger.warning("left out of %s: %s", self.place, "; ".join(self.left_out[:5] + rest))
 
 
 def is_local(path: str) -> bool:
@@ -112,7 +114,7 @@ def list_named(files: list[Path]) -> Listing:
         known = [*PARQUET_SUFFIXES, *ARROW_SUFFIXES, *TABLE_SUFFIXES, *TAR_SUFFIXES]
         raise DataError(f"{str(wrong)!r} must end in one of {', '.join(known)}, or be a picture")
     refuse_several_kinds(files)
-    return Listing(str(kinds.pop()), files[0].parent, {"train": files})
+    return Listing(str(kinds.pop()), files[0].parent, {"train": files}, is_named=True)
 
 
 def list_folder(folder: Path, image_column: str | None = None) -> Listing:
@@ -157,10 +159,10 @@ def list_folder(folder: Path, image_column: str | None = None) -> Listing:
         note_left_out(listing, (file for file in tables if file not in of_pictures))
         return listing
     if not pictures:
-        found = ", ".join(sorted({file.suffix or file.name for file in everything})[:10])
+        endings = ", ".join(sorted({file.suffix or file.name for file in everything})[:10])
         raise DataError(
             f"{str(folder)!r} holds no pictures, tables, tars or Parquet files"
-            + (f", only {found}" if found else "")
+            + (f", only {endings}" if endings else "")
         )
     return list_pictures(folder, pictures, everything)
 

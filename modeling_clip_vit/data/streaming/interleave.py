@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import DataError
-from .rows import Row, SkippedSample
-from .shards import Shards
+from ..errors import DataError
+from ..rows import Row, SkippedSample
+from ..sources import Shards
 
 StoppingStrategy = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement"]
 
@@ -40,7 +40,7 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardPart:
     """Every `step`-th row of a shard from row `offset` on."""
 
     shard: int
@@ -48,7 +48,7 @@ class Share:
     step: int = 1
 
 
-def deal_shards(order: list[int], consumer: Consumer) -> list[Share]:
+def deal_shards(order: list[int], consumer: Consumer) -> list[ShardPart]:
     """What one consumer reads; together, the consumers read every row of every shard once.
 
     Consumers get whole shards as far as these divide evenly. Each remaining shard is read by
@@ -60,13 +60,13 @@ def deal_shards(order: list[int], consumer: Consumer) -> list[Share]:
         consumer: the one that reads.
     """
     dealt = len(order) // consumer.count * consumer.count
-    shares = [Share(shard) for shard in order[consumer.number : dealt : consumer.count]]
+    parts = [ShardPart(shard) for shard in order[consumer.number : dealt : consumer.count]]
     left = order[dealt:]
     if left:
         place = consumer.number % len(left)
         sharing = range(place, consumer.count, len(left))
-        shares.append(Share(left[place], consumer.number // len(left), len(sharing)))
-    return shares
+        parts.append(ShardPart(left[place], consumer.number // len(left), len(sharing)))
+    return parts
 
 
 class SourceRows:
@@ -87,15 +87,15 @@ class SourceRows:
         self.number = number
         self.consumer = consumer
         self.passes, self.place, self.row = position
-        self.found = self.passes > 0 or self.place > 0 or self.row > 0
-        self.shares = self.deal()
+        self.has_rows = self.passes > 0 or self.place > 0 or self.row > 0
+        self.parts = self.deal()
         self.rows: Iterator[tuple[int, Row | SkippedSample]] | None = None
 
     def position(self) -> tuple[int, int, int]:
         """Where the next row is."""
         return self.passes, self.place, self.row
 
-    def deal(self) -> list[Share]:
+    def deal(self) -> list[ShardPart]:
         """The shards of this pass."""
         key = (self.consumer.seed, self.consumer.epoch, max(self.passes, 0), self.number)
         order = np.random.default_rng(key).permutation(len(self.shards)).tolist()
@@ -103,27 +103,27 @@ class SourceRows:
 
     def read(self) -> Row | SkippedSample | None:
         """The next row, or None once at the end of a pass."""
-        while self.place < len(self.shares):
+        while self.place < len(self.parts):
             if self.rows is None:
-                self.rows = self.open(self.shares[self.place], self.row)
+                self.rows = self.open(self.parts[self.place], self.row)
             for number, row in self.rows:
-                self.row, self.found = number + 1, True
+                self.row, self.has_rows = number + 1, True
                 if isinstance(row, Row):
                     row.passes = self.passes
                 return row
             self.place, self.row, self.rows = self.place + 1, 0, None
-        self.passes = self.passes + 1 if self.found else -1
+        self.passes = self.passes + 1 if self.has_rows else -1
         self.place = 0
-        self.shares = self.deal()
+        self.parts = self.deal()
         return None
 
-    def open(self, share: Share, start: int) -> Iterator[tuple[int, Row | SkippedSample]]:
+    def open(self, part: ShardPart, start: int) -> Iterator[tuple[int, Row | SkippedSample]]:
         """Rows of a shard from a row on."""
 
         def is_wanted(row: int) -> bool:
-            return row >= start and row % share.step == share.offset
+            return row >= start and row % part.step == part.offset
 
-        return self.shards.read(share.shard, start, is_wanted)
+        return self.shards.read(part.shard, start, is_wanted)
 
 
 class MixedRows:

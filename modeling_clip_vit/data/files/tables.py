@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from charset_normalizer import from_bytes
 
-from ..utils.errors import first_line
-from .columns import kind_of_value
-from .errors import DataError
+from ...utils.errors import first_line
+from ..columns import kind_of_value
+from ..errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +117,14 @@ def guess_encoding(path: Path, size: int, changed: int) -> str:
         # A single broken line does not make another encoding of a file.
         if is_mostly_utf8(sample):
             return "utf-8"
-        found = from_bytes(sample[: 1 << 18], cp_isolation=OLD_ENCODINGS).best()
-        if found is None:
+        guess = from_bytes(sample[: 1 << 18], cp_isolation=OLD_ENCODINGS).best()
+        if guess is None:
             raise DataError(
                 f"{str(path)!r} is not UTF-8 ({first_line(error)}), and no other encoding fits: "
                 "save it as UTF-8"
             ) from error
-        logger.warning("%s is not UTF-8, and is read as %s", path, found.encoding)
-        return found.encoding
+        logger.warning("%s is not UTF-8, and is read as %s", path, guess.encoding)
+        return guess.encoding
 
 
 def is_mostly_utf8(sample: bytes) -> bool:
@@ -216,9 +216,9 @@ def join_lines(
         return None  # as TSV has it, a line is a row
     waiting.extend(islice(lines, max(0, MOST_LINES - len(waiting))))
     text = line
-    for place, more in enumerate(waiting, start=1):
-        text += more
-        if '"' in more:
+    for place, next_line in enumerate(waiting, start=1):
+        text += next_line
+        if '"' in next_line:
             record = parse_record(text, delimiter)
             if record is not None and len(record) == (width or len(record)):
                 del waiting[:place]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from ..errors import DataError
 
 #: Shorter texts are taken for paths: not even the smallest image has so few characters.
 SHORTEST_BASE64 = 64
@@ -68,27 +68,27 @@ def find_path(text: str, folder: str) -> str:
         path = Path(folder) / Path(written).expanduser()
         if path.is_file():
             return str(path)
-        found = find_normalized(path)
-        if found is not None:
-            return str(found)
+        normalized = find_normalized(path)
+        if normalized is not None:
+            return str(normalized)
     return str(Path(folder) / Path(text).expanduser())
 
 
 def find_normalized(path: Path) -> Path | None:
     """A file of this path in any form of Unicode; None where there is none."""
-    found = Path(path.anchor or ".")
+    existing = Path(path.anchor or ".")
     for part in path.parts[1:] if path.anchor else path.parts:
-        if (found / part).exists():
-            found /= part
+        if (existing / part).exists():
+            existing /= part
             continue
-        if not found.is_dir():
+        if not existing.is_dir():
             return None
-        names = names_of(found, found.stat().st_mtime_ns)
+        names = names_of(existing, existing.stat().st_mtime_ns)
         name = names.get(unicodedata.normalize("NFC", part))
         if name is None:
             return None
-        found /= name
-    return found if found.is_file() else None
+        existing /= name
+    return existing if existing.is_file() else None
 
 
 @lru_cache(1000)

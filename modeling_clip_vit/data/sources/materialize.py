@@ -7,7 +7,7 @@ files do not change.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
-from .columns import CAPTION_NAMES, PATH_NAMES, find_image_column
-from .errors import DataError
-from .places import locate_image
-from .rows import Row, SkippedSample
+from ..columns import CAPTION_NAMES, PATH_NAMES, find_image_column
+from ..errors import DataError
+from ..files.places import locate_image
+from ..rows import Row, SkippedSample
 
-RowReader = Callable[..., Iterator[Row | SkippedSample]]
+#: Reads all rows from the beginning.
+ReadRows = Callable[[], Iterator[Row | SkippedSample]]
 #: The types of values that are told apart, by name.
 KINDS: dict[str, type] = {
     kind.__name__: kind for kind in (str, int, float, bool, bytes, list, dict)
@@ -65,26 +66,24 @@ def is_plain_number(value: Any) -> bool:
 
 
 def materialize(
-    read: RowReader,
-    arguments: dict[str, Any],
-    image_column: str | None,
+    read: ReadRows,
     state: str,
-    given: dict[str, Any] | None = None,
+    image_column: str | None,
+    types: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, list[SkippedSample]]:
     """A table of rows, and those that could not be read.
 
     Args:
-        read: yields the rows; a module-level function.
-        arguments: keyword arguments of `read`.
-        image_column: the column of images; None for a guess. Texts in it are paths, relative to
+        read: yields the rows; it is called twice.
+        state: says whose rows they are, and changes when they do.
+        image_column: the column of images; None to guess it. Texts in it are paths, relative to
             the row's folder, or base64.
-        state: what changes when the rows do.
-        given: column -> its type, where it is known.
+        types: column -> its type, where it is known.
 
     Raises:
         DataError: there is no row.
     """
-    columns, problems = survey(read, arguments, state)
+    columns, problems = survey(read, state)
     kinds = {name: kind_of_column(name, column) for name, column in columns.items()}
     image = image_column or find_image_column(kinds)
     features = Features(
@@ -93,27 +92,25 @@ def materialize(
             for name, column in columns.items()
             for feature in [feature_of(name, column)]
         }
-        | (given or {})
+        | dict(types or {})
     )
     table = Dataset.from_generator(
         generate_rows,
         features=features,
         cache_dir=str(CACHE),
-        gen_kwargs={"read": read, "arguments": arguments, "features": features},
-        fingerprint=Hasher.hash((state, features, str(arguments))),
+        gen_kwargs={"read": read, "features": features},
+        fingerprint=Hasher.hash((state, features)),
     )
     return table, problems
 
 
-def survey(
-    read: RowReader, arguments: dict[str, Any], state: str
-) -> tuple[dict[str, Column], list[SkippedSample]]:
+def survey(read: ReadRows, state: str) -> tuple[dict[str, Column], list[SkippedSample]]:
     """What the columns hold, and the rows that could not be read; from the cache if it is there.
 
     Raises:
         DataError: there is no row.
     """
-    place = CACHE / f"{Hasher.hash((state, str(arguments)))}.json"
+    place = CACHE / f"{Hasher.hash(state)}.json"
     if place.is_file():
         kept = json.loads(place.read_text(encoding="utf-8"))
         columns = {
@@ -122,7 +119,7 @@ def survey(
         }
         return columns, [SkippedSample(*problem) for problem in kept["problems"]]
     columns, problems, is_empty = {}, [], True
-    for row in read(**arguments):
+    for row in read():
         if isinstance(row, SkippedSample):
             problems.append(row)
             continue
@@ -130,8 +127,14 @@ def survey(
         for name, value in row.columns.items():
             columns.setdefault(name, Column()).see(value)
     if is_empty:
-        told = f"; the first problem: {problems[0].name}: {problems[0].reason}" if problems else ""
-        raise DataError(f"there is no row to read{told}")
+        first = f"; the first problem: {problems[0].name}: {problems[0].reason}" if problems else ""
+        raise DataError(f"there is no row to read{first}")
+    write_survey(place, columns, problems)
+    return columns, problems
+
+
+def write_survey(place: Path, columns: dict[str, Column], problems: list[SkippedSample]):
+    """Keep the result of a survey."""
     content = {
         "columns": [
             (name, sorted(kind.__name__ for kind in column.kinds), column.is_number)
@@ -143,7 +146,6 @@ def survey(
     partial = place.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(content), encoding="utf-8")
     os.replace(partial, place)
-    return columns, problems
 
 
 def kind_of_column(name: str, column: Column) -> str:
@@ -175,11 +177,9 @@ def feature_of(name: str, column: Column) -> Any:
     return Value("float64" if kinds == {int, float} else "string")
 
 
-def generate_rows(
-    read: RowReader, arguments: dict[str, Any], features: Features
-) -> Iterator[dict[str, Any]]:
+def generate_rows(read: ReadRows, features: Features) -> Iterator[dict[str, Any]]:
     """The usable rows, every column in each."""
-    for row in read(**arguments):
+    for row in read():
         if isinstance(row, Row):
             yield {name: cast(row, name, feature) for name, feature in features.items()}
 

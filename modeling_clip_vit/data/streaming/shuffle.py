@@ -3,8 +3,8 @@
 import heapq
 from typing import Any
 
-from .rows import Row, SkippedSample
-from .stream_rows import Consumer, MixedRows
+from ..rows import Row, SkippedSample
+from .interleave import Consumer, MixedRows
 
 
 class ShuffledRows:

@@ -1,4 +1,4 @@
-"""Read batches on, from any place in a pass over the data, and note what could not be read."""
+"""The batches of a pass over the data, from any batch on, and what could not be read of it."""
 
 import logging
 import time
@@ -8,14 +8,14 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
 from ..data.errors import DataError
-from ..data.streams import StreamLoader
+from ..data.streaming.loader import StreamLoader
 from .arguments import DataOptions
 from .datasets import TrainingData
 
 logger = logging.getLogger(__name__)
 
 
-class BatchReader:
+class ResumableBatches:
     """This process's batches of a dataset whose rows are numbered.
 
     Args:
@@ -109,7 +109,7 @@ class BatchReader:
         return done * processes // now
 
 
-class StreamReader(BatchReader):
+class ResumableStream(ResumableBatches):
     """This process's batches of a stream, which knows its own place."""
 
     def remaining(self, done: int) -> Iterator[dict]:
@@ -137,7 +137,9 @@ class StreamReader(BatchReader):
         return done
 
 
-def build_reader(accelerator: Accelerator, data: TrainingData, options: DataOptions) -> BatchReader:
-    """The reader of a stream or of numbered rows."""
-    kind = StreamReader if isinstance(data.loader, StreamLoader) else BatchReader
+def build_batches(
+    accelerator: Accelerator, data: TrainingData, options: DataOptions
+) -> ResumableBatches:
+    """The batches of a stream or of numbered rows."""
+    kind = ResumableStream if isinstance(data.loader, StreamLoader) else ResumableBatches
     return kind(accelerator, data, options)
