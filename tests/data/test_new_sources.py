@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from stream_files import make_loader, noisy_image
 
 from modeling_clip_vit.data import sources
 from modeling_clip_vit.data.captions import CaptionMaker, CaptionOptions
@@ -21,6 +20,7 @@ from modeling_clip_vit.data.sources import RowSource, get_problems, open_dataset
 from modeling_clip_vit.data.streaming.captions import StreamCaptions, StreamTexts
 from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.transforms import AugmentOptions
+from tests.support.stream_files import make_loader, noisy_image
 
 CLASSES = ["odd", "even"]
 
