@@ -125,6 +125,8 @@ def test_a_weight_without_a_place_is_an_error_that_names_it():
 def test_what_a_peer_cannot_hold_is_refused_with_its_fields():
     with pytest.raises(ConversionError, match=r"CLIP cannot hold .*norm_type='rmsnorm'"):
         to_hf_clip(small_model(vision={"norm_type": "rmsnorm"}))
+    with pytest.raises(ConversionError, match=r"CLIP cannot hold attention_type='sigmoid'"):
+        to_hf_clip(small_model(vision={"attention_type": "sigmoid"}))
     with pytest.raises(ConversionError, match=r"SigLIP cannot hold .*pooling='cls'"):
         to_hf_siglip(small_model())
     with pytest.raises(ConversionError, match=r"CLIP cannot hold .*'bert'"):
