@@ -15,7 +15,7 @@ from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
 from .arguments import TrainArguments
 from .datasets import prepare_stream
-from .learning import freeze
+from .freezing import freeze
 from .tasks.task import Preparation
 
 

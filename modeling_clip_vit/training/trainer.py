@@ -26,11 +26,11 @@ from ..utils.errors import warn_only
 from ..utils.folders import SaveError
 from .arguments import RunOptions, TrainArguments
 from .averaging import WeightAverage
+from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .guard import UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator
-from .learning import find_blocks
 from .optimizer import build_optimizer, build_schedule
 from .quantized import QuantizedTraining
 from .reader import build_reader
@@ -137,19 +137,19 @@ def find_checkpoint(
         except CheckpointError as reason:
             logger.warning("%s", reason)
             error = reason
-        # All processes take the same one.
-        if worst_status(accelerator, 0 if state else 1)[0] == 0 and state:
+        # All processes resume from the same one.
+        if reduce_max(accelerator, 0 if state else 1)[0] == 0 and state:
             yield path, state
             return
     raise error
 
 
-def worst_status(accelerator: Accelerator, *states: int) -> list[int]:
-    """The largest of each number over all processes."""
+def reduce_max(accelerator: Accelerator, *numbers: int) -> list[int]:
+    """The maximum of each number over all processes."""
     if accelerator.num_processes == 1:
-        return list(states)
-    told = torch.tensor(states, device=accelerator.device)
-    return accelerator.gather(told).view(-1, len(states)).amax(dim=0).tolist()
+        return list(numbers)
+    local_numbers = torch.tensor(numbers, device=accelerator.device)
+    return accelerator.gather(local_numbers).view(-1, len(numbers)).amax(dim=0).tolist()
 
 
 class Trainer:
@@ -366,27 +366,27 @@ class Trainer:
             is_empty = True
             for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
-                worst = self.agree(0 if "pixel_values" in batch else 1)
-                if worst == 2:  # another process has come to the end of its part
+                status = self.reduce_status(0 if "pixel_values" in batch else 1)
+                if status == 2:  # another process has come to the end of its part
                     break
-                if worst == 0:
+                if status == 0:
                     is_empty = False
                     yield batch
                 if self.progress.step >= self.max_steps:
                     return
             else:
-                self.agree(2)
+                self.reduce_status(2)
             self.reader.end_pass(is_empty and begun == 0)
             self.progress.epoch += 1
             self.progress.batch = 0
 
-    def agree(self, state: int) -> int:
-        """The worst state of a batch in all processes: 0 to train on, 1 to skip, 2 for the end.
+    def reduce_status(self, status: int) -> int:
+        """The highest status of a batch over all processes: 0 to train, 1 to skip, 2 for the end.
 
-        They also learn here whether one of them was asked to stop, so that all save together.
+        Signals to stop are exchanged at the same time, so that all processes save together.
         """
-        worst, self.stop_signal = worst_status(self.accelerator, state, self.noted_signal)
-        return worst
+        highest, self.stop_signal = reduce_max(self.accelerator, status, self.noted_signal)
+        return highest
 
     def set_training_mode(self):
         """Training mode, but for what is frozen."""

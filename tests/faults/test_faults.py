@@ -200,7 +200,7 @@ def test_a_launch_that_would_train_otherwise_than_asked_is_refused(
     recipe = write_recipe(tmp_path, color_dataset, linear_config, max_steps=2)
     done = launch(recipe, options=["--cpu", "--num_processes", "2"])
     assert done.returncode != 0
-    assert "several processes were asked for, but Accelerate's CPU launcher started" in done.stderr
+    assert "several processes were requested, but Accelerate's CPU launcher started" in done.stderr
     done = launch(recipe, options=["--use_fsdp", "--num_processes", "2", "--main_process_port=0"])
     assert done.returncode != 0
     assert "error: FSDP needs GPUs" in done.stderr

@@ -37,7 +37,7 @@ from ...utils.from_pretrained import (
 )
 from ..arguments import LossOptions, ModelOptions, TrainArguments
 from ..datasets import TrainingData, build_loader, get_eval_split, prepare_images
-from ..learning import freeze
+from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
 from .task import Preparation, Task, describe_mixed
@@ -133,24 +133,24 @@ class ClassificationObjective:
         self.label_smoothing = label_smoothing
 
     def __call__(
-        self, batch: dict, logits_BC: torch.Tensor
+        self, batch: dict, logits: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and what else to log.
 
         Args:
             batch: this process's: `labels` (B,), and where images are mixed the `mixed_labels` of
                 those mixed in and the `mix_weight` of the first, (B,).
-            logits_BC: the model's, in any precision.
+            logits: the model's, in any precision.
         """
         right = targets = batch["labels"]
         if "mixed_labels" in batch:
             mixed, weight = batch["mixed_labels"], batch["mix_weight"]
-            targets = mix_class_targets(right, mixed, weight, logits_BC.shape[1])
+            targets = mix_class_targets(right, mixed, weight, logits.shape[1])
             right = targets.argmax(dim=1)
         # Softmax and loss in float32 also in a half-precision model.
-        logits_BC = logits_BC.float()
-        loss = F.cross_entropy(logits_BC, targets, label_smoothing=self.label_smoothing)
-        accuracy = (logits_BC.argmax(dim=1) == right).float().mean()
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        accuracy = (logits.argmax(dim=1) == right).float().mean()
         return loss, {"accuracy": accuracy}
 
 

@@ -28,9 +28,9 @@ from ...inference.pictures import Found
 from ...losses import LOSSES
 from ..arguments import TrainArguments
 from ..datasets import prepare_data, prepare_evaluator, prepare_stream
+from ..freezing import freeze
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
-from ..learning import freeze
 from ..models import build_model, load_model
 from ..restart import Restart
 from .objective import ContrastiveObjective, check_loss, load_teacher
