@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, write_recipe
+from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.losses import LOSSES
@@ -16,22 +17,38 @@ from modeling_clip_vit.training.tasks import TASKS
 from modeling_clip_vit.training.tasks.objective import build_loss
 from modeling_clip_vit.utils.errors import UserError
 
+#: Code block of the document -> the option of the run, its value, and a weight that the run saves.
+ADDITIONS = {
+    1: ("loss", "margin", "visual_projection.weight"),
+    2: ("attn_implementation", "capped", "visual_projection.weight"),
+    3: (
+        "vision_fields",
+        {"attention_type": "gated"},
+        "vision_model.encoder.layers.1.attention.gate_proj.weight",
+    ),
+    4: (
+        "vision_fields",
+        {"norm_type": "scalenorm"},
+        "vision_model.encoder.layers.1.norm2.scale",
+    ),
+}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", ["extending.md", "extending.zh-CN.md"])
-@pytest.mark.parametrize(
-    ("number", "option", "value"), [(1, "loss", "margin"), (2, "attn_implementation", "sigmoid")]
-)
+@pytest.mark.parametrize("number", ADDITIONS)
 def test_what_is_added_from_outside_trains(
-    document, number, option, value, tmp_path, color_dataset, linear_config
+    document, number, tmp_path, color_dataset, linear_config
 ):
+    option, value, weight = ADDITIONS[number]
     fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
     fields |= {"caption_sampling": "one", "save_steps": 0, "eval_steps": 0}
     recipe = write_recipe(tmp_path, color_dataset, linear_config, report_to="none", **fields)
     recipe.rename(tmp_path / "my_recipe.yaml")
     text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
-    code = text.split("```python\n")[number].split("```")[0]
-    (tmp_path / "addition.py").write_text(code)
+    blocks = text.split("```python\n")[1:]
+    assert len(blocks) == len(ADDITIONS)
+    (tmp_path / "addition.py").write_text(blocks[number - 1].split("```")[0])
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "addition.py"],
@@ -43,6 +60,7 @@ def test_what_is_added_from_outside_trains(
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["recipe"][option] == value
+    assert weight in load_file(tmp_path / "out" / "model.safetensors")
     # Eight colours: guessing finds one in eight.
     assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.25
 
