@@ -43,6 +43,7 @@ from .restart import (
     tell_changes,
 )
 from .tasks import Preparation, Task, find_task
+from .tasks.task import Value
 from .zero import ZeroUpdates, check_zero_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -310,7 +311,7 @@ class Trainer:
         """Whether the values of an update are logged."""
         return step % self.args.run.logging_steps == 0 or step == self.max_steps
 
-    def train_step(self, batch: dict) -> dict[str, Any]:
+    def train_step(self, batch: dict) -> dict[str, Value]:
         """One batch forward and backward, and one update when enough have accumulated."""
         if self.quantization and self.quantization.begin_step(self.progress.step) and self.average:
             self.average.restart(HOOKS)
@@ -325,8 +326,8 @@ class Trainer:
             self.optimizer.zero_grad()
         return values
 
-    def backward(self, batch: dict) -> dict[str, Any]:
-        """The gradients of a batch; returns the loss and what else is logged of it."""
+    def backward(self, batch: dict) -> dict[str, Value]:
+        """The gradients of a batch; returns the loss and other values to log."""
         is_logged = self.accelerator.sync_gradients and self.is_logged(self.progress.step + 1)
         return self.task.backward(
             self.model, self.unwrapped(), batch, self.accelerator.backward, is_logged

@@ -5,7 +5,6 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -40,10 +39,10 @@ from ..datasets import TrainingData, build_loader, get_eval_split, prepare_image
 from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[ClipVitForImageClassification]):
     """A ViT with a class head, on labelled images."""
 
     processor_class = AutoImageProcessor
@@ -79,18 +78,18 @@ class ClassificationTask(Task):
         """Open the data, and build or load the model with a head for its classes."""
         return prepare_classification(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitForImageClassification) -> list[PreTrainedModel]:
         """The only tower."""
         return [model.vision_model]
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitForImageClassification,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """The gradients of cross entropy."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss, values = self.objective(batch, logits)
@@ -112,7 +111,7 @@ class ClassificationTask(Task):
             for first, second, weight in mixed
         ]
 
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ClipVitForImageClassification) -> int:
         """The image size of the only tower."""
         return model.config.image_size
 
@@ -237,7 +236,7 @@ def load_classifier(
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)
     with loading(path):
-        model, found = load_with_report(
+        model, report = load_with_report(
             ClipVitForImageClassification,
             find_checkpoint(path),
             config=config,
@@ -245,14 +244,16 @@ def load_classifier(
             dtype=torch.float32,
             attn_implementation=options.attn_implementation,
         )
-    of_head = ("classifier.weight", "classifier.bias")
-    fits = {
-        "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
-        "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
-        "unexpected_keys": found["unexpected_keys"],
+    head_weights = ("classifier.weight", "classifier.bias")
+    tower_report = {
+        "missing_keys": [name for name in report["missing_keys"] if name not in head_weights],
+        "mismatched_keys": [
+            mismatch for mismatch in report["mismatched_keys"] if mismatch[0] not in head_weights
+        ],
+        "unexpected_keys": report["unexpected_keys"],
     }
     with loading(path):
-        refuse_misfits(path, model, fits)
+        refuse_misfits(path, model, tower_report)
     if list(saved.id2label.values()) != names:
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)

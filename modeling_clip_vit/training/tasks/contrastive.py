@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
+from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
@@ -26,6 +27,7 @@ from ...hub.sentence_transformers import write_sentence_transformers_files
 from ...inference.embedding import embed_pixels, embed_texts
 from ...inference.pictures import Found
 from ...losses import LOSSES
+from ...modeling_clip_vit import ClipVitModel
 from ..arguments import TrainArguments
 from ..datasets import prepare_data, prepare_evaluator, prepare_stream
 from ..freezing import freeze
@@ -34,12 +36,12 @@ from ..kernels import choose_packing
 from ..models import build_model, load_model
 from ..restart import Restart
 from .objective import ContrastiveObjective, check_loss, load_teacher
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 
 
-class ContrastiveTask(Task):
+class ContrastiveTask(Task[ClipVitModel]):
     """CLIP: images and texts that belong together are close, all others are apart."""
 
     objective: ContrastiveObjective
@@ -54,7 +56,7 @@ class ContrastiveTask(Task):
         """
         return prepare(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitModel) -> list[PreTrainedModel]:
         """Both towers."""
         return [model.vision_model, model.text_model]
 
@@ -62,11 +64,12 @@ class ContrastiveTask(Task):
         self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
     ):
         """Load the teacher, freeze a bias that the loss does not read, decide on packing."""
-        model: Any = preparation.model
+        model = cast(ClipVitModel, preparation.model)
         check_loss(self.args.loss, model)
-        if not LOSSES[self.args.loss.loss].needs_logit_bias and model.get_logit_bias() is not None:
+        logit_bias = model.similarity.logit_bias
+        if not LOSSES[self.args.loss.loss].needs_logit_bias and logit_bias is not None:
             # Distributed training waits for every gradient.
-            model.similarity.logit_bias.requires_grad = False
+            logit_bias.requires_grad = False
         has_foreign = any(is_foreign(tower.config) for tower in self.towers(model))
         if has_idle_parameters or has_foreign:
             # Such as the pooler of a BERT that is pooled otherwise. Unused parameters are found
@@ -85,12 +88,12 @@ class ContrastiveTask(Task):
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitModel,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS}
         objective = partial(self.objective, batch, with_accuracy=is_logged)
@@ -124,11 +127,11 @@ class ContrastiveTask(Task):
             return inputs
         return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
 
-    def after_update(self, unwrapped: Any):
+    def after_update(self, unwrapped: ClipVitModel):
         """Clamp the scale."""
         unwrapped.similarity.clamp_scale()
 
-    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
+    def describe_weights(self, unwrapped: ClipVitModel) -> dict[str, float]:
         """The scale."""
         scale = unwrapped.get_logit_scale().detach()
         return {"logit_scale": float(getattr(scale, "full_tensor", lambda: scale)())}
@@ -148,7 +151,7 @@ class ContrastiveTask(Task):
         """The texts of each image, and how much of each where it is mixed."""
         return describe(batch, preparation.processor)
 
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ClipVitModel) -> int:
         """The image size of the image tower."""
         return model.config.vision_config.image_size
 

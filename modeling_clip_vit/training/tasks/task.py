@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,10 @@ from ..restart import Restart
 
 #: Measures a model: `(model, processor, everything)`, where `everything` is for the end of a run.
 Evaluate = Callable[[Any, Any, bool], list[Metric]]
+#: The class of models that a task trains.
+Model = TypeVar("Model", bound=PreTrainedModel)
+#: A scalar on some device, or already read from it.
+Value = float | torch.Tensor
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Preparation:
     class_names: list[str] = field(default_factory=list)
 
 
-class Task(ABC):
+class Task(ABC, Generic[Model]):
     """What a run learns, and how: everything that the trainer leaves open.
 
     Args:
@@ -85,10 +89,10 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: Model) -> list[PreTrainedModel]:
         """The Transformers of a model, whose blocks are recomputed, compiled or frozen."""
 
-    def configure(  # noqa: B027 - optional
+    def configure(
         self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
     ):
         """Set up the model and what the loss needs, before the accelerator wraps the model.
@@ -105,33 +109,33 @@ class Task(ABC):
     @abstractmethod
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: Model,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """Compute the gradients of a batch.
 
         Args:
             model: as the accelerator wrapped it.
             unwrapped: the same without the wrapping.
             batch: of this process.
-            propagate: goes backward from a loss.
+            propagate: backpropagates a loss.
             is_logged: whether the values of this update are logged.
 
         Returns:
-            The `loss`, and what else is logged of it.
+            The `loss`, and other values to log.
         """
 
-    def after_update(self, unwrapped: Any):  # noqa: B027 - optional
+    def after_update(self, unwrapped: Model):
         """Keep weights within their bounds after an update."""
 
-    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
-        """What is logged of the weights."""
+    def describe_weights(self, unwrapped: Model) -> dict[str, float]:
+        """Values of the weights to log."""
         return {}
 
-    def write_extra_files(self, folder: Path):  # noqa: B027 - optional
+    def write_extra_files(self, folder: Path):
         """Write the files of a finished model's folder other than model and processor."""
 
     def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
@@ -143,7 +147,7 @@ class Task(ABC):
         """What each image of a batch shows, for a preview."""
 
     @abstractmethod
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: Model) -> int:
         """Side of the images that the model was made for, in pixels."""
 
     @abstractmethod
