@@ -152,6 +152,7 @@ def require_fields(config, expected: dict, peer: str):
 
 #: What CLIP, SigLIP and ViT of all peers have in common.
 CLASSIC = {
+    "attention_type": "softmax",
     "qk_norm": False,
     "mlp_type": "mlp",
     "mlp_bias": True,

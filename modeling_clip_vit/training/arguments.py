@@ -1,6 +1,6 @@
-"""Everything a training run can be told, by section. A recipe and the command line set fields.
+"""The options of a training run, by section, as a recipe and the command line set them.
 
-Where Transformers' `TrainingArguments` has an option, it keeps its name here.
+Options that Transformers' `TrainingArguments` has keep their names.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DataOptions:
-    """Which dataset to train on, and which parts of it to evaluate on.
+    """Which dataset to train on, and which of its splits to evaluate on.
 
     Args:
         dataset: a folder of images (with `metadata.csv`, or one folder per class), of Parquet, CSV,
@@ -45,7 +45,7 @@ class DataOptions:
             rows; with more, or with a loss that only knows pairs, one pass over the concepts.
         cache_images: decode all images into memory once instead of every time they are read.
         dataloader_num_workers: worker processes that prepare batches; 0 uses the main process.
-        max_bad_sample_ratio: stop if more than this share of the rows is unusable.
+        max_bad_sample_ratio: stop if more than this share of the rows cannot be used.
     """
 
     dataset: str = ""
@@ -84,8 +84,8 @@ class ModelOptions:
         attn_implementation: `eager`, `sdpa` or another attention kernel of Transformers. null uses
             its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).
-        pack_texts: put several texts into one row so that less padding is computed; the embeddings
-            stay the same. `auto` does so on a CPU.
+        pack_texts: pack several texts into a row, which saves computing padding and does not change
+            the embeddings. `auto` packs on a CPU.
         gradient_checkpointing: recompute the blocks in the backward pass to save memory.
         torch_compile: compile each block: faster steps, after some seconds of compilation.
     """
@@ -108,7 +108,7 @@ class ModelOptions:
 
 @dataclass
 class LossOptions:
-    """Which loss to minimise. Classification uses cross entropy and only reads label_smoothing.
+    """Which loss to minimise. Classification uses cross-entropy and only reads label_smoothing.
 
     Args:
         loss: `clip` (softmax; image i pairs with text i), `multi_positive` (softmax; all pairs of
@@ -237,7 +237,7 @@ AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
 AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "from 0 to 1")
 PART: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-#: Field -> what must hold of its value, and how to say so.
+#: Option -> a condition on its value, and its wording.
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images_per_concept": AT_LEAST_1,
     "dataloader_num_workers": AT_LEAST_0,
@@ -283,10 +283,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_repo_id(name: str):
-    """Refuse what is no name of a repository on the Hub.
+    """Reject an invalid name of a repository on the Hub.
 
     Raises:
-        UserError: with what is wrong.
+        UserError: with the reason.
     """
     try:
         validate_repo_id(name)
@@ -296,7 +296,7 @@ def check_repo_id(name: str):
 
 @dataclass
 class TrainArguments:
-    """All sections of a run. The fields' names are distinct over the sections."""
+    """All sections of a run. No two sections have an option of the same name."""
 
     data: DataOptions = field(default_factory=DataOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
@@ -361,7 +361,7 @@ class TrainArguments:
         if run.hub_model_id:
             check_repo_id(run.hub_model_id)
         if optimizer.learning_rate == 0:
-            logger.warning("learning_rate=0: what AdamW trains will not learn")
+            logger.warning("learning_rate=0: the weights that AdamW trains will not change")
 
     def check_evaluations(self):
         """Reject evaluations whose metrics would have the same names.
@@ -379,17 +379,17 @@ class TrainArguments:
             names.add(name)
 
     def check_dataset(self):
-        """Refuse a run without anything to train or to measure on.
+        """Reject a run without data to train on or to evaluate on.
 
         Raises:
-            UserError: with what to give.
+            UserError: with the missing option.
         """
         if self.data.dataset:
             return
         if not self.stream.stream_sources:
             raise UserError(
-                "there is nothing to train on: give --dataset (a folder of pictures, a table, tars "
-                "or an id on the Hub), or --config emoji for the example that comes with this"
+                "there is nothing to train on: pass --dataset (a folder of images, a table, tars, "
+                "or an id on the Hub), or --config emoji for the bundled example"
             )
         for evaluation in self.data.evaluations:
             if not evaluation.dataset:
@@ -399,10 +399,10 @@ class TrainArguments:
                 )
 
     def check_mix(self):
-        """Refuse to mix images where nothing can say what they show.
+        """Reject mixing that the loss or the batches do not support.
 
         Raises:
-            ValueError: it is asked for.
+            UserError: with the option to change.
         """
         if self.mix.mix_partners == "any" and LOSSES[self.loss.loss].pairs_only:
             raise UserError(
@@ -417,10 +417,10 @@ class TrainArguments:
             )
 
     def check_stream(self):
-        """Refuse what a stream cannot do.
+        """Reject options that a stream does not support.
 
         Raises:
-            ValueError: it is asked for.
+            UserError: with the option to change.
         """
         if not self.stream.samples_per_epoch and not self.optimizer.max_steps:
             raise UserError(
@@ -448,7 +448,7 @@ class TrainArguments:
         )
 
     def to_flat_dict(self) -> dict:
-        """Every field of every section, by name: what a recipe file holds."""
+        """Every option of every section by name, as a recipe file has them."""
         return {
             option.name: getattr(section, option.name)
             for section in vars(self).values()

@@ -14,7 +14,7 @@ from ..quantization.smoothing import smooth_tower
 from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
 from .arguments import TrainArguments
-from .learning import freeze
+from .freezing import freeze
 from .tasks.task import Preparation
 
 

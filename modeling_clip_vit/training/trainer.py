@@ -27,12 +27,12 @@ from ..utils.folders import SaveError
 from ..utils.processes import all_reduce_max, full_tensor
 from .arguments import RunOptions, TrainArguments
 from .averaging import WeightAverage
+from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .guard import UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator
-from .learning import find_blocks
 from .optimizer import build_optimizer, build_schedule
 from .quantization_aware import QuantizedTraining
 from .restart import (
@@ -44,6 +44,7 @@ from .restart import (
 )
 from .resumable_batches import build_batches
 from .tasks import Preparation, Task, find_task
+from .tasks.task import Value
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def find_checkpoint(
         except CheckpointError as reason:
             logger.warning("%s", reason)
             error = reason
-        # All processes take the same one.
+        # All processes resume from the same one.
         if all_reduce_max([0 if state else 1], accelerator.device) == [0] and state:
             yield path, state
             return
@@ -302,7 +303,7 @@ class Trainer:
         """Whether the values of an update are logged."""
         return step % self.args.run.logging_steps == 0 or step == self.max_steps
 
-    def train_step(self, batch: dict) -> dict[str, Any]:
+    def train_step(self, batch: dict) -> dict[str, Value]:
         """One batch forward and backward, and one update when enough have accumulated."""
         if self.quantization and self.quantization.begin_step(self.progress.step) and self.average:
             self.average.restart(HOOKS)
@@ -317,8 +318,8 @@ class Trainer:
             self.optimizer.zero_grad()
         return values
 
-    def backward(self, batch: dict) -> dict[str, Any]:
-        """The gradients of a batch; returns the loss and what else is logged of it."""
+    def backward(self, batch: dict) -> dict[str, Value]:
+        """The gradients of a batch; returns the loss and other values to log."""
         is_logged = self.accelerator.sync_gradients and self.is_logged(self.progress.step + 1)
         return self.task.backward(
             self.model, self.unwrapped(), batch, self.accelerator.backward, is_logged
@@ -358,28 +359,28 @@ class Trainer:
             is_empty = True
             for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
-                worst = self.agree(0 if "pixel_values" in batch else 1)
-                if worst == 2:  # another process has come to the end of its part
+                status = self.reduce_status(0 if "pixel_values" in batch else 1)
+                if status == 2:  # another process has come to the end of its part
                     break
-                if worst == 0:
+                if status == 0:
                     is_empty = False
                     yield batch
                 if self.progress.step >= self.max_steps:
                     return
             else:
-                self.agree(2)
+                self.reduce_status(2)
             self.reader.end_pass(is_empty and begun == 0)
             self.progress.epoch += 1
             self.progress.batch = 0
 
-    def agree(self, state: int) -> int:
-        """The worst state of a batch in all processes: 0 to train on, 1 to skip, 2 for the end.
+    def reduce_status(self, status: int) -> int:
+        """The highest status of a batch over all processes: 0 to train, 1 to skip, 2 for the end.
 
-        They also learn here whether one of them was asked to stop, so that all save together.
+        Signals to stop are exchanged at the same time, so that all processes save together.
         """
-        states = [state, self.noted_signal]
-        worst, self.stop_signal = all_reduce_max(states, self.accelerator.device)
-        return worst
+        states = [status, self.noted_signal]
+        highest, self.stop_signal = all_reduce_max(states, self.accelerator.device)
+        return highest
 
     def set_training_mode(self):
         """Training mode, but for what is frozen."""

@@ -148,6 +148,10 @@ UNWRITABLE = {
         to_hf_clip,
         lambda: small_model(vision={"norm_type": "rmsnorm"}),
     ),
+    "CLIP cannot hold attention_type='sigmoid'": (
+        to_hf_clip,
+        lambda: small_model(vision={"attention_type": "sigmoid"}),
+    ),
     "SigLIP cannot hold .*pooling='cls'": (to_hf_siglip, small_model),
     "CLIP cannot hold .*'bert'": (
         to_hf_clip,

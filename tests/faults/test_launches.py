@@ -39,7 +39,7 @@ def test_two_runs_do_not_write_to_one_folder(running, option, tmp_path):
     [
         (
             ("--cpu", "--num_processes", "2"),
-            "several processes were asked for, but Accelerate's CPU launcher started",
+            "several processes were requested, but Accelerate's CPU launcher started",
         ),
         (
             ("--use_fsdp", "--num_processes", "2", "--main_process_port", "0"),

@@ -115,5 +115,5 @@ def test_the_wheel_has_no_tests(site):
 
 def test_without_data_it_says_what_to_give(site, place):
     message = run(site, place, "train", code=1)
-    assert "there is nothing to train on: give --dataset" in message
+    assert "there is nothing to train on: pass --dataset" in message
     assert "Traceback" not in message

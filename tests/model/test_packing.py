@@ -16,6 +16,8 @@ TOWERS = {
     "last, sines": {"pooling": "last", "position_embedding_type": "sincos"},
     "batch norm": {"norm_type": "batchnorm", "pooling": "cls", "is_causal": False},
     "grouped, gated": {"num_key_value_heads": 1, "mlp_type": "glu", "qk_norm": True},
+    "sigmoid": {"attention_type": "sigmoid", "is_causal": False, "pooling": "mean"},
+    "causal sigmoid": {"attention_type": "sigmoid", "num_key_value_heads": 1},
 }
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import open_dataset
@@ -18,6 +19,23 @@ from modeling_clip_vit.training.tasks.objective import build_loss
 from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY
 from tests.support.runs import write_recipe
+
+#: Text in a code block -> the option of the run, its value, and a weight that the run saves.
+ADDITIONS = {
+    "class MarginLoss": ("loss", "margin", "visual_projection.weight"),
+    "def capped_attention": ("attn_implementation", "capped", "visual_projection.weight"),
+    "class GatedAttention": (
+        "vision_fields",
+        {"attention_type": "gated"},
+        "vision_model.encoder.layers.1.attention.gate_proj.weight",
+    ),
+    "class ScaleNorm": (
+        "vision_fields",
+        {"norm_type": "scalenorm"},
+        "vision_model.encoder.layers.1.norm2.scale",
+    ),
+    "class DatabaseSource": ("dataset", "databases", "visual_projection.weight"),
+}
 
 
 def run_block(document: str, of: str, folder: Path) -> subprocess.CompletedProcess:
@@ -71,17 +89,9 @@ def test_an_evaluation_task_added_from_outside_is_measured(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
-@pytest.mark.parametrize(
-    ("block", "option", "value"),
-    [
-        ("class MarginLoss", "loss", "margin"),
-        ("def sigmoid_attention", "attn_implementation", "sigmoid"),
-        ("class DatabaseSource", "dataset", "databases"),
-    ],
-)
-def test_what_is_added_from_outside_trains(
-    document, block, option, value, tmp_path, color_dataset, linear_config
-):
+@pytest.mark.parametrize("block", ADDITIONS)
+def test_what_is_added_from_outside_trains(document, block, tmp_path, color_dataset, linear_config):
+    option, value, weight = ADDITIONS[block]
     fields = {"images_per_concept": 1, "view_loss_weight": 0, "per_device_train_batch_size": 8}
     fields |= {"caption_sampling": "one", "save_steps": 0, "eval_steps": 0}
     fields |= {"tags_columns": {}} if option == "dataset" else {}
@@ -91,6 +101,7 @@ def test_what_is_added_from_outside_trains(
     run_block(document, block, tmp_path)
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["recipe"][option] == value
+    assert weight in load_file(tmp_path / "out" / "model.safetensors")
     # Eight colours: guessing finds one in eight.
     assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.25
 

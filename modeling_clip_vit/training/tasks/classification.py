@@ -45,10 +45,10 @@ from ...utils.from_pretrained import (
 from ..arguments import DataOptions, LossOptions, ModelOptions, TrainArguments
 from ..datasets import TrainingData, build_loader, prepare_images
 from ..evaluations import TrainedOn, open_evaluations
-from ..learning import freeze
+from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
 
 ClassificationPreparation = Preparation[ClipVitForImageClassification, CLIPImageProcessor]
 
@@ -100,7 +100,7 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, torch.Tensor | float]:
+    ) -> dict[str, Value]:
         """The gradients of cross entropy."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss, values = self.objective(batch, logits)
@@ -149,24 +149,24 @@ class ClassificationObjective:
         self.label_smoothing = label_smoothing
 
     def __call__(
-        self, batch: dict, logits_BC: torch.Tensor
+        self, batch: dict, logits: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and what else to log.
 
         Args:
             batch: this process's: `labels` (B,), and where images are mixed the `mixed_labels` of
                 those mixed in and the `mix_weight` of the first, (B,).
-            logits_BC: the model's, in any precision.
+            logits: the model's, in any precision.
         """
         right = targets = batch["labels"]
         if "mixed_labels" in batch:
             mixed, weight = batch["mixed_labels"], batch["mix_weight"]
-            targets = mix_class_targets(right, mixed, weight, logits_BC.shape[1])
+            targets = mix_class_targets(right, mixed, weight, logits.shape[1])
             right = targets.argmax(dim=1)
         # Softmax and loss in float32 also in a half-precision model.
-        logits_BC = logits_BC.float()
-        loss = F.cross_entropy(logits_BC, targets, label_smoothing=self.label_smoothing)
-        accuracy = (logits_BC.argmax(dim=1) == right).float().mean()
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        accuracy = (logits.argmax(dim=1) == right).float().mean()
         return loss, {"accuracy": accuracy}
 
 
@@ -265,7 +265,7 @@ def load_classifier(
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)
     with loading(path):
-        model, found = load_with_report(
+        model, report = load_with_report(
             ClipVitForImageClassification,
             find_checkpoint(path),
             config=config,
@@ -273,14 +273,16 @@ def load_classifier(
             dtype=torch.float32,
             attn_implementation=options.attn_implementation,
         )
-    of_head = ("classifier.weight", "classifier.bias")
-    fits = {
-        "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
-        "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
-        "unexpected_keys": found["unexpected_keys"],
+    head_weights = ("classifier.weight", "classifier.bias")
+    tower_report = {
+        "missing_keys": [name for name in report["missing_keys"] if name not in head_weights],
+        "mismatched_keys": [
+            mismatch for mismatch in report["mismatched_keys"] if mismatch[0] not in head_weights
+        ],
+        "unexpected_keys": report["unexpected_keys"],
     }
     with loading(path):
-        refuse_misfits(path, model, fits)
+        refuse_misfits(path, model, tower_report)
     if list(saved.id2label.values()) != names:
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)

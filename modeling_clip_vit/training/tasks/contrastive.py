@@ -37,13 +37,13 @@ from ..datasets import (
     find_columns,
 )
 from ..evaluations import TrainedOn, open_evaluations
+from ..freezing import freeze
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
-from ..learning import freeze
 from ..models import build_model, load_model
 from ..restart import Restart
 from .objective import ContrastiveObjective, check_loss, load_teacher
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 
@@ -75,9 +75,10 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         """Load the teacher, freeze a bias that the loss does not read, decide on packing."""
         model = preparation.model
         check_loss(self.args.loss, model)
-        if not LOSSES[self.args.loss.loss].needs_logit_bias and model.get_logit_bias() is not None:
+        logit_bias = model.similarity.logit_bias
+        if not LOSSES[self.args.loss.loss].needs_logit_bias and logit_bias is not None:
             # Distributed training waits for every gradient.
-            model.similarity.logit_bias.requires_grad = False
+            logit_bias.requires_grad = False
         has_foreign = any(is_foreign(tower.config) for tower in self.towers(model))
         if has_idle_parameters or has_foreign:
             # Such as the pooler of a BERT that is pooled otherwise. Unused parameters are found
@@ -101,7 +102,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, torch.Tensor | float]:
+    ) -> dict[str, Value]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS}
         objective = partial(self.objective, batch, with_accuracy=is_logged)

@@ -27,6 +27,8 @@ from ..restart import Restart
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 #: What prepares the inputs of the model.
 ProcessorT = TypeVar("ProcessorT", bound=CLIPProcessor | CLIPImageProcessor)
+#: A scalar on some device, or already read from it.
+Value = float | torch.Tensor
 
 
 @dataclass
@@ -122,18 +124,18 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, torch.Tensor | float]:
+    ) -> dict[str, Value]:
         """Compute the gradients of a batch.
 
         Args:
             model: as the accelerator wrapped it.
             unwrapped: the same without the wrapping.
             batch: of this process.
-            propagate: goes backward from a loss.
+            propagate: backpropagates a loss.
             is_logged: whether the values of this update are logged.
 
         Returns:
-            The `loss`, and what else is logged of it.
+            The `loss`, and other values to log.
         """
 
     @abstractmethod
@@ -144,7 +146,7 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
         """Keep weights within their bounds after an update."""
 
     def describe_weights(self, unwrapped: ModelT) -> dict[str, float]:
-        """What is logged of the weights."""
+        """Values of the weights to log."""
         return {}
 
     def write_extra_files(self, folder: Path):

@@ -1,4 +1,4 @@
-"""Frozen towers and blocks, and learning rates by depth."""
+"""Frozen towers and blocks, and the depth of weights."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from transformers import BertConfig
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.training.arguments import ModelOptions, OptimizerOptions
-from modeling_clip_vit.training.learning import depths, freeze, learning_rate_scales
+from modeling_clip_vit.training.blocks import depths
+from modeling_clip_vit.training.freezing import freeze
 from modeling_clip_vit.training.optimizer import build_optimizer
 from tests.support.models import TEXT, VISION, small_model
 
@@ -18,7 +19,7 @@ def with_bert() -> ClipVitModel:
     return ClipVitModel(ClipVitConfig(vision_config=VISION, text_config=text, projection_dim=16))
 
 
-def learning(model, prefix=""):
+def trainable(model, prefix=""):
     return {
         name for name, p in model.named_parameters() if p.requires_grad and name.startswith(prefix)
     }
@@ -28,9 +29,9 @@ def test_a_frozen_tower_has_no_learning_weight_and_its_projection_does():
     model = small_model()
     frozen = freeze(model, ModelOptions(frozen_towers=["vision"]))
     assert frozen == [model.vision_model]
-    assert not learning(model, "vision_model.")
-    assert learning(model, "visual_projection")
-    assert learning(model, "text_model.") == {
+    assert not trainable(model, "vision_model.")
+    assert trainable(model, "visual_projection")
+    assert trainable(model, "text_model.") == {
         f"text_model.{name}" for name, _ in model.text_model.named_parameters()
     }
 
@@ -38,7 +39,7 @@ def test_a_frozen_tower_has_no_learning_weight_and_its_projection_does():
 def test_the_lowest_blocks_are_frozen_with_what_comes_before_them():
     model = small_model(vision={"num_hidden_layers": 3, "patch_embedding": "conv_stem"})
     frozen = freeze(model, ModelOptions(frozen_vision_layers=2))
-    names = learning(model, "vision_model.")
+    names = trainable(model, "vision_model.")
     assert names
     assert all(
         name.startswith(("vision_model.encoder.layers.2", "vision_model.final_norm"))
@@ -49,10 +50,10 @@ def test_the_lowest_blocks_are_frozen_with_what_comes_before_them():
     assert model.vision_model.encoder.layers[2] not in frozen
     bert = with_bert()
     freeze(bert, ModelOptions(frozen_text_layers=1))
-    assert not learning(bert, "text_model.embeddings")
-    assert not learning(bert, "text_model.encoder.layer.0.")
-    assert learning(bert, "text_model.encoder.layer.1.")
-    assert learning(bert, "text_model.pooler")
+    assert not trainable(bert, "text_model.embeddings")
+    assert not trainable(bert, "text_model.encoder.layer.0.")
+    assert trainable(bert, "text_model.encoder.layer.1.")
+    assert trainable(bert, "text_model.pooler")
 
 
 def test_more_blocks_than_there_are_is_refused():
@@ -69,29 +70,6 @@ def test_depth_grows_along_a_tower(build):
         assert order == sorted(order)
         count = tower.config.num_hidden_layers
         assert set(order) == set(range(count + 2))
-
-
-@pytest.mark.parametrize("optim", ["adamw", "muon"])
-def test_the_learning_rate_falls_with_depth(optim):
-    model = small_model()
-    scales = learning_rate_scales(model, 0.5)
-    tower = model.text_model
-    assert scales[id(tower.embeddings.token_embedding.weight)] == 0.5**3
-    assert scales[id(tower.encoder.layers[0].norm1.weight)] == 0.5**2
-    assert scales[id(tower.encoder.layers[1].norm1.weight)] == 0.5
-    assert scales[id(tower.final_norm.weight)] == 1
-    options = OptimizerOptions(optim=optim, layer_decay=0.5, learning_rate=1e-3)
-    optimizer = build_optimizer(model, options)
-    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert rate[id(tower.embeddings.token_embedding.weight)] == pytest.approx(1e-3 / 8)
-    assert rate[id(model.similarity.logit_scale)] == pytest.approx(1e-3)
-    matrix = 0.02 if optim == "muon" else 1e-3
-    weights = [tower.encoder.layers[0].attention.qkv_proj.weight, model.text_projection.weight]
-    assert [rate[id(w)] for w in weights] == pytest.approx([matrix / 4, matrix])
-    counted = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert len(counted) == len(set(counted)) == len(list(model.parameters()))
-    without = build_optimizer(model, OptimizerOptions(optim=optim))
-    assert len(without.param_groups) == 2
 
 
 def test_training_leaves_what_is_frozen_as_it_is():
