@@ -1,22 +1,25 @@
 """From arguments to the columns of the data and to a model."""
 
 import pytest
-from conftest import REPOSITORY, small_model, write_recipe
+from conftest import REPOSITORY, draw_picture, small_model, write_recipe
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.columns import Columns
+from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.training.arguments import (
     DataOptions,
     LossOptions,
     ModelOptions,
+    OptimizerOptions,
     TrainArguments,
 )
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.datasets import find_columns
 from modeling_clip_vit.training.models import build_model, build_processor, load_model
+from modeling_clip_vit.training.restart import Restart
 from modeling_clip_vit.training.tasks.contrastive import prepare
 from modeling_clip_vit.utils.errors import UserError
 
@@ -100,6 +103,24 @@ def test_a_column_is_as_named_or_else_as_kept_or_else_guessed(named, kept, expec
     data = DataOptions("x", image_column=named.pop("image_column", None))
     splits = DatasetDict(train=rows)
     assert find_columns(data, CaptionOptions(**named), StreamOptions(), splits, kept) == expected
+
+
+def test_a_table_is_opened_by_the_image_column_that_was_kept(tmp_path, linear_config):
+    for number in range(2):
+        draw_picture("red", number).save(tmp_path / f"{number}.png")
+    lines = [f"moved/{number}.png,{number}.png,text {number}" for number in range(2)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join(["file_name,image_path,caption", *lines]))
+    args = TrainArguments(
+        data=DataOptions(str(table), eval_split=None),
+        model=ModelOptions(str(linear_config)),
+        optimizer=OptimizerOptions(per_device_train_batch_size=2),
+    )
+    # A new run takes the first of the two columns, whose files are not there.
+    with pytest.raises(DataError, match=r"2 of 2 rows .* cannot be used"):
+        prepare(args)
+    preparation = prepare(args, Restart(recipe={"image_column": "image_path"}))
+    assert (preparation.data.bad.count, preparation.data.num_rows) == (0, 2)
 
 
 def test_options_that_do_not_fit_the_columns_are_rejected(tmp_path, linear_config):

@@ -175,7 +175,8 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
     restart = restart or Restart()
     splits = DatasetDict()
     if not args.stream.stream_sources or args.data.eval_split is not None:
-        splits = open_dataset(args.data.dataset, args.data.image_column)
+        image_column = args.data.image_column or restart.recipe.get("image_column")
+        splits = open_dataset(args.data.dataset, image_column)
     columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
     args = args.with_columns(columns)
     rows = open_rows(args, splits, restart.class_names)
