@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset
 
 from ..columns import refuse_missing_columns
 from ..errors import DataError
@@ -84,7 +84,7 @@ class RowSource(ABC):
             opened[split], opened.problems[split] = rows, problems
         return opened
 
-    def load_split(self, split: str):
+    def load_split(self, split: str) -> tuple[Dataset, list[SkippedSample]]:
         """One split as a table, and the rows of it that could not be read.
 
         Raises:

@@ -186,7 +186,8 @@ def prepare_classification(
     args.check_dataset()
     restart = restart or Restart()
     path = args.data.dataset
-    splits = open_dataset(path, args.data.image_column)
+    image_column = args.data.image_column or restart.recipe.get("image_column")
+    splits = open_dataset(path, image_column)
     split = get_split(splits, args.data.train_split, path)
     columns = find_columns(split, args.data, args.captions.label_column, restart.recipe)
     args = args.with_columns(columns)

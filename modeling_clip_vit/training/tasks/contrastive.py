@@ -190,7 +190,8 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     splits = DatasetDict()
     is_stream = bool(args.stream.stream_sources)
     if not is_stream or any(not one.dataset for one in args.data.evaluations):
-        splits = open_dataset(args.data.dataset, args.data.image_column)
+        image_column = args.data.image_column or restart.recipe.get("image_column")
+        splits = open_dataset(args.data.dataset, image_column)
     columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
     args = args.with_columns(columns)
     rows = open_rows(args, splits, restart.class_names)
