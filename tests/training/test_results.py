@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.training import report
+from modeling_clip_vit.training import results
 from modeling_clip_vit.training import trainer as training
 from modeling_clip_vit.training.tasks import ContrastiveTask
 from modeling_clip_vit.training.trainer import Trainer
@@ -34,10 +34,10 @@ def fail(*args, **kwargs):
 #: What breaks after training -> how, and what a warning says of it.
 BROKEN = {
     "card": (ContrastiveTask, "build_card", "writing the model card"),
-    "searches": (report, "save_retrieval_grid", "drawing retrieval.png"),
-    "curves": (report, "save_curves", "drawing training_curves.png"),
+    "searches": (results, "save_retrieval_grid", "drawing retrieval.png"),
+    "curves": (results, "save_curves", "drawing training_curves.png"),
     "evaluation": (training, "evaluate_run", "the evaluation"),
-    "metrics": (report, "code_version", "writing metrics.json"),
+    "metrics": (results, "code_version", "writing metrics.json"),
 }
 
 
