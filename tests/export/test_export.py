@@ -192,6 +192,15 @@ def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["image", "text"])
+@pytest.mark.parametrize(("precision", "share"), [("bf16", 0.6), ("int8", 0.5)])
+def test_weights_of_fewer_bits_take_fewer_bytes(exports, precision, share, part):
+    rounded, exact = (
+        (exports("onnx", name) / f"{part}.onnx.data").stat().st_size for name in (precision, "fp32")
+    )
+    assert rounded < share * exact
+
+
+@pytest.mark.parametrize("part", ["image", "text"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("format", [format for format in FORMATS if format != "openvino"])
 def test_only_fewer_bits_change_the_numbers(exports, format, precision, part):
