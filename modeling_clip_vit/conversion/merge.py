@@ -1,5 +1,6 @@
 """The command `clip-vit merge`: one model between two of the same architecture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def run_merge(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class MergeOptions:
+    """How to average.
+
+    Args:
+        alpha: weight of the second checkpoint, from 0 to 1.
+    """
+
+    alpha: float = 0.5
+
+
 def build_parser() -> CommandParser:
     """The arguments of `clip-vit merge`."""
     parser = CommandParser(
@@ -53,9 +65,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("first", type=str, help="checkpoint: a folder or a Hub id")
     parser.add_argument("second", type=str, help="another checkpoint of the same architecture")
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of the second checkpoint, from 0 to 1"
-    )
+    parser.add_class_arguments(MergeOptions)
     return parser
 
 

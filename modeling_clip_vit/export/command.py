@@ -1,13 +1,15 @@
 """The command `clip-vit export`."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..inference.loading import load_clip
-from ..runtimes import PRECISIONS, exporting_runtimes
+from ..runtimes import exporting_runtimes
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new
-from .choice import PART_CHOICES, choose_parts, choose_runtime
+from .choice import choose_parts, choose_runtime
 from .folder import NUM_CHECKS, export_clip
 from .parts import shapes_of
 from .samples import read_calibration_samples
@@ -15,7 +17,7 @@ from .samples import read_calibration_samples
 
 def run_export(arguments: list[str]) -> int:
     """Export a checkpoint; nothing is written unless the outputs of the graphs match its own."""
-    options = build_parser().parse(arguments)
+    options = build_parser().parse(arguments, ExportOptions)
     target = Path(options.target)
     # Before the model is loaded and data is read.
     check_new(target)
@@ -52,6 +54,26 @@ def run_export(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class ExportOptions:
+    """What to export, and how.
+
+    Args:
+        precision: number format of weights and computation: `fp32`, `bf16` or `int8`.
+        part: what to export: `image` or `text` alone, `both` as two graphs, or one `joint` graph
+            that returns logits.
+        calibration: dataset of images and captions for int8 calibration and for the accuracy check.
+        num_calibration: number of rows to calibrate with.
+        image_column: column with the images of `calibration`; guessed by default.
+    """
+
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    part: Literal["both", "image", "text", "joint"] = "both"
+    calibration: str | None = None
+    num_calibration: int = 64
+    image_column: str | None = None
+
+
 def build_parser() -> CommandParser:
     """The arguments of `clip-vit export`."""
     parser = CommandParser(
@@ -64,28 +86,5 @@ def build_parser() -> CommandParser:
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
     formats = ", ".join(exporting_runtimes())
     parser.add_argument("--format", type=str, required=True, help=f"export format: {formats}")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="number format of weights and computation",
-    )
-    parser.add_argument(
-        "--part",
-        choices=list(PART_CHOICES),
-        default="both",
-        help="what to export: image or text alone, both as two graphs, or one joint graph that "
-        "returns logits",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=str,
-        help="dataset of images and captions for int8 calibration and for the accuracy check",
-    )
-    parser.add_argument(
-        "--num_calibration", type=int, default=64, help="number of rows to calibrate with"
-    )
-    parser.add_argument(
-        "--image_column", type=str, help="column with its images; guessed by default"
-    )
+    parser.add_class_arguments(ExportOptions)
     return parser

@@ -1,12 +1,12 @@
 """The command `clip-vit search`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 from PIL import Image
 
-from ..runtimes import RUNTIMES
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_picture, replaced_file
@@ -16,7 +16,7 @@ from .search import ImageSearch, Picture, open_gallery
 
 def run_search(arguments: list[str]) -> int:
     """Search pictures by text, print the best, and save a picture of them where asked to."""
-    options = build_parser().parse(arguments)
+    options = build_parser().parse(arguments, SearchOptions)
     if options.save:
         check_picture(Path(options.save))
     if not options.query.strip():
@@ -46,6 +46,27 @@ def thumbnail(picture: Picture) -> Image.Image:
     return image
 
 
+@dataclass
+class SearchOptions:
+    """What to search, and what to show.
+
+    Args:
+        images: images to search: a folder of images, one image file, or a dataset.
+        save: save a picture of the results to this file.
+        top_k: number of results.
+        image_column: column with the images, if `images` is a dataset; guessed by default.
+        split: split to search, if `images` is a dataset; all by default.
+        runtime: runtime for an exported model; auto picks it by format.
+    """
+
+    images: str
+    save: str | None = None
+    top_k: PositiveInt = 5
+    image_column: str | None = None
+    split: str | None = None
+    runtime: str = "auto"
+
+
 def build_parser() -> CommandParser:
     """The arguments of `clip-vit search`."""
     parser = CommandParser(
@@ -57,27 +78,5 @@ def build_parser() -> CommandParser:
         "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
     )
     parser.add_argument("query", type=str, help="text to search for")
-    parser.add_argument(
-        "--images",
-        type=str,
-        required=True,
-        help="images to search: a folder of images, one image file, or a dataset",
-    )
-    parser.add_argument("--save", type=str, help="save a picture of the results to this file")
-    parser.add_argument("--top_k", type=PositiveInt, default=5, help="number of results")
-    parser.add_argument(
-        "--image_column",
-        type=str | None,
-        default=None,
-        help="column with the images, if --images is a dataset; guessed by default",
-    )
-    parser.add_argument(
-        "--split", type=str, help="split to search, if --images is a dataset; all by default"
-    )
-    parser.add_argument(
-        "--runtime",
-        choices=["auto", *RUNTIMES],
-        default="auto",
-        help="runtime for an exported model; auto picks it by format",
-    )
+    parser.add_class_arguments(SearchOptions)
     return parser

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_clip_vit.cli import main
+from modeling_clip_vit.evaluation.options import EvaluationOptions
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
 from modeling_clip_vit.quantization.evaluation_set import read_quantization_set
 from modeling_clip_vit.quantization.layers import choose_layers
@@ -22,7 +23,10 @@ BROKEN = "vision_model.encoder.layers.0.attention.qkv_proj"
 @pytest.fixture
 def samples(color_dataset):
     columns = ["caption_en", "caption_zh"]
-    return read_quantization_set(str(color_dataset), "validation", 32, "image", columns, "key")
+    options = EvaluationOptions(
+        dataset=str(color_dataset), caption_columns=columns, concept_column="key"
+    )
+    return read_quantization_set(options, 32)
 
 
 @pytest.fixture(scope="module", params=["dynamic", "weight_only"])
@@ -114,7 +118,7 @@ REJECTED = {
         *("{source}", "{target}", *DATA),
         *("--caption_columns", "[caption_en]", "--concept_column", "hex"),
     ),
-    "--caption_columns names no column": (
+    "retrieval on .* needs a column of captions": (
         *("{source}", "{target}", *DATA),
         *("--caption_columns", "[]"),
     ),
