@@ -113,12 +113,15 @@ REJECTED = {
     "no folder to write to": ("{source}",),
     "--report needs --dataset": ("{source}", "--report"),
     "no layer is called 'text_mode.*'": ("{source}", "{target}", "--skip", "[text_mode.*]"),
-    "no column 'caption': it has image, caption_en": ("{source}", "{target}", *DATA),
+    "no column 'caption': it has image, caption_en": (
+        *("{source}", "{target}", *DATA),
+        *("--caption_columns", "[caption]"),
+    ),
     "no column 'hex': it has image": (
         *("{source}", "{target}", *DATA),
         *("--caption_columns", "[caption_en]", "--concept_column", "hex"),
     ),
-    "retrieval on .* needs a column of captions": (
+    "needs a column of captions": (
         *("{source}", "{target}", *DATA),
         *("--caption_columns", "[]"),
     ),

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from transformers.optimization import Adafactor
 
+from modeling_clip_vit.data.columns import Columns
 from modeling_clip_vit.data.images import BadSamples
 from modeling_clip_vit.losses import (
     ClipLoss,
@@ -71,7 +72,9 @@ def build(tmp_path, model=None, processor=None, **options) -> Trainer:
     loader = DataLoader([make_batch()] * 8, batch_size=1, collate_fn=lambda rows: rows[0])
     data = TrainingData(loader, FixedOrder(), BadSamples(0.01), 6, 3)
     model = model or small_model(logit_bias_init_value=-3.0)
-    preparation = Preparation(model.train(), processor, data, None, [])
+    preparation = Preparation(
+        model.train(), processor, data, [], [], Columns("image", ["caption"], None)
+    )
     steps = args.optimizer.gradient_accumulation_steps
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps)
     return Trainer(ContrastiveTask(args), preparation, accelerator, args)
