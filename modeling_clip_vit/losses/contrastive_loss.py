@@ -13,7 +13,7 @@ from torch import nn
 from ..normalization import upcast
 from .gather import gather_with_gradient, share_loss, share_sizes
 from .targets import Targets, check_targets
-from .tiles import TILE_SIZE
+from .tiles import TileSize
 
 
 @dataclass
@@ -41,7 +41,8 @@ class ContrastiveLoss(nn.Module, ABC):
 
     Args:
         tile_size: side of the tiles that the matrix of similarities is computed in, so that memory
-            grows with the batch and not with its square; None for the whole matrix at once.
+            grows with the batch and not with its square; `auto` chooses by the device, None takes
+            the whole matrix at once.
     """
 
     #: Whether image i has text i as its only positive, so that a recipe has no other to name.
@@ -51,7 +52,7 @@ class ContrastiveLoss(nn.Module, ABC):
     #: Arguments of the constructor that a recipe sets -> the name of the recipe's option.
     options: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, tile_size: int | None = TILE_SIZE):
+    def __init__(self, tile_size: TileSize = "auto"):
         super().__init__()
         self.tile_size = tile_size
 

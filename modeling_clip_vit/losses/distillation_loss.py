@@ -7,7 +7,7 @@ from ..normalization import upcast
 from .contrastive_loss import Contrast, ContrastiveLoss
 from .gather import gather_with_gradient, own_rows
 from .targets import Targets
-from .tiles import TILE_SIZE, log_sum_exp, softmax_average
+from .tiles import TileSize, log_sum_exp, softmax_average
 
 #: A teacher's embeddings of a process's images and texts, of length 1, and its scale.
 Teacher = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -34,7 +34,7 @@ class DistillationLoss(ContrastiveLoss):
         >>> loss(image_embeds, text_embeds, scale, teacher=(their_images, their_texts, their_scale))
     """
 
-    def __init__(self, loss: nn.Module, weight: float = 0.5, tile_size: int | None = TILE_SIZE):
+    def __init__(self, loss: nn.Module, weight: float = 0.5, tile_size: TileSize = "auto"):
         super().__init__(tile_size)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight} is not allowed: it must be from 0 to 1")

@@ -126,7 +126,8 @@ def paired(contrast) -> Positives:
             f"{len(images)} images and {len(texts)} texts cannot be paired one to one: give "
             "targets that say what belongs together"
         )
-    ones, count = texts.new_ones(len(texts)), texts.new_tensor(sum(contrast.text_sizes))
+    # Filled on the device: copying a number there would wait for it.
+    ones, count = texts.new_ones(len(texts)), texts.new_full((), sum(contrast.text_sizes))
     return Positives(ones, ones, texts, texts * (2 / count), count, count)
 
 

@@ -9,21 +9,26 @@ Shape legend: `N` rows, `M` columns, `P` embedding, `r` rows and `c` columns of 
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from .gather import log_sum_exp_over_processes
 
-#: Side of a tile: 4 MB of float32.
+#: Side of a tile, `auto` to choose it by the device, or None for the whole matrix at once.
+TileSize = int | Literal["auto"] | None
+#: On a CPU: 4 MB of float32, which stay in its cache.
 TILE_SIZE = 1024
+#: On an accelerator: 64 MB, so that starting the operations of a tile takes less than they do.
+LARGE_TILE_SIZE = 4096
 
 
 def log_sum_exp(
     rows_NP: torch.Tensor,
     columns_MP: torch.Tensor,
     scale: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
     row_ids: torch.Tensor | None = None,
     column_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,13 +38,14 @@ def log_sum_exp(
         rows_NP: this process's rows.
         columns_MP: the columns of all processes.
         scale: a scalar tensor.
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
         row_ids, column_ids: pairs of equal ids are left out; or None for no such pair.
 
     Returns:
         Over all columns, for each of this process's rows (N,); and over the rows of all processes,
         for each column (M,). Minus infinity where every pair is left out.
     """
+    tile_size = choose_tile_size(tile_size, rows_NP.device)
     if tile_size is None:
         logits_NM = scale * rows_NP @ columns_MP.t()
         if row_ids is not None and column_ids is not None:
@@ -57,15 +63,16 @@ def softplus_sum(
     columns_MP: torch.Tensor,
     scale: torch.Tensor,
     bias: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
 ) -> torch.Tensor:
     """The sum of `log(1 + exp(scale * rows @ columns.T + bias))` over all pairs, a scalar.
 
     Args:
         rows_NP, columns_MP: embeddings.
         scale, bias: scalar tensors.
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
     """
+    tile_size = choose_tile_size(tile_size, rows_NP.device)
     if tile_size is None:
         return torch.nn.functional.softplus(scale * rows_NP @ columns_MP.t() + bias).sum()
     return _TiledSoftplusSum.apply(rows_NP, columns_MP, scale, bias, tile_size)
@@ -78,7 +85,7 @@ def softmax_average(
     sums: tuple[torch.Tensor, torch.Tensor],
     factors: tuple[torch.Tensor, torch.Tensor],
     values_MQ: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
 ) -> torch.Tensor:
     """Averages of values with the softmax, along rows and along columns, of other similarities.
 
@@ -90,13 +97,22 @@ def softmax_average(
         sums: their `log sum exp`, (N,) and (M,), as `log_sum_exp` gives.
         factors: `f_rows` and `f_columns`, scalars.
         values_MQ: what is averaged.
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
 
     Returns:
         (N, Q).
     """
-    size = max(len(rows_NP), len(columns_MP), 1) if tile_size is None else tile_size
+    size = choose_tile_size(tile_size, rows_NP.device)
+    if size is None:
+        size = max(len(rows_NP), len(columns_MP), 1)
     return _SoftmaxAverage.apply(rows_NP * scale, columns_MP, *sums, *factors, values_MQ, size)
+
+
+def choose_tile_size(tile_size: TileSize, device: torch.device) -> int | None:
+    """The side of a tile on a device."""
+    if tile_size != "auto":
+        return tile_size
+    return TILE_SIZE if device.type == "cpu" else LARGE_TILE_SIZE
 
 
 def tiles(num_rows: int, num_columns: int, size: int) -> Iterator[tuple[slice, slice]]:

@@ -30,6 +30,7 @@ from ..data.stream_samples import SampleMaker
 from ..data.streams import StreamLoader, find_class_names
 from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
 from ..losses import LOSSES
+from ..utils.devices import copies_pinned, default_device
 from .arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ def build_loader(
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=copies_pinned(default_device().type),
         # Its own generator: otherwise each new pass would draw from the one that dropout uses, and
         # a run that is resumed in the middle of a pass would diverge.
         generator=torch.Generator().manual_seed(args.run.seed),

@@ -188,7 +188,7 @@ class Trainer:
         has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
         task.configure(preparation, accelerator, has_idle)
         self.prepare_blocks(preparation.model)
-        optimizer = build_optimizer(preparation.model, args.optimizer)
+        optimizer = build_optimizer(preparation.model, args.optimizer, accelerator.device.type)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
