@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from quantization_accuracy import METRICS, NUM_CALIBRATION, figures, prepare_plainly, read_samples
 
-from modeling_clip_vit.evaluation.metrics import as_dict
+from modeling_clip_vit.evaluation.evaluate import evaluate_run
 from modeling_clip_vit.export.folder import export_clip
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
 from modeling_clip_vit.quantization.eight_bits import quantize
@@ -121,9 +121,9 @@ def main():
             dict(word.split("=", 1) for word in options.trained),
         )
         measured = {
-            name: as_dict(ready.evaluator.measure(encoder)) for name, encoder in encoders.items()
+            name: evaluate_run(ready.evaluations, encoder) for name, encoder in encoders.items()
         }
-        pixels = ready.evaluator.evaluation.pixels[:BATCH]
+        pixels = ready.evaluations[0].images.pixels[:BATCH]
         speed = measure_speed(encoders, pixels, options.rounds, options.calls)
     rows = [
         {"name": name, "metrics": figures(measured[name]), "images_per_second": speed[name]}

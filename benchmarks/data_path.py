@@ -31,9 +31,12 @@ from PIL import Image as PillowImage
 
 from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.policies import SampleAugment
 from modeling_clip_vit.data.rows import Row
-from modeling_clip_vit.data.stream_samples import SampleMaker
-from modeling_clip_vit.data.streams import StreamCaptions, StreamLoader, StreamOptions
+from modeling_clip_vit.data.samples import SampleMaker
+from modeling_clip_vit.data.streaming.captions import StreamCaptions, StreamTexts
+from modeling_clip_vit.data.streaming.loader import StreamLoader
+from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
@@ -82,7 +85,7 @@ def measure(cache_images: str, workers: int, count: int) -> tuple[float, float]:
     """Seconds until training could begin, and images a second from there on."""
     options = ["--cache_images", cache_images, "--dataloader_num_workers", str(workers)]
     started = time.perf_counter()
-    data = prepare(parse_arguments([*options, "--eval_split", "null"], RECIPE)).data
+    data = prepare(parse_arguments([*options, "--evaluations", "[]"], RECIPE)).data
     ready = time.perf_counter() - started
     batches = batches_of(data.loader, data.sampler)
     next(batches)  # starts the workers
@@ -127,10 +130,10 @@ def write_shards(folder: Path, shards: int = 4, samples: int = 256):
 def stream_batches(folder: Path, batch_size: int) -> StreamLoader:
     """Our batches of a folder."""
     options = StreamOptions([str(folder)], samples_per_epoch=1_000_000)
-    captions = CaptionOptions(["caption"])
-    tokenizer = train_tokenizer(StreamCaptions(options, "train", captions).corpus(), 1000, 77)
+    captions = StreamCaptions(options, "train", CaptionOptions(["caption"]))
+    tokenizer = train_tokenizer(captions.corpus(), 1000, 77)
     collate = Collator(tokenizer, AugmentOptions(), [0.5] * 3, [0.5] * 3)
-    maker = SampleMaker("image", captions, None, 224, seed=0)
+    maker = SampleMaker("image", captions, SampleAugment(AugmentOptions(), 224), seed=0)
     return StreamLoader(options, "train", maker, collate, batch_size)
 
 
@@ -194,9 +197,10 @@ def sample_makers(images: list[bytes], captions: list[str]):
 
     def ours(fields: dict):
         options = AugmentOptions(**fields)
-        maker = SampleMaker("image", CaptionOptions(["caption"]), None, 224, 0, options)
+        texts = StreamTexts(CaptionOptions(["caption"]))
+        maker = SampleMaker("image", texts, SampleAugment(options, 224), 0)
         collate = Collator(tokenizer, options, [0.5] * 3, [0.5] * 3)
-        return lambda: collate([maker.decode(maker.draw(row, 0)) for row in rows])
+        return lambda: collate([maker.make(row, 0, place) for place, row in enumerate(rows)])
 
     def per_sample(make):
         def run():

@@ -22,7 +22,7 @@ from devices import describe_device, multiply_rates
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.report import finish_run
+from modeling_clip_vit.training.results import finish_run
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
 from modeling_clip_vit.utils.devices import default_device, synchronize
 

@@ -106,13 +106,18 @@ def prepare(folder: Path, patch: int, rows: list[str]):
 
 
 def export(model, target: Path, format: str, precision: str):
-    """Both towers; int8 is fitted to random inputs, which is enough to measure speed and size."""
-    from transformers.exporters import ExportedModel
-
-    from modeling_clip_vit.export.backends import FORMATS, convert
+    """Both towers; int8 is calibrated with random inputs, enough to measure speed and size."""
     from modeling_clip_vit.export.parts import PARTS as MODULES
-    from modeling_clip_vit.export.parts import Shapes, example_inputs, make_images, make_texts
+    from modeling_clip_vit.export.parts import (
+        Shapes,
+        dynamic_shapes,
+        example_inputs,
+        make_images,
+        make_texts,
+    )
+    from modeling_clip_vit.runtimes import exporting_runtimes
 
+    runtime = exporting_runtimes()[format]
     shapes = Shapes(224, 3, PADDED_LENGTH, 49408, 49407, True)
     for part in PARTS:
         build, kinds = MODULES[part]
@@ -123,9 +128,10 @@ def export(model, target: Path, format: str, precision: str):
             for seed in range(32)
         ]
         inputs = example_inputs(shapes, kinds)
-        component = convert(build(model).eval(), inputs, shapes, format, precision, samples)
-        ExportedModel({part: component}, FORMATS[format].backend).save_pretrained(target / part)
-        del component
+        dimensions = dynamic_shapes(shapes, inputs)
+        program = runtime.convert(build(model).eval(), inputs, dimensions, precision, samples)
+        runtime.save({part: program}, target / part)
+        del program
         gc.collect()
 
 
@@ -283,7 +289,7 @@ def size_of_weights(model, folder: Path) -> dict[str, int]:
 
 def build_export(folder: Path, threads: int):
     """A runner of exported graphs."""
-    from modeling_clip_vit.inference.runtimes import open_session
+    from modeling_clip_vit.runtimes import open_session
 
     precision = folder.name.rsplit("-", 1)[1]
     sessions, sizes = {}, {}

@@ -23,7 +23,8 @@ from torchao.quantization import Int8StaticActivationInt8WeightConfig, PerTensor
 
 from modeling_clip_vit.cli import main as clip_vit
 from modeling_clip_vit.data.transforms import AMOUNTS, SHARES
-from modeling_clip_vit.evaluation.metrics import as_dict
+from modeling_clip_vit.evaluation.evaluate import evaluate_run
+from modeling_clip_vit.evaluation.metrics import Metric
 from modeling_clip_vit.export.folder import NUM_CHECKS, export_clip
 from modeling_clip_vit.inference.exported import ExportError
 from modeling_clip_vit.inference.loading import TorchEncoder, load_encoder
@@ -132,18 +133,17 @@ def train_quantized(options, start: Path, folder: Path, way: tuple[str, int, flo
     assert clip_vit(["train", "--config", str(options.config), *words]) == 0
 
 
-def figures(metrics: dict[str, float]) -> dict[str, float]:
+def figures(metrics: list[Metric]) -> dict[str, float]:
     """R@1, R@5 and R@10, the mean over caption columns, and zero-shot accuracy over labels."""
-    found = {}
-    for name in METRICS:
-        values = [
-            value
-            for key, value in metrics.items()
-            if (key.startswith("validation/") and key.endswith(name))
-            or (name == "zero-shot" and key.startswith("zero_shot/") and key.endswith("accuracy"))
-        ]
-        found[name] = statistics.mean(values) if values else float("nan")
-    return found
+    of_validation = [metric for metric in metrics if metric.evaluation == "validation"]
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    for metric in of_validation:
+        name = f"{metric.direction}/{metric.name}"
+        if metric.task == "zero_shot" and metric.name == "accuracy":
+            name = "zero-shot"
+        if name in values:
+            values[name].append(metric.value)
+    return {name: statistics.mean(v) if v else float("nan") for name, v in values.items()}
 
 
 def describe(values: list[float]) -> str:
@@ -170,14 +170,14 @@ def main():
     samples = read_samples(ready.data.loader)
     rows = []
 
-    def add(kind: str, how: str, *measured: dict[str, float]):
+    def add(kind: str, how: str, *measured: list[Metric]):
         seeds = [figures(metrics) for metrics in measured]
         rows.append({"model": kind, "how": how, "seeds": seeds})
         cells = " | ".join(describe([seed[name] for seed in seeds]) for name in METRICS)
         print(f"| {kind} | {how} | {cells} |", flush=True)
 
-    def measure(some) -> dict[str, float]:
-        return as_dict(ready.evaluator.measure(TorchEncoder(some, processor)))
+    def measure(some) -> list[Metric]:
+        return evaluate_run(ready.evaluations, TorchEncoder(some, processor))
 
     print(f"| model | how | {' | '.join(METRICS)} |\n" + "| --- " * 6 + "|")
     with tempfile.TemporaryDirectory() as place:
@@ -206,14 +206,15 @@ def main():
                 print(f"no row of SmoothQuant int8: {error}")
             else:
                 exported = load_encoder(str(folder / "openvino"))
-                add(kind, "SmoothQuant int8 (OpenVINO)", as_dict(ready.evaluator.measure(exported)))
+                found = evaluate_run(ready.evaluations, exported)
+                add(kind, "SmoothQuant int8 (OpenVINO)", found)
             for how in options.trained if options.seeds else ():
                 measured = []
                 for seed in range(options.seeds):
                     target = folder / f"{how}-{seed}"
                     train_quantized(options, folder / "start", target, TRAINED[how], seed)
                     encoder = load_encoder(str(target / "int8"))
-                    measured.append(as_dict(ready.evaluator.measure(encoder)))
+                    measured.append(evaluate_run(ready.evaluations, encoder))
                 add(kind, f"{how}, trained {options.steps} steps", *measured)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
-from modeling_clip_vit.evaluation.retrieval import measure_retrieval
+from modeling_clip_vit.evaluation.tasks.retrieval import measure_retrieval
 
 
 def peak_bytes() -> int:

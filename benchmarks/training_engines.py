@@ -133,7 +133,7 @@ def start_ours(setup: Setup, **options: str) -> Trainer:
     is_bf16 = setup.precision == "bf16"
     fields = {
         "dataset": str(ROOT / "data" / "emoji"),
-        "eval_split": "null",
+        "evaluations": "[]",
         "cache_images": "false",
         "caption_columns": "[caption_en]",
         "model_name_or_path": str(setup.start),

@@ -1,7 +1,10 @@
-"""Self-attention through Transformers' attention interface.
+"""Self-attention, chosen by `config.attention_type`.
+
+To add a type: write a subclass of `ClipVitAttention`, and add it to `ATTENTIONS` and its name to
+`ATTENTION_TYPES` in the configuration.
 
 Shape legend: `B` batch, `L` sequence, `D` hidden, `H` query heads, `K` key/value heads,
-`A` head size, `R` half of it.
+`A` head size, `E` half of it.
 """
 
 from collections.abc import Callable
@@ -17,9 +20,9 @@ from .normalization import NORM_LAYERS, upcast
 
 def eager_attention_forward(
     module: "ClipVitAttention",
-    query_BHLA: torch.Tensor,
-    key_BKLA: torch.Tensor,
-    value_BKLA: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
@@ -35,40 +38,40 @@ def eager_attention_forward(
         The attended values (B, L, H, A) and the attention weights (B, H, L, L).
     """
     groups = module.num_key_value_groups
-    key_BHLA = key_BKLA.repeat_interleave(groups, dim=1)
-    value_BHLA = value_BKLA.repeat_interleave(groups, dim=1)
-    scores_BHLL = query_BHLA @ key_BHLA.transpose(-1, -2) * scaling
+    key_BHLA = key.repeat_interleave(groups, dim=1)
+    value_BHLA = value.repeat_interleave(groups, dim=1)
+    scores_BHLL = query @ key_BHLA.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores_BHLL = scores_BHLL + attention_mask
     # Softmax in float32: in half precision, the sum over a long sequence loses digits.
-    weights_BHLL = scores_BHLL.softmax(dim=-1, dtype=torch.float32).to(query_BHLA.dtype)
+    weights_BHLL = scores_BHLL.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights_BHLL = nn.functional.dropout(weights_BHLL, p=dropout, training=module.training)
     attended_BLHA = (weights_BHLL @ value_BHLA).transpose(1, 2).contiguous()
     return attended_BLHA, weights_BHLL
 
 
-def rotate(
-    states_BHLA: torch.Tensor, rotation_B1LR: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
+def rotate(states: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Turn pairs of features by the angles of their token's place (Su et al., 2021, section 3.2).
 
     Args:
-        states_BHLA: queries or keys.
-        rotation_B1LR: cosine and sine of the angles, each (B or 1, 1, L, A / 2), float32; feature
+        states: queries or keys.
+        rotation: cosine and sine of the angles, each (B or 1, 1, L, A / 2), float32; feature
             i is paired with feature i + A / 2.
     """
-    cos_B1LR, sin_B1LR = rotation_B1LR
-    first, second = upcast(states_BHLA).chunk(2, dim=-1)
-    turned = (first * cos_B1LR - second * sin_B1LR, second * cos_B1LR + first * sin_B1LR)
-    return torch.cat(turned, dim=-1).to(states_BHLA.dtype)
+    cos_B1LE, sin_B1LE = rotation
+    first, second = upcast(states).chunk(2, dim=-1)
+    turned = (first * cos_B1LE - second * sin_B1LE, second * cos_B1LE + first * sin_B1LE)
+    return torch.cat(turned, dim=-1).to(states.dtype)
 
 
 class ClipVitAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al., 2017, section 3.2).
+    """Multi-head self-attention (Vaswani et al., 2017, section 3.2), by Transformers' kernels.
 
     One product makes queries, keys and values. Fewer key/value heads than query heads give
     grouped-query attention (Ainslie et al., 2023), one gives multi-query (Shazeer, 2019). With
     `qk_norm`, queries and keys are normalised within each head (Dehghani et al., 2023, section 2).
+
+    Other types of attention are subclasses: `attend` is what weighs the values.
     """
 
     def __init__(self, config: TowerConfig):
@@ -84,19 +87,17 @@ class ClipVitAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.is_causal = getattr(config, "is_causal", False)
 
-        heads = self.num_heads + 2 * self.num_key_value_heads
-        width = self.num_heads * self.head_dim
-        biases = config.attention_q_bias, config.attention_k_bias, config.attention_v_bias
-        self.qkv_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=all(biases))
+        width, kv_width = (
+            heads * self.head_dim for heads in (self.num_heads, self.num_key_value_heads)
+        )
+        has_bias = config.attention_q_bias, config.attention_k_bias, config.attention_v_bias
+        self.qkv_proj = nn.Linear(config.hidden_size, width + 2 * kv_width, bias=all(has_bias))
         self.out_proj = nn.Linear(width, config.hidden_size, bias=bool(config.attention_out_bias))
-        #: Sizes of the biases where some of queries, keys and values have one, and not all.
-        self.bias_sizes: dict[str, int] = {}
-        if any(biases) and not all(biases):
-            kv_width = self.num_key_value_heads * self.head_dim
-            self.bias_sizes = {"q_bias": width, "k_bias": kv_width, "v_bias": kv_width}
-            for (name, size), has_bias in zip(self.bias_sizes.items(), biases, strict=True):
-                if has_bias:
-                    self.register_parameter(name, nn.Parameter(torch.zeros(size)))
+        # Separate biases only where some of queries, keys and values have one, and not all.
+        self.q_bias, self.k_bias, self.v_bias = (
+            nn.Parameter(torch.zeros(size)) if has and not all(has_bias) else None
+            for size, has in zip((width, kv_width, kv_width), has_bias, strict=True)
+        )
         if config.qk_norm:
             # Other norms than these two mix what belongs to different heads or tokens.
             norm = NORM_LAYERS["rmsnorm" if config.norm_type == "rmsnorm" else "layernorm"]
@@ -104,60 +105,155 @@ class ClipVitAttention(nn.Module):
             self.k_norm = norm(config, self.head_dim)
 
     def initialize(self):
-        """Biases of queries, keys and values apart: 0."""
-        for name in self.bias_sizes:
-            if hasattr(self, name):
-                init.zeros_(getattr(self, name))
+        """Set the separate biases of queries, keys and values to 0."""
+        for bias in (self.q_bias, self.k_bias, self.v_bias):
+            if bias is not None:
+                init.zeros_(bias)
+
+    def project(
+        self,
+        hidden_states: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, H, L, A), and keys and values (B, K, L, A), with norm and rotation."""
+        heads = self.num_heads, self.num_key_value_heads, self.num_key_value_heads
+        biases = self.q_bias, self.k_bias, self.v_bias
+        parts = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        query_BHLA, key_BKLA, value_BKLA = map(add_bias, parts.split(heads, dim=1), biases)
+        if self.config.qk_norm:
+            query_BHLA, key_BKLA = self.q_norm(query_BHLA), self.k_norm(key_BKLA)
+        if rotation is not None:
+            query_BHLA, key_BKLA = rotate(query_BHLA, rotation), rotate(key_BKLA, rotation)
+        return query_BHLA, key_BKLA, value_BKLA
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        is_causal: bool,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weigh the values by a softmax over the keys, with the kernel of `attn_implementation`.
+
+        Args:
+            query: (B, H, L, A).
+            key, value: (B, K, L, A).
+            attention_mask: what Transformers' mask functions make for the kernel, or None.
+            is_causal: whether a token sees only those before it, if no mask says so.
+
+        Returns:
+            The attended values (B, L, H, A), and the weights (B, H, L, L), or None from a fused
+            kernel.
+        """
+        kernel: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        return kernel(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            is_causal=is_causal,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
 
     def forward(
         self,
-        hidden_BLD: torch.Tensor,
+        hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         is_causal: bool | None = None,
-        rotation_B1LR: tuple[torch.Tensor, torch.Tensor] | None = None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend within each sequence.
 
         Args:
-            hidden_BLD: (B, L, D).
+            hidden_states: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
             is_causal: whether a token sees only those before it; as configured when None.
-            rotation_B1LR: what `rotate` takes of rotary positions, or None for none.
+            rotation: what `rotate` takes of rotary positions, or None.
 
         Returns:
-            The new hidden states (B, L, D), and the weights (B, H, L, L) from the eager kernel or
-            None from a fused one.
+            The new hidden states (B, L, D), and the weights (B, H, L, L) or None, as `attend`
+            returns them.
         """
-        qkv_BLX = self.qkv_proj(hidden_BLD)
-        if self.bias_sizes:
-            biases = [
-                getattr(self, name) if hasattr(self, name) else qkv_BLX.new_zeros(size)
-                for name, size in self.bias_sizes.items()
-            ]
-            qkv_BLX = qkv_BLX + torch.cat(biases)
-        query_BHLA, key_BKLA, value_BKLA = (
-            qkv_BLX.unflatten(-1, (-1, self.head_dim))
-            .transpose(1, 2)
-            .split((self.num_heads, self.num_key_value_heads, self.num_key_value_heads), dim=1)
-        )
-        if self.config.qk_norm:
-            query_BHLA, key_BKLA = self.q_norm(query_BHLA), self.k_norm(key_BKLA)
-        if rotation_B1LR is not None:
-            query_BHLA = rotate(query_BHLA, rotation_B1LR)
-            key_BKLA = rotate(key_BKLA, rotation_B1LR)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended_BLHA, weights_BHLL = attend(
-            self,
-            query_BHLA,
-            key_BKLA,
-            value_BKLA,
+        attended_BLHA, weights_BHLL = self.attend(
+            *self.project(hidden_states, rotation),
             attention_mask,
-            is_causal=self.is_causal if is_causal is None else is_causal,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            self.is_causal if is_causal is None else is_causal,
             **kwargs,
         )
         return self.out_proj(attended_BLHA.flatten(-2)), weights_BHLL
+
+
+class SigmoidAttention(ClipVitAttention):
+    """A sigmoid of each score instead of a softmax over all (Ramapuram et al., 2024, section 2).
+
+    Keys do not compete, so no weight depends on how many others are high. The bias `-log(n)`,
+    where a query sees n keys, keeps the sum of the weights near 1 at the start. It is written out
+    in torch, because the kernels of `attn_implementation` compute a softmax.
+    """
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        is_causal: bool,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weigh the values by sigmoids; shapes as in `ClipVitAttention.attend`.
+
+        Raises:
+            ValueError: the masks of `attn_implementation` do not say which key each query sees.
+        """
+        implementation = self.config._attn_implementation
+        if implementation not in ("eager", "sdpa"):
+            raise ValueError(
+                f"attn_implementation={implementation!r} is not allowed with "
+                "attention_type='sigmoid': use eager or sdpa"
+            )
+        length = query.shape[2]
+        if attention_mask is None:
+            sees_BHLL = query.new_ones(1, 1, length, length, dtype=torch.bool)
+            sees_BHLL = sees_BHLL.tril() if is_causal else sees_BHLL
+        else:
+            # For sdpa it is boolean; for eager it is added to the scores, so a visible key has 0.
+            is_boolean = attention_mask.dtype == torch.bool
+            sees_BHLL = attention_mask if is_boolean else attention_mask == 0
+        # A query of padding may see no key: count one, to keep the logarithm finite.
+        counts_BHL1 = sees_BHLL.sum(dim=-1, keepdim=True).clamp(min=1)
+        key_BHLA = key.repeat_interleave(self.num_key_value_groups, dim=1)
+        value_BHLA = value.repeat_interleave(self.num_key_value_groups, dim=1)
+        scores_BHLL = upcast(query @ key_BHLA.transpose(-1, -2)) * self.scaling
+        weights_BHLL = (scores_BHLL - upcast(counts_BHL1).log()).sigmoid()
+        weights_BHLL = weights_BHLL.masked_fill(~sees_BHLL, 0).to(query.dtype)
+        weights_BHLL = nn.functional.dropout(
+            weights_BHLL, p=self.config.attention_dropout, training=self.training
+        )
+        return (weights_BHLL @ value_BHLA).transpose(1, 2).contiguous(), weights_BHLL
+
+
+#: `attention_type` -> the module that computes it.
+ATTENTIONS: dict[str, type[ClipVitAttention]] = {
+    "softmax": ClipVitAttention,
+    "sigmoid": SigmoidAttention,
+}
+
+
+def build_attention(config: TowerConfig) -> ClipVitAttention:
+    """Build the attention that `config.attention_type` names: (B, L, D) to (B, L, D)."""
+    return ATTENTIONS[config.attention_type](config)
+
+
+def add_bias(states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Add a bias (heads * A,), or none, to states of several heads (B, heads, L, A)."""
+    if bias is None:
+        return states
+    return states + bias.unflatten(0, (states.shape[1], 1, states.shape[3]))

@@ -34,36 +34,45 @@ USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 Run clip-vit COMMAND --help for the options of a command. --debug shows a traceback for every error.
 
-exit codes: 0 success; 1 an error you can fix, explained in one sentence; 2 invalid options;
-129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM. Any traceback is a bug."""
+exit codes:
+  0              success
+  1              an error: a sentence says what to fix; a traceback means a bug
+  2              an unknown command or option, or a value of the wrong type
+  129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM; training saves first"""
 
 
 def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:
     """Run a sub-command.
 
-    An error that the user can fix prints one sentence and exits with code 1. Any other error is a
-    bug and shows its traceback.
+    An error that the user can fix prints one sentence. Any other error is a bug and shows its
+    traceback.
 
     Args:
         arguments: command-line arguments; those of the process when None.
         default_config: recipe for `train` when the command line names none.
+
+    Returns:
+        The exit code, as `--help` lists it.
+
+    Raises:
+        SystemExit: with code 2, for an option that the command does not accept.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    is_debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
-    if given[:1] in (["-h"], ["--help"]) or not given:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments[:1] in (["-h"], ["--help"]) or not arguments:
         lines = [f"  {name:9} {what}" for name, (_, _, what) in COMMANDS.items()]
         print(USAGE.format(names=",".join(COMMANDS), lines="\n".join(lines)))
-        return 0 if given else 2
-    name, *rest = given
+        return 0 if arguments else 2
+    name, *rest = arguments
     if name not in COMMANDS:
         print(f"clip-vit: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, function, _ = COMMANDS[name]
-    more = {"default_config": default_config} if name == "train" else {}
+    kwargs = {"default_config": default_config} if name == "train" else {}
     try:
         command: Callable[..., int] = getattr(import_module(f".{module}", __package__), function)
-        return command(rest, **more)
+        return command(rest, **kwargs)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ torch, timm and einops, and by every release of Transformers from 5.5 on. The al
 field are listed here; the modules have tables with the same names.
 """
 
+from collections.abc import Collection
 from math import exp, prod
 from typing import Any, ClassVar, TypeAlias
 
@@ -12,11 +13,15 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import is_torch_available
 
-PATCH_EMBEDDINGS = ("conv", "linear", "conv_stem")
-FEED_FORWARDS = ("mlp", "glu")
-NORM_TYPES = ("layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt")
-IMAGE_POOLINGS = ("cls", "mean", "map", "flatten")
-TEXT_POOLINGS = ("cls", "mean", "map", "eos", "last")
+#: Allowed values of fields, each with a module in a table of the same names: lists, so that code
+#: outside of this package can add to both.
+PATCH_EMBEDDINGS = ["conv", "linear", "conv_stem"]
+ATTENTION_TYPES = ["softmax", "sigmoid"]
+FEED_FORWARDS = ["mlp", "glu"]
+NORM_TYPES = ["layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt"]
+IMAGE_POOLINGS = ["cls", "mean", "map", "flatten"]
+TEXT_POOLINGS = ["cls", "mean", "map", "eos", "last"]
+#: Allowed values of fields without such a table.
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
 FINAL_NORMS = ("before_pooling", "after_pooling", "none")
 POSITION_EMBEDDINGS = ("learned", "sincos", "rope", "none")
@@ -33,7 +38,7 @@ JOINT_FIELDS = (
 
 #: Fields that ClipVitConfig adds to the configuration of another model type, and their defaults.
 #: `pooling` None takes the tower's own pooled output, or the mean over tokens where it has none.
-FOREIGN_FIELDS: dict[str, Any] = {
+FOREIGN_FIELDS: dict[str, str | bool | None] = {
     "pooling": None,
     "projection_type": "linear",
     "projection_bias": False,
@@ -50,7 +55,7 @@ CONVERSIONS = {
 
 
 class OwnModelType:
-    """Refuses the configuration of another model type.
+    """Rejects the configuration of another model type.
 
     Otherwise Transformers would warn, take the fields that have the same names, and build a model
     that its checkpoint fills in part or not at all.
@@ -63,14 +68,17 @@ class OwnModelType:
         Raises:
             ValueError: it is of another model type.
         """
-        given, own = config_dict.get("model_type"), cls.model_type  # type: ignore[attr-defined]
-        if given not in (None, own):
-            whole = given.removesuffix("_vision_model").removesuffix("_text_model")
-            name = CONVERSIONS.get(whole)
+        expected = cls.model_type  # type: ignore[attr-defined]
+        model_type = config_dict.get("model_type") or expected
+        if model_type != expected:
+            joint_type = model_type.removesuffix("_vision_model").removesuffix("_text_model")
+            name = CONVERSIONS.get(joint_type)
             advice = "load it with AutoModel"
             if name is not None:
                 advice = f"convert it with modeling_clip_vit.conversion.{name}, or clip-vit convert"
-            raise ValueError(f"a checkpoint of type {given!r} is not one of type {own!r}: {advice}")
+            raise ValueError(
+                f"a checkpoint of type {model_type!r} is not one of type {expected!r}: {advice}"
+            )
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
@@ -82,6 +90,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         hidden_size: width D of the hidden states.
         intermediate_size: width F inside the feed-forward module.
         num_hidden_layers: number of encoder blocks.
+        attention_type: `softmax` or `sigmoid` (Ramapuram et al., 2024, section 2).
         num_attention_heads: number H of query heads.
         num_key_value_heads: number K of key/value heads, a divisor of H; H when None.
         head_dim: size A of a head; hidden_size / num_attention_heads when None.
@@ -124,6 +133,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
+    attention_type: str = "softmax"
     num_attention_heads: int = 12
     num_key_value_heads: int | None = None
     head_dim: int | None = None
@@ -171,7 +181,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs):
-        """A tower of a quantised joint checkpoint is quantised in the same way."""
+        """Read the fields; both towers of a quantised joint checkpoint are quantised as it is."""
         fields, kwargs = super().get_config_dict(*args, **kwargs)
         tower = fields.get(cls.base_config_key)
         if tower and "quantization_config" in fields:
@@ -195,6 +205,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
             self.num_attention_heads % (self.num_key_value_heads or 1) == 0,
             f"a divisor of num_attention_heads={self.num_attention_heads}",
         )
+        self._require_one_of("attention_type", ATTENTION_TYPES)
         self._require_one_of("mlp_type", FEED_FORWARDS)
         if is_torch_available():
             from transformers.activations import ACT2FN
@@ -211,11 +222,11 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
                 self.num_norm_groups >= 1 and self.hidden_size % self.num_norm_groups == 0,
                 f"a divisor of hidden_size={self.hidden_size} with norm_type='groupnorm'",
             )
-        turned = {"rope": "head_dim", "sincos": "hidden_size"}.get(self.position_embedding_type)
-        if turned:
+        size = {"rope": "head_dim", "sincos": "hidden_size"}.get(self.position_embedding_type)
+        if size:
             self._require(
-                turned,
-                getattr(self, turned) % (2 * self.position_axes) == 0,
+                size,
+                getattr(self, size) % (2 * self.position_axes) == 0,
                 f"a multiple of {2 * self.position_axes} with position_embedding_type="
                 f"{self.position_embedding_type!r}",
             )
@@ -231,7 +242,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         if not holds:
             raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {allowed}")
 
-    def _require_one_of(self, name: str, choices):
+    def _require_one_of(self, name: str, choices: Collection[str]):
         self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def _require_multiple(self, name: str, divisor: int, of: str):
@@ -256,7 +267,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
             stride 2, whose widths double up to hidden_size; patch_size must then be a power of two.
         patch_bias: whether the last layer of the patch embedding has a bias.
         patch_dropout: share of the patches that each image loses in training (Li et al., 2023).
-        use_cls_token: whether a learned class token stands first; True when pooling is `cls`.
+        use_cls_token: whether a learned class token comes first; by default with pooling `cls`.
         num_register_tokens: learned tokens without meaning after it (Darcet et al., 2024).
         pooling: `cls` (class token), `mean`, `map` (attention; Zhai et al., 2022) or `flatten`
             (all tokens side by side, which fixes the image size).
@@ -319,7 +330,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         return num_tokens * self.hidden_size
 
     def validate_image(self):
-        """Refuse an image tower that cannot be built, with field, value and what is allowed."""
+        """Reject an image tower that cannot be built, naming field, value and what is allowed."""
         for name in ("image_size", "patch_size", "num_channels"):
             self._require(name, getattr(self, name) >= 1, "an integer of at least 1")
         self._require_multiple("image_size", self.patch_size, "patch_size")
@@ -393,7 +404,7 @@ class ClipVitTextConfig(ClipVitEncoderConfig):
         return self.hidden_size
 
     def validate_text(self):
-        """Refuse a text tower that cannot be built, with field, value and what is allowed."""
+        """Reject a text tower that cannot be built, naming field, value and what is allowed."""
         for name in ("vocab_size", "max_position_embeddings"):
             self._require(name, getattr(self, name) >= 1, "an integer of at least 1")
         self._require_one_of("pooling", TEXT_POOLINGS)
@@ -404,31 +415,33 @@ class ClipVitTextConfig(ClipVitEncoderConfig):
         )
 
 
-def is_foreign(config: Any) -> bool:
+def is_foreign(config: PreTrainedConfig) -> bool:
     """Whether a tower's configuration is that of another model type."""
     return config.model_type not in (ClipVitVisionConfig.model_type, ClipVitTextConfig.model_type)
 
 
-def resolve_config(given: Any, own_class: type[PreTrainedConfig]) -> Any:
+def resolve_config(
+    config: PreTrainedConfig | dict | None, own_class: type[PreTrainedConfig]
+) -> PreTrainedConfig:
     """The configuration of a tower: our own, or by its `model_type` one of Transformers.
 
     Args:
-        given: a configuration, a dict of its fields, or None for our own defaults.
+        config: a configuration, a dict of its fields, or None for our own defaults.
         own_class: our own configuration of this tower.
 
     Raises:
         ValueError: Transformers has no such model type.
     """
-    if given is None:
+    if config is None:
         return own_class()
-    if not isinstance(given, dict):
-        return given
-    model_type = given.get("model_type", own_class.model_type)
+    if not isinstance(config, dict):
+        return config
+    model_type = config.get("model_type", own_class.model_type)
     if model_type == own_class.model_type:
-        return own_class(**given)
+        return own_class(**config)
     from transformers import AutoConfig
 
-    fields = {name: value for name, value in given.items() if name != "model_type"}
+    fields = {name: value for name, value in config.items() if name != "model_type"}
     try:
         return AutoConfig.for_model(model_type, **fields)
     except ValueError as error:
@@ -438,11 +451,11 @@ def resolve_config(given: Any, own_class: type[PreTrainedConfig]) -> Any:
         ) from error
 
 
-def prepare_foreign(config: Any, poolings: tuple[str, ...]):
-    """Give the configuration of another model type the fields that a joint model needs.
+def prepare_foreign(config: PreTrainedConfig, poolings: Collection[str]):
+    """Add the fields that a joint model needs to the configuration of another model type.
 
     Raises:
-        ValueError: it asks for a pooling that does not exist.
+        ValueError: its `pooling` is not one of the poolings.
     """
     for name, default in FOREIGN_FIELDS.items():
         if not hasattr(config, name):

@@ -1,24 +1,39 @@
 """From pixels and token ids to the hidden states that the encoder takes.
 
-Images come in one of two forms: (B, C, H, W), all of one shape; or as in Transformers' Siglip2, the
-flattened patches of images of any shapes, (B, L, Q), padded to the longest, with a mask of those
-that count and the number of rows and columns of each image.
+Images have one of two forms: (B, channels, height, width), all of one shape; or as in Transformers'
+Siglip2, flattened patches of images of any shapes, (B, L, patch_size * patch_size * channels),
+padded to the longest, with a mask of the patches and the numbers of rows and columns of each image.
 
-Shape legend: `B` batch, `L` sequence, `D` hidden, `C` channels, `Q` numbers of a patch.
+Shape legend: `B` batch, `L` sequence, `D` hidden (or other features, such as channels), `N` patches
+of all images, `X` and `Y` columns and rows, `E` half a head.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from einops.layers.torch import Rearrange
 from torch import nn
 from transformers import initialization as init
 
-from .configuration_clip_vit import ClipVitTextConfig, ClipVitVisionConfig
+from .configuration_clip_vit import ClipVitTextConfig, ClipVitVisionConfig, TowerConfig
 from .normalization import ImageBatchNorm, build_norm
 
 
-class ConvPatchEmbedding(nn.Module):
+class PatchEmbedding(nn.Module):
+    """Embeds the patches of images: (B, channels, height, width) to (B, L, D)."""
+
+    def embed_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Embed patches that are already cut out, flattened with channels last: (B, L, D).
+
+        Raises:
+            ValueError: this embedding looks across the borders of patches.
+        """
+        raise ValueError(
+            "this patch_embedding takes whole images, not single patches: use conv or linear"
+        )
+
+
+class ConvPatchEmbedding(PatchEmbedding):
     """One convolution whose stride is its kernel (Dosovitskiy et al., 2021, section 3.1)."""
 
     def __init__(self, config: ClipVitVisionConfig):
@@ -31,17 +46,16 @@ class ConvPatchEmbedding(nn.Module):
             bias=config.patch_bias,
         )
 
-    def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.projection(pixels_BCHW).flatten(2).transpose(1, 2)
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.projection(pixels).flatten(2).transpose(1, 2)
 
-    def embed_patches(self, patches_BLQ: torch.Tensor) -> torch.Tensor:
-        """Embed patches that are already cut out, channels last in each: (B, L, D)."""
+    def embed_patches(self, patches: torch.Tensor) -> torch.Tensor:
         size = self.projection.kernel_size
-        patches_NCHW = patches_BLQ.flatten(0, 1).unflatten(-1, (*size, -1)).permute(0, 3, 1, 2)
-        return self.projection(patches_NCHW).flatten(1).unflatten(0, patches_BLQ.shape[:2])
+        patches_NDYX = patches.flatten(0, 1).unflatten(-1, (*size, -1)).permute(0, 3, 1, 2)
+        return self.projection(patches_NDYX).flatten(1).unflatten(0, patches.shape[:2])
 
 
-class LinearPatchEmbedding(nn.Module):
+class LinearPatchEmbedding(PatchEmbedding):
     """LayerNorm-Linear-LayerNorm over flattened patches (dual patch norm; Kumar et al., 2023)."""
 
     def __init__(self, config: ClipVitVisionConfig):
@@ -53,15 +67,14 @@ class LinearPatchEmbedding(nn.Module):
         self.projection = nn.Linear(patch_dim, config.hidden_size, bias=config.patch_bias)
         self.norm_token = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.embed_patches(self.to_patches(pixels_BCHW))
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.embed_patches(self.to_patches(pixels))
 
-    def embed_patches(self, patches_BLQ: torch.Tensor) -> torch.Tensor:
-        """Embed patches that are already cut out, channels last in each: (B, L, D)."""
-        return self.norm_token(self.projection(self.norm_patch(patches_BLQ)))
+    def embed_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.norm_token(self.projection(self.norm_patch(patches)))
 
 
-class ConvStemPatchEmbedding(nn.Module):
+class ConvStemPatchEmbedding(PatchEmbedding):
     """A stack of small convolutions, then one of kernel 1 (Xiao et al., 2021, section 4).
 
     It optimises more easily than one big convolution, and sees across the patches' borders.
@@ -92,14 +105,14 @@ class ConvStemPatchEmbedding(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        # Convolutions on few channels run faster on CPU and GPU alike with channels last.
-        pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
-        return self.projection(self.stem(pixels_BCHW)).flatten(2).transpose(1, 2)
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        # Convolutions on few channels are faster with channels last, on CPUs and GPUs.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.projection(self.stem(pixels)).flatten(2).transpose(1, 2)
 
 
-#: `patch_embedding` -> module from (B, C, height, width) to (B, L, D).
-PATCH_EMBEDDINGS: dict[str, type[nn.Module]] = {
+#: `patch_embedding` -> the module, built with the configuration.
+PATCH_EMBEDDINGS: dict[str, Callable[[ClipVitVisionConfig], PatchEmbedding]] = {
     "conv": ConvPatchEmbedding,
     "linear": LinearPatchEmbedding,
     "conv_stem": ConvStemPatchEmbedding,
@@ -107,7 +120,7 @@ PATCH_EMBEDDINGS: dict[str, type[nn.Module]] = {
 
 
 class ClipVitVisionEmbeddings(nn.Module):
-    """Patches with positions, and before them a class token and registers where there are such.
+    """Patches with positions, and before them a class token and registers, if configured.
 
     Registers are learned tokens for the model's own use (Darcet et al., 2024, section 2.2).
     """
@@ -115,7 +128,7 @@ class ClipVitVisionEmbeddings(nn.Module):
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__()
         self.config = config
-        self.patch_embedding: Any = PATCH_EMBEDDINGS[config.patch_embedding](config)
+        self.patch_embedding = PATCH_EMBEDDINGS[config.patch_embedding](config)
         if config.use_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(config.hidden_size))
         if config.num_register_tokens:
@@ -130,7 +143,7 @@ class ClipVitVisionEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def initialize(self):
-        """Class token and registers as other embeddings."""
+        """Initialise class token and registers like other embeddings."""
         for name in ("cls_token", "register_tokens"):
             if hasattr(self, name):
                 init.normal_(getattr(self, name), std=self.config.initializer_range)
@@ -139,51 +152,49 @@ class ClipVitVisionEmbeddings(nn.Module):
         self,
         pixels: torch.Tensor,
         interpolate_pos_encoding: bool = False,
-        mask_BL: torch.Tensor | None = None,
-        shapes_B2: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        shapes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Embed images.
 
         Args:
-            pixels: normalised pixels (B, C, height, width), or patches (B, L, Q).
+            pixels: normalised pixels (B, channels, height, width), or flattened patches.
             interpolate_pos_encoding: accept another height and width than the configuration's,
                 and interpolate the positions for it. Patches are always interpolated.
-            mask_BL: 1 for a patch, 0 for padding; with patches only.
-            shapes_B2: rows and columns of patches in each image; with patches only.
+            mask: 1 for a patch, 0 for padding, (B, L); with patches only.
+            shapes: rows and columns of patches in each image, (B, 2); with patches only.
 
         Returns:
-            Hidden states (B, L, D), the class token first, then registers, then patches; where
-            each token lies in the grid that the model was made for, (B or 1, L, 2), at (0, 0) for
-            those that are no patch; and the mask of all tokens, or None where all count.
+            Hidden states (B, L, D): the class token, then registers, then patches; the place of
+            each token in the grid that the model was made for, (B or 1, L, 2), which is (0, 0) for
+            class token and registers; and the mask of all tokens, or None if there is no padding.
 
         Raises:
             ValueError: the images are not of a shape that this model takes.
         """
         dtype = next(self.patch_embedding.parameters()).dtype
+        rows: int | torch.Tensor
+        columns: int | torch.Tensor
         if pixels.ndim == 3:
-            shapes_B2 = self._check_patches(pixels, mask_BL, shapes_B2)
+            rows, columns = self._check_patches(pixels, mask, shapes).split(1, dim=1)
             hidden_BLD = self.patch_embedding.embed_patches(pixels.to(dtype))
-            rows_B1: Any = shapes_B2[:, :1]
-            columns_B1: Any = shapes_B2[:, 1:]
-            length = pixels.shape[1]
             is_native = False
         else:
             self._check_shape(pixels, interpolate_pos_encoding)
             hidden_BLD = self.patch_embedding(pixels.to(dtype))
-            rows_B1, columns_B1 = (side // self.config.patch_size for side in pixels.shape[-2:])
-            length = hidden_BLD.shape[1]
-            is_native = bool(rows_B1 == columns_B1 == self.config.grid_size)
-        index_1L = torch.arange(length, device=hidden_BLD.device).unsqueeze(0)
-        places_BL2 = patch_places(index_1L, rows_B1, columns_B1, self.config.grid_size)
+            rows, columns = (side // self.config.patch_size for side in pixels.shape[-2:])
+            is_native = bool(rows == columns == self.config.grid_size)
+        index_1L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device).unsqueeze(0)
+        places_BL2 = patch_places(index_1L, rows, columns, self.config.grid_size)
         hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
         if self.training and self.config.patch_dropout > 0:
-            hidden_BLD, places_BL2, mask_BL = drop_patches(
-                hidden_BLD, places_BL2, mask_BL, self.config.patch_dropout
+            hidden_BLD, places_BL2, mask = drop_patches(
+                hidden_BLD, places_BL2, mask, self.config.patch_dropout
             )
-        hidden_BLD, places_BL2, mask_BL = self._prepend(hidden_BLD, places_BL2, mask_BL)
+        hidden_BLD, places_BL2, mask = self._prepend(hidden_BLD, places_BL2, mask)
         if self.config.embedding_norm:
-            hidden_BLD = self.norm(hidden_BLD, mask_BL)
-        return self.dropout(hidden_BLD), places_BL2, mask_BL
+            hidden_BLD = self.norm(hidden_BLD, mask)
+        return self.dropout(hidden_BLD), places_BL2, mask
 
     def _add_positions(
         self, hidden_BLD: torch.Tensor, places_BL2: torch.Tensor, is_native: bool
@@ -204,11 +215,11 @@ class ClipVitVisionEmbeddings(nn.Module):
         if is_native:
             return hidden_BLD + weight_LD
         # In float32: bicubic weights in half precision shift the grid.
-        grid_1DHW = weight_LD.float().unflatten(0, (size, size)).permute(2, 0, 1).unsqueeze(0)
+        grid_1DYX = weight_LD.float().unflatten(0, (size, size)).permute(2, 0, 1).unsqueeze(0)
         # grid_sample has (x, y), from -1 at the outer edge of the first cell to 1.
         places_BL12 = (places_BL2.flip(-1).unsqueeze(2) + 0.5) * (2 / size) - 1
         positions_BDL1 = nn.functional.grid_sample(
-            grid_1DHW.expand(places_BL2.shape[0], -1, -1, -1),
+            grid_1DYX.expand(places_BL2.shape[0], -1, -1, -1),
             places_BL12,
             mode="bicubic",
             padding_mode="border",
@@ -239,87 +250,93 @@ class ClipVitVisionEmbeddings(nn.Module):
         places_BL2 = nn.functional.pad(places_BL2, (0, 0, count, 0))
         return torch.cat((prefix_BLD, hidden_BLD), dim=1), places_BL2, mask_BL
 
-    def _check_shape(self, pixels_BCHW: torch.Tensor, interpolate_pos_encoding: bool):
+    def _check_shape(self, pixels_BDYX: torch.Tensor, interpolate_pos_encoding: bool):
         config = self.config
-        if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != config.num_channels:
+        if pixels_BDYX.ndim != 4 or pixels_BDYX.shape[1] != config.num_channels:
             raise ValueError(
-                f"pixel_values has shape {tuple(pixels_BCHW.shape)}, but this model takes "
+                f"pixel_values has shape {tuple(pixels_BDYX.shape)}, but this model takes "
                 f"(batch, {config.num_channels}, height, width)"
             )
-        height, width = pixels_BCHW.shape[-2:]
+        height, width = pixels_BDYX.shape[-2:]
         if (height, width) == (config.image_size, config.image_size):
             return
-        given = f"the images are {height} x {width} pixels, but this model was made for "
-        given += f"{config.image_size} x {config.image_size}"
+        problem = (
+            f"the images are {height} x {width} pixels, but this model was made for "
+            f"{config.image_size} x {config.image_size}"
+        )
         if not interpolate_pos_encoding:
-            raise ValueError(f"{given}: resize them, or pass interpolate_pos_encoding=True")
+            raise ValueError(f"{problem}: resize them, or pass interpolate_pos_encoding=True")
         if config.pooling == "flatten":
-            raise ValueError(f"{given}, and pooling='flatten' fixes the number of patches")
+            raise ValueError(f"{problem}, and pooling='flatten' fixes the number of patches")
         if height % config.patch_size or width % config.patch_size:
-            raise ValueError(f"{given}; other sizes must be multiples of {config.patch_size}")
+            raise ValueError(f"{problem}; other sizes must be multiples of {config.patch_size}")
 
     def _check_patches(
         self,
-        patches_BLQ: torch.Tensor,
+        patches_BLD: torch.Tensor,
         mask_BL: torch.Tensor | None,
         shapes_B2: torch.Tensor | None,
     ) -> torch.Tensor:
         config = self.config
         size, channels = config.patch_size, config.num_channels
-        if patches_BLQ.shape[-1] != channels * size**2:
+        if patches_BLD.shape[-1] != channels * size**2:
             raise ValueError(
-                f"pixel_values has shape {tuple(patches_BLQ.shape)}, but a patch of this model has "
+                f"pixel_values has shape {tuple(patches_BLD.shape)}, but a patch of this model has "
                 f"{channels * size**2} numbers ({size} x {size} x {channels})"
             )
         if mask_BL is None or shapes_B2 is None:
             raise ValueError(
                 "pixel_values of shape (batch, patches, numbers) need pixel_attention_mask and "
-                "spatial_shapes beside them"
+                "spatial_shapes"
             )
-        if config.patch_embedding == "conv_stem":
-            raise ValueError("patch_embedding='conv_stem' takes whole images, not single patches")
         if config.pooling == "flatten":
-            raise ValueError("pooling='flatten' fixes the number of patches: give whole images")
+            raise ValueError("pooling='flatten' fixes the number of patches: pass whole images")
         return shapes_B2
 
 
-def patch_places(index_1L: torch.Tensor, rows_B1, columns_B1, grid_size: int) -> torch.Tensor:
-    """Where patches lie in the grid that a model was made for, as (row, column): (B, L, 2).
+def patch_places(
+    index: torch.Tensor, rows: int | torch.Tensor, columns: int | torch.Tensor, grid_size: int
+) -> torch.Tensor:
+    """Places of patches in the grid that a model was made for, as (row, column): (B, L, 2).
 
-    An image of more or fewer rows and columns is stretched over that grid, centre to centre; at
-    the grid's own shape the places are whole numbers.
+    An image with another number of rows or columns is stretched over that grid, centre to centre;
+    an image with the grid's own shape has whole numbers.
 
     Args:
-        index_1L: numbers of the patches, row by row.
-        rows_B1, columns_B1: of each image; plain numbers where all images have the same.
+        index: numbers of the patches, row by row, (1, L).
+        rows, columns: numbers of each image, (B, 1); or integers that hold for all images.
         grid_size: side of the grid.
     """
-    row_BL = (index_1L // columns_B1 + 0.5) * (grid_size / rows_B1) - 0.5
-    column_BL = (index_1L % columns_B1 + 0.5) * (grid_size / columns_B1) - 0.5
+    row_BL = (index // columns + 0.5) * (grid_size / rows) - 0.5
+    column_BL = (index % columns + 0.5) * (grid_size / columns) - 0.5
     return torch.stack((row_BL, column_BL), dim=-1)
 
 
 def drop_patches(
-    hidden_BLD: torch.Tensor,
-    places_BL2: torch.Tensor,
-    mask_BL: torch.Tensor | None,
+    hidden_states: torch.Tensor,
+    places: torch.Tensor,
+    mask: torch.Tensor | None,
     rate: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Keep a random part of each image's patches (Li et al., 2023, section 3.1), padding last."""
-    batch, length, _ = hidden_BLD.shape
-    order_BL = torch.rand(batch, length, device=hidden_BLD.device)
-    if mask_BL is not None:
-        order_BL = order_BL.masked_fill(~mask_BL.bool(), -1.0)
-    keep_BK = order_BL.topk(max(1, round(length * (1 - rate))), dim=1).indices
+    """Keep a random part of each image's patches (Li et al., 2023, section 3.1).
+
+    Padding is dropped first. Arguments are what `ClipVitVisionEmbeddings.forward` returns, of
+    patches alone, and the share of them to drop.
+    """
+    batch, length, _ = hidden_states.shape
+    order_BL = torch.rand(batch, length, device=hidden_states.device)
+    if mask is not None:
+        order_BL = order_BL.masked_fill(~mask.bool(), -1.0)
+    kept_BL = order_BL.topk(max(1, round(length * (1 - rate))), dim=1).indices
 
     def take(values: torch.Tensor) -> torch.Tensor:
         return values.expand(batch, -1, -1).gather(
-            1, keep_BK.unsqueeze(-1).expand(-1, -1, values.shape[-1])
+            1, kept_BL.unsqueeze(-1).expand(-1, -1, values.shape[-1])
         )
 
-    if mask_BL is not None:
-        mask_BL = mask_BL.gather(1, keep_BK)
-    return take(hidden_BLD), take(places_BL2), mask_BL
+    if mask is not None:
+        mask = mask.gather(1, kept_BL)
+    return take(hidden_states), take(places), mask
 
 
 def sine_cosine(places: torch.Tensor, size: int, theta: float = 10000.0) -> torch.Tensor:
@@ -356,44 +373,44 @@ def rotary_angles(places: torch.Tensor, head_dim: int, theta: float) -> torch.Te
 
 
 def build_rotation(
-    config: ClipVitVisionConfig | ClipVitTextConfig, places: torch.Tensor
+    config: TowerConfig, places: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Cosine and sine of rotary positions, once for all blocks.
 
     Args:
-        places: where the tokens are, (B or 1, L, axes).
+        places: position of each token on each axis, (B or 1, L, axes).
 
     Returns:
-        Each (B or 1, 1, L, A / 2), the same for every head; or None where positions are not rotary.
+        Each (B or 1, 1, L, A / 2), the same for every head; or None if positions are not rotary.
     """
     if config.position_embedding_type != "rope":
         return None
     assert config.head_dim  # the configuration fills it in
-    angles_B1LR = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(1)
-    return angles_B1LR.cos(), angles_B1LR.sin()
+    angles_B1LE = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(1)
+    return angles_B1LE.cos(), angles_B1LE.sin()
 
 
 def cut_texts(
-    input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor | None, longest: int
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Truncate texts as a tokenizer does: the last token, the end, stays.
+    """Truncate texts as a tokenizer does, which keeps the last token, the end of the text.
 
     Args:
-        input_ids_BL: token ids.
-        attention_mask_BL: 1 for a token, 0 for padding on either side; None where all count.
-        longest: how many tokens a text may have.
+        input_ids: token ids, (B, L).
+        attention_mask: 1 for a token, 0 for padding on either side, (B, L); None if there is none.
+        longest: number of tokens that a text may have.
 
     Returns:
         Token ids and mask, (B, longest), padded on the right.
     """
-    mask_BL = torch.ones_like(input_ids_BL) if attention_mask_BL is None else attention_mask_BL
+    mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     # The places of the tokens in order, and behind them those of the padding.
     places_BL = (mask_BL == 0).long().argsort(dim=1, stable=True)
     count_B1 = mask_BL.long().sum(dim=1, keepdim=True)
     last_B1 = places_BL.gather(1, (count_B1 - 1).clamp(min=0))
     kept_BL = places_BL[:, :longest].clone()
     kept_BL[:, -1:] = torch.where(count_B1 > longest, last_B1, kept_BL[:, -1:])
-    return input_ids_BL.gather(1, kept_BL), mask_BL.gather(1, kept_BL)
+    return input_ids.gather(1, kept_BL), mask_BL.gather(1, kept_BL)
 
 
 class ClipVitTextEmbeddings(nn.Module):
@@ -402,7 +419,7 @@ class ClipVitTextEmbeddings(nn.Module):
     def __init__(self, config: ClipVitTextConfig):
         super().__init__()
         self.config = config
-        self.token_embedding: Any = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.position_embedding_type == "learned":
             self.position_embedding = nn.Embedding(
                 config.max_position_embeddings, config.hidden_size
@@ -413,15 +430,19 @@ class ClipVitTextEmbeddings(nn.Module):
 
     def forward(
         self,
-        input_ids_BL: torch.Tensor | None = None,
-        attention_mask_BL: torch.Tensor | None = None,
-        position_ids_BL: torch.Tensor | None = None,
-        inputs_embeds_BLD: torch.Tensor | None = None,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed texts.
 
-        Without `position_ids_BL`, positions count the tokens that `attention_mask_BL` keeps, so
-        that padding on the left, like padding on the right, does not change a text's embedding.
+        Without `position_ids`, positions count the tokens that `attention_mask` keeps, so that
+        padding on the left, like padding on the right, does not change a text's embedding.
+
+        Args:
+            input_ids: token ids, (B, L).
+            attention_mask: 1 for a token, 0 for padding, (B, L); None if there is no padding.
+            position_ids: positions, (B, L).
 
         Returns:
             Hidden states (B, L, D) and positions (B or 1, L).
@@ -429,31 +450,27 @@ class ClipVitTextEmbeddings(nn.Module):
         Raises:
             ValueError: a text is longer than the learned positions, or has an unknown token.
         """
-        tokens_BLD = inputs_embeds_BLD
-        if tokens_BLD is None:
-            if input_ids_BL is None:
-                raise ValueError("input_ids is missing: this model needs texts")
-            self._check_ids(input_ids_BL)
-            tokens_BLD = self.token_embedding(input_ids_BL)
+        self._check_ids(input_ids)
+        tokens_BLD = self.token_embedding(input_ids)
         length, longest = tokens_BLD.shape[1], self.config.max_position_embeddings
         kind = self.config.position_embedding_type
-        if kind == "learned" and position_ids_BL is None and length > longest:
+        if kind == "learned" and position_ids is None and length > longest:
             raise ValueError(
                 f"the text has {length} tokens, but this model has max_position_embeddings="
                 f"{longest}: truncate it (truncation=True, max_length={longest})"
             )
-        if position_ids_BL is None:
-            position_ids_BL = torch.arange(length, device=tokens_BLD.device).unsqueeze(0)
-            if attention_mask_BL is not None:
-                position_ids_BL = (attention_mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
+        if position_ids is None:
+            position_ids = torch.arange(length, device=tokens_BLD.device).unsqueeze(0)
+            if attention_mask is not None:
+                position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         if kind == "learned":
-            tokens_BLD = tokens_BLD + self.position_embedding(position_ids_BL)
+            tokens_BLD = tokens_BLD + self.position_embedding(position_ids)
         elif kind == "sincos":
-            positions_BLD = sine_cosine(position_ids_BL.unsqueeze(-1), tokens_BLD.shape[-1])
+            positions_BLD = sine_cosine(position_ids.unsqueeze(-1), tokens_BLD.shape[-1])
             tokens_BLD = tokens_BLD + positions_BLD.to(tokens_BLD.dtype)
         if self.config.embedding_norm:
-            tokens_BLD = self.norm(tokens_BLD, attention_mask_BL)
-        return self.dropout(tokens_BLD), position_ids_BL
+            tokens_BLD = self.norm(tokens_BLD, attention_mask)
+        return self.dropout(tokens_BLD), position_ids
 
     def _check_ids(self, input_ids_BL: torch.Tensor):
         # On an accelerator, the check would synchronise; when compiling, it would break the graph.

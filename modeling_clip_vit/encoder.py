@@ -1,9 +1,10 @@
 """The encoder block that both towers stack, and the stack.
 
-Shape legend: `B` batch, `L` sequence, `D` hidden, `R` half a head.
+Shape legend: `B` batch, `L` sequence, `D` hidden.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import ClipVitAttention
+from .attention import build_attention
 from .configuration_clip_vit import TowerConfig
 from .feed_forward import build_feed_forward
 from .normalization import build_norm
@@ -31,12 +32,12 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.placement = config.norm_placement
         self.norm1 = build_norm(config)
-        self.attention = ClipVitAttention(config)
+        self.attention = build_attention(config)
         self.norm2 = build_norm(config)
         self.feed_forward = build_feed_forward(config)
-        if self.placement == "sandwich":
-            self.norm1_out = build_norm(config)
-            self.norm2_out = build_norm(config)
+        is_sandwich = self.placement == "sandwich"
+        self.norm1_out = build_norm(config) if is_sandwich else None
+        self.norm2_out = build_norm(config) if is_sandwich else None
         self.scale1, self.scale2 = build_scale(config), build_scale(config)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
@@ -53,41 +54,46 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_BLD: torch.Tensor,
+        hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        token_mask_BL: torch.Tensor | None = None,
-        rotation_B1LR: tuple[torch.Tensor, torch.Tensor] | None = None,
+        token_mask: torch.Tensor | None = None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Attend, then feed forward.
+        """Attend, then feed forward: (B, L, D) to (B, L, D).
 
         Args:
-            hidden_BLD: (B, L, D).
+            hidden_states: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
-            token_mask_BL: 1 for a token, 0 for padding, for norms that look at several tokens.
-            rotation_B1LR: cosine and sine of rotary positions, or None for none.
+            token_mask: 1 for a token, 0 for padding, for norms that look at several tokens.
+            rotation: what `attention.rotate` takes of rotary positions, or None.
         """
-        is_pre, is_post = self.placement != "post", self.placement == "post"
-        is_sandwich = self.placement == "sandwich"
 
-        inputs_BLD = self.norm1(hidden_BLD, token_mask_BL) if is_pre else hidden_BLD
-        branch_BLD, _ = self.attention(
-            inputs_BLD, attention_mask, rotation_B1LR=rotation_B1LR, **kwargs
+        def attend(states: torch.Tensor) -> torch.Tensor:
+            return self.attention(states, attention_mask, rotation=rotation, **kwargs)[0]
+
+        hidden_states = self._add_branch(
+            hidden_states, attend, self.norm1, self.norm1_out, self.scale1, token_mask
         )
-        if is_sandwich:
-            branch_BLD = self.norm1_out(branch_BLD, token_mask_BL)
-        hidden_BLD = hidden_BLD + self.drop_path(self.scale1(branch_BLD))
-        if is_post:
-            hidden_BLD = self.norm1(hidden_BLD, token_mask_BL)
+        return self._add_branch(
+            hidden_states, self.feed_forward, self.norm2, self.norm2_out, self.scale2, token_mask
+        )
 
-        inputs_BLD = self.norm2(hidden_BLD, token_mask_BL) if is_pre else hidden_BLD
-        branch_BLD = self.feed_forward(inputs_BLD)
-        if is_sandwich:
-            branch_BLD = self.norm2_out(branch_BLD, token_mask_BL)
-        hidden_BLD = hidden_BLD + self.drop_path(self.scale2(branch_BLD))
-        if is_post:
-            hidden_BLD = self.norm2(hidden_BLD, token_mask_BL)
-        return hidden_BLD
+    def _add_branch(
+        self,
+        hidden_BLD: torch.Tensor,
+        branch: Callable[[torch.Tensor], torch.Tensor],
+        norm: nn.Module,
+        norm_out: nn.Module | None,
+        scale: nn.Module,
+        token_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        is_post = self.placement == "post"
+        branch_BLD = branch(hidden_BLD if is_post else norm(hidden_BLD, token_mask))
+        if norm_out is not None:
+            branch_BLD = norm_out(branch_BLD, token_mask)
+        hidden_BLD = hidden_BLD + self.drop_path(scale(branch_BLD))
+        return norm(hidden_BLD, token_mask) if is_post else hidden_BLD
 
 
 class LayerScale(TimmLayerScale):
@@ -110,14 +116,14 @@ class ClipVitEncoder(nn.Module):
 
     def __init__(self, config: TowerConfig):
         super().__init__()
-        rates: list[Any] = calculate_drop_path_rates(
-            config.drop_path_rate, config.num_hidden_layers
+        rates = cast(
+            list[float], calculate_drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         )
         self.layers = nn.ModuleList(ClipVitEncoderLayer(config, rate) for rate in rates)
 
     def forward(
-        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, attention_mask, **kwargs)
-        return hidden_BLD
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return hidden_states

@@ -23,8 +23,8 @@ class ClipVitMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
-        hidden_BLF = self.activation(self.fc1(hidden_BLD))
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_BLF = self.activation(self.fc1(hidden_states))
         return self.fc2(self.dropout(hidden_BLF))
 
 
@@ -47,8 +47,8 @@ class ClipVitGatedMLP(nn.Module):
         self.fc2 = nn.Linear(size, config.hidden_size, bias=config.mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
-        gate_BLF, value_BLF = self.fc1(hidden_BLD).chunk(2, dim=-1)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate_BLF, value_BLF = self.fc1(hidden_states).chunk(2, dim=-1)
         return self.fc2(self.dropout(self.activation(gate_BLF) * value_BLF))
 
 

@@ -1,9 +1,11 @@
 """The Vision Transformer, the text Transformer and the CLIP over both.
 
-Shape legend: `B` batch, `L` sequence (patches or tokens), `D` hidden, `P` projection.
+Shape legend: `B` batch, `L` sequence (patches or tokens), `D` hidden, `P` projection, `R` packed
+rows, `W` tokens of a packed row.
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ from .encoder import ClipVitEncoder
 from .feed_forward import ClipVitMLP  # noqa: F401
 from .normalization import build_final_norm
 from .packing import pack, packed_attention_mask, unpack
-from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling
+from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling, ends_of_texts
 from .pretrained import ClipVitPreTrainedModel
 from .projection import ClipVitSimilarity, build_projection
 from .towers import build_tower, load_tower, pooled_size, run_tower
@@ -79,15 +81,15 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
         """Encode images, all of one shape or each of its own.
 
         Args:
-            pixel_values: normalised pixels, (B, C, height, width); or for images of different
-                shapes, what Transformers' `Siglip2ImageProcessor` makes of them: flattened
-                patches, padded, (B, L, patch_size * patch_size * C).
+            pixel_values: normalised pixels, (B, channels, height, width); or for images of
+                different shapes, what Transformers' `Siglip2ImageProcessor` makes of them:
+                flattened patches, padded, (B, L, patch_size * patch_size * channels).
             interpolate_pos_encoding: accept images of another size than `config.image_size`.
             pixel_attention_mask: 1 for a patch, 0 for padding, (B, L); with patches only.
             spatial_shapes: rows and columns of patches of each image, (B, 2); with patches only.
 
         Returns:
-            `last_hidden_state` (B, L, D), after the final norm where it stands before pooling, and
+            `last_hidden_state` (B, L, D), after the final norm if that comes before pooling, and
             `pooler_output` (B, config.pooled_size).
 
         Raises:
@@ -107,19 +109,19 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
         hidden_BLD = self.encoder(
             hidden_BLD,
             attention_mask,
-            token_mask_BL=mask_BL,
-            rotation_B1LR=build_rotation(config, places_BL2),
+            token_mask=mask_BL,
+            rotation=build_rotation(config, places_BL2),
             **kwargs,
         )
         if config.final_norm == "before_pooling":
             hidden_BLD = self.final_norm(hidden_BLD, mask_BL)
         first = config.first_pooled_token
-        pooled = self.pooling(
+        pooled_BD = self.pooling(
             hidden_BLD[:, first:], None if mask_BL is None else mask_BL[:, first:]
         )
         if config.final_norm == "after_pooling":
-            pooled = self.final_norm(pooled)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled)
+            pooled_BD = self.final_norm(pooled_BD)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
 
 
 class ClipVitTextModel(ClipVitPreTrainedModel):
@@ -161,10 +163,10 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             position_ids: positions, (B, L), instead of counting from 0.
             token_type_ids: ignored; many tokenizers make them, and this tower has none.
             packed_places: how texts share rows within the encoder, as `packing.pack` takes them,
-                (R, W); it changes the time and not the result. With the kernels eager and sdpa.
+                (R, W); it changes the time and not the result. For eager and sdpa attention only.
 
         Returns:
-            `last_hidden_state` (B, L, D), after the final norm where it stands before pooling, and
+            `last_hidden_state` (B, L, D), after the final norm if that comes before pooling, and
             `pooler_output` (B, D).
 
         Raises:
@@ -179,19 +181,21 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
             hidden_BLD = self.encoder(
                 hidden_BLD,
                 self._attention_mask(hidden_BLD, attention_mask),
-                token_mask_BL=attention_mask,
-                rotation_B1LR=build_rotation(self.config, places_BL.unsqueeze(-1)),
+                token_mask=attention_mask,
+                rotation=build_rotation(self.config, places_BL.unsqueeze(-1)),
                 **kwargs,
             )
         if self.config.final_norm == "before_pooling":
             hidden_BLD = self.final_norm(hidden_BLD, attention_mask)
-        is_end_BL = input_ids == self.config.eos_token_id
+        is_end_BL = ends_of_texts(input_ids, self.config.eos_token_id)
         pooled_BD = self.pooling(hidden_BLD, attention_mask, is_end_BL)
         if self.config.final_norm == "after_pooling":
             pooled_BD = self.final_norm(pooled_BD)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
 
-    def _attention_mask(self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None):
+    def _attention_mask(
+        self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
         if self.config.is_causal:
             return create_causal_mask(
                 config=self.config,
@@ -222,15 +226,15 @@ class ClipVitTextModel(ClipVitPreTrainedModel):
         states_RWD = self.encoder(
             states_RWD,
             mask,
-            token_mask_BL=(packed_RW >= 0).long(),
-            rotation_B1LR=build_rotation(self.config, positions_RW1),
+            token_mask=(packed_RW >= 0).long(),
+            rotation=build_rotation(self.config, positions_RW1),
             **kwargs,
         )
         return unpack(states_RWD, packed_RW, batch, length)
 
 
 class ClipVitModel(ClipVitPreTrainedModel):
-    """CLIP: images and texts in one space, where what belongs together is close."""
+    """CLIP: images and texts in one space, in which matching ones are close."""
 
     config: ClipVitConfig
     config_class = ClipVitConfig
@@ -264,12 +268,12 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
         Args:
             vision_path: a checkpoint of an image encoder, or of a joint model with one; None for
-                a new one, as `config` has it.
+                a new tower with the configuration in `config`.
             text_path: the same for a text encoder.
             vision_fields, text_fields: fields of a tower's configuration to change, such as
                 `pooling`, `projection_type` or dropouts.
-            config: the configuration otherwise; the defaults when None.
-            fields: fields of it to change, such as `projection_dim`.
+            config: the configuration of everything else; the defaults when None.
+            fields: fields of `config` to change, such as `projection_dim`.
 
         Example:
             >>> model = ClipVitModel.from_vision_text_pretrained(
@@ -340,12 +344,12 @@ class ClipVitModel(ClipVitPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode texts: `pooler_output` is the projection, (B, P), not yet normalised.
 
-        Texts longer than the positions are cut, with a warning, where no `position_ids` are given:
+        Without `position_ids`, texts longer than the positions are truncated, with a warning:
         pipelines of Transformers leave that to the model.
         """
         if position_ids is None and self._is_too_long(input_ids):
             longest = self.config.text_config.max_position_embeddings
-            logger.warning_once(f"texts are cut to {longest} tokens, the most of this model")
+            logger.warning_once(f"texts are truncated to {longest} tokens, this model's maximum")
             input_ids, attention_mask = cut_texts(input_ids, attention_mask, longest)
         inputs = {
             "input_ids": input_ids,
@@ -385,7 +389,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
         Args:
             input_ids: token ids, (B_text, L).
-            pixel_values: normalised pixels, (B_image, C, height, width).
+            pixel_values: normalised pixels, (B_image, channels, height, width).
             attention_mask: 1 for a token, 0 for padding, (B_text, L).
             position_ids: positions, (B_text, L), instead of counting from 0.
             token_type_ids: for text towers that have them, (B_text, L).
@@ -441,13 +445,31 @@ class ClipVitModel(ClipVitPreTrainedModel):
 
     def _contrast(self, logits_BB: torch.Tensor) -> torch.Tensor:
         if self.get_logit_bias() is None:
-            right_B = torch.arange(len(logits_BB), device=logits_BB.device)
+            right_B = torch.arange(logits_BB.shape[0], device=logits_BB.device)
             losses = [
                 nn.functional.cross_entropy(rows, right_B) for rows in (logits_BB, logits_BB.t())
             ]
             return (losses[0] + losses[1]) / 2
-        signs_BB = 2 * torch.eye(len(logits_BB), device=logits_BB.device) - 1
+        signs_BB = 2 * torch.eye(logits_BB.shape[0], device=logits_BB.device) - 1
         return -nn.functional.logsigmoid(signs_BB * logits_BB).sum(dim=1).mean()
+
+
+Output = TypeVar("Output", CLIPVisionModelOutput, CLIPTextModelOutput)
+
+
+def project_output(
+    output_class: type[Output],
+    name: str,
+    projection: nn.Module,
+    outputs: BaseModelOutputWithPooling,
+) -> Output:
+    """The output of a tower with projection: the projected embedding as `name`, and its states."""
+    return output_class(
+        **{name: projection(outputs.pooler_output)},
+        last_hidden_state=outputs.last_hidden_state,
+        hidden_states=outputs.hidden_states,
+        attentions=outputs.attentions,
+    )
 
 
 class ClipVitVisionModelWithProjection(ClipVitPreTrainedModel):
@@ -480,11 +502,8 @@ class ClipVitVisionModelWithProjection(ClipVitPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        return CLIPVisionModelOutput(
-            image_embeds=self.visual_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        return project_output(
+            CLIPVisionModelOutput, "image_embeds", self.visual_projection, outputs
         )
 
 
@@ -519,12 +538,7 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        return CLIPTextModelOutput(
-            text_embeds=self.text_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return project_output(CLIPTextModelOutput, "text_embeds", self.text_projection, outputs)
 
 
 class ClipVitForImageClassification(ClipVitPreTrainedModel):
@@ -558,11 +572,11 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Classify images: `logits` (B, config.num_labels), and `loss` where `labels` are given.
+        """Classify images: `logits` (B, config.num_labels), and with `labels` also the `loss`.
 
         Args:
-            pixel_values: normalised pixels, (B, C, height, width).
-            labels: class ids, (B,), or what `config.problem_type` asks for.
+            pixel_values: normalised pixels, (B, channels, height, width).
+            labels: class ids, (B,), or the targets of `config.problem_type`.
             interpolate_pos_encoding: accept images of another size than `config.image_size`.
         """
         outputs = self.vision_model(

@@ -1,11 +1,11 @@
 """Normalisation layers, chosen by `config.norm_type`.
 
-To add one: write the layer, and give it a line in `NORM_LAYERS`.
+To add one: write the layer, and add it to `NORM_LAYERS` and its name to `NORM_TYPES` in the
+configuration. A layer with parameters sets them in a method `initialize`.
 
-Shape legend: `B` batch, `L` sequence, `D` features.
+Shape legend: `B` batch, `D` hidden (features), `N` tokens of all rows, `X` and `Y` columns and rows
+of pixels.
 """
-
-from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -20,8 +20,10 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, config: TowerConfig, size: int):
         super().__init__(size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
-        return super().forward(hidden_BLD)
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().forward(hidden_states)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -30,8 +32,10 @@ class RMSNorm(nn.RMSNorm):
     def __init__(self, config: TowerConfig, size: int):
         super().__init__(size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
-        return super().forward(hidden_BLD)
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().forward(hidden_states)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -44,8 +48,10 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, config: TowerConfig, size: int):
         super().__init__(config.num_norm_groups, size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
-        return super().forward(hidden_BLD.flatten(0, -2)).view_as(hidden_BLD)
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().forward(hidden_states.flatten(0, -2)).view_as(hidden_states)
 
 
 class BatchNorm(nn.Module):
@@ -74,20 +80,24 @@ class BatchNorm(nn.Module):
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
 
-    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         mean_D, var_D = self.running_mean, self.running_var
         if self.training:
-            mean_D, var_D = self.measure(hidden_BLD, mask_BL)
+            mean_D, var_D = self.measure(hidden_states, mask)
         factor_D = upcast(self.weight) * torch.rsqrt(upcast(var_D) + self.eps)
         shift_D = upcast(self.bias) - upcast(mean_D) * factor_D
-        return (upcast(hidden_BLD) * factor_D + shift_D).to(hidden_BLD.dtype)
+        return (upcast(hidden_states) * factor_D + shift_D).to(hidden_states.dtype)
 
-    def measure(self, hidden_BLD: torch.Tensor, mask_BL) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of this batch; they also move the running ones."""
-        hidden_ND = upcast(hidden_BLD).flatten(0, -2)
+    def measure(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of this batch, which also move the running ones."""
+        hidden_ND = upcast(hidden_states).flatten(0, -2)
         weight_N1 = torch.ones_like(hidden_ND[:, :1])
-        if mask_BL is not None:
-            weight_N1 = mask_BL.reshape(-1, 1).to(hidden_ND.dtype)
+        if mask is not None:
+            weight_N1 = mask.reshape(-1, 1).to(hidden_ND.dtype)
         mean_D, var_D, count = global_statistics(hidden_ND, weight_N1)
         move_running_statistics(self, mean_D, var_D, count)
         return mean_D, var_D
@@ -99,33 +109,45 @@ class ImageBatchNorm(nn.BatchNorm2d):
     torch's own `SyncBatchNorm` does not run on a CPU.
     """
 
+    # As long as statistics are tracked, none of these is None.
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum: float
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not (self.training and count_processes() > 1):
             return super().forward(input)
-        pixels_BHWC = upcast(input).movedim(1, -1)
-        pixels_ND = pixels_BHWC.flatten(0, -2)
+        pixels_BYXD = upcast(input).movedim(1, -1)
+        pixels_ND = pixels_BYXD.flatten(0, -2)
         mean_D, var_D, count = global_statistics(pixels_ND, torch.ones_like(pixels_ND[:, :1]))
         move_running_statistics(self, mean_D, var_D, count)
         factor_D = upcast(self.weight) * torch.rsqrt(var_D + self.eps)
         shift_D = upcast(self.bias) - mean_D * factor_D
-        return (pixels_BHWC * factor_D + shift_D).movedim(-1, 1).to(input.dtype)
+        return (pixels_BYXD * factor_D + shift_D).movedim(-1, 1).to(input.dtype)
 
 
 def global_statistics(
-    values_ND: torch.Tensor, weight_N1: torch.Tensor
+    values: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean and variance (D,) of the rows that weigh 1, over all processes, and their number."""
-    count = sum_over_processes(weight_N1.sum())
-    mean_D = sum_over_processes((values_ND * weight_N1).sum(dim=0)) / count
-    squares_D = ((values_ND - mean_D).square() * weight_N1).sum(dim=0)
+    """Mean and variance, (D,), of the rows of weight 1 over all processes, and their number.
+
+    Args:
+        values: one row per token, (N, D).
+        weight: 1 for a row that counts and 0 for padding, (N, 1).
+    """
+    count = sum_over_processes(weight.sum())
+    mean_D = sum_over_processes((values * weight).sum(dim=0)) / count
+    squares_D = ((values - mean_D).square() * weight).sum(dim=0)
     return mean_D, sum_over_processes(squares_D) / count, count
 
 
 @torch.no_grad()
-def move_running_statistics(norm, mean_D, var_D, count):
+def move_running_statistics(
+    norm: BatchNorm | ImageBatchNorm, mean: torch.Tensor, var: torch.Tensor, count: torch.Tensor
+):
     """Move the running mean and (unbiased) variance of a norm towards those of a batch."""
-    unbiased_D = var_D * count / (count - 1).clamp(min=1)
-    norm.running_mean.lerp_(mean_D.to(norm.running_mean.dtype), norm.momentum)
+    unbiased_D = var * count / (count - 1).clamp(min=1)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), norm.momentum)
 
 
@@ -135,14 +157,14 @@ def upcast(values: torch.Tensor) -> torch.Tensor:
 
 
 def count_processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, with its gradient; the value itself where there is but one."""
+    """The sum over all processes, with its gradient; the value itself in a single process."""
     if count_processes() > 1:
         from torch.distributed.nn.functional import all_reduce
 
@@ -167,8 +189,10 @@ class DynamicTanh(nn.Module):
         init.ones_(self.weight)
         init.zeros_(self.bias)
 
-    def forward(self, hidden_BLD: torch.Tensor, mask_BL=None) -> torch.Tensor:
-        return torch.tanh(self.alpha * hidden_BLD) * self.weight + self.bias
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return torch.tanh(self.alpha * hidden_states) * self.weight + self.bias
 
 
 #: `norm_type` -> layer built with (config, size): (hidden (B, L, D), mask (B, L)) to (B, L, D).
@@ -186,14 +210,14 @@ def build_norm(config: TowerConfig, size: int | None = None) -> nn.Module:
 
     Args:
         config: a tower's configuration (`norm_type`, `layer_norm_eps`, `num_norm_groups`).
-        size: number of features; `config.hidden_size` unless given.
+        size: number of features; `config.hidden_size` by default.
     """
     return NORM_LAYERS[config.norm_type](config, size or config.hidden_size)
 
 
-def build_final_norm(config: TowerConfig) -> Any:
-    """The norm after the last block, over tokens or over what is pooled of them."""
+def build_final_norm(config: TowerConfig) -> nn.Module:
+    """The norm after the last block, over tokens or their pooled output; the identity for none."""
     if config.final_norm == "none":
-        return None
+        return nn.Identity()
     size = config.hidden_size if config.final_norm == "before_pooling" else config.pooled_size
     return build_norm(config, size)

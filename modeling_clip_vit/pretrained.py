@@ -39,62 +39,72 @@ class ClipVitPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as `PreTrainedModel.save_pretrained` does, for all the Auto classes."""
         # Every name, whichever of the Auto classes this one was loaded by.
-        own = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
-        self.config.auto_map = dict(self._auto_classes or {"AutoModel": own})
+        reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+        self.config.auto_map = dict(self._auto_classes or {"AutoModel": reference})
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
-    def _init_weights(self, module):
-        """Initialise as Transformers does, then as the module itself says, then the heads."""
+    def _init_weights(self, module: nn.Module):
+        """Initialise as Transformers does, then as the module's `initialize` does, then heads."""
         super()._init_weights(module)
-        if hasattr(module, "initialize"):
-            module.initialize()
+        initialize = getattr(module, "initialize", None)
+        if callable(initialize):
+            initialize()
         for name in ("visual_projection", "text_projection", "classifier"):
             for layer in getattr(module, name, nn.Identity()).modules():
                 if isinstance(layer, nn.Linear):
                     init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
-def load_whole(model_class, path: str, **kwargs) -> Any:
-    """`model_class.from_pretrained(path, **kwargs)`, where a warning is not enough.
+def load_whole(model_class: type, path: str, **kwargs) -> Any:
+    """`model_class.from_pretrained(path, **kwargs)`, with an error instead of a warning.
 
-    Transformers warns of weights that a checkpoint lacks and starts them at random.
+    Transformers only warns of weights that a checkpoint lacks, and initialises them at random.
 
     Raises:
         ValueError: the checkpoint lacks weights or has unexpected ones; the message names them.
     """
-    model, found = load_with_report(model_class, path, **kwargs)
-    refuse_misfits(path, model, found)
+    model, report = load_with_report(model_class, path, **kwargs)
+    refuse_misfits(path, model, report)
     return model
 
 
-def load_with_report(model_class, path, **kwargs) -> tuple[Any, dict]:
-    """A model, and which weights do not fit, by `missing_keys`, `mismatched_keys` and so on."""
+def load_with_report(model_class: Any, path: str | None, **kwargs) -> tuple[Any, dict]:
+    """A model, and the weights that do not fit: `missing_keys`, `mismatched_keys` and so on."""
     return model_class.from_pretrained(
         path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
 
 
-def refuse_misfits(path: str, model: PreTrainedModel, found: dict):
-    """Raise where weights of a checkpoint and a model do not fit, as `load_whole` does."""
+def refuse_misfits(path: str, model: PreTrainedModel, report: dict):
+    """Reject a checkpoint whose weights do not fit a model.
+
+    Args:
+        path: of the checkpoint, for the message.
+        model: that was loaded from it.
+        report: of `load_with_report`.
+
+    Raises:
+        ValueError: some do not; the message names them.
+    """
     shapes = [
-        f"{name} {tuple(given)} instead of {tuple(own)}"
-        for name, given, own in found["mismatched_keys"]
+        f"{name} {tuple(in_checkpoint)} instead of {tuple(in_model)}"
+        for name, in_checkpoint, in_model in report["mismatched_keys"]
     ]
     misfits = {
-        "lacks": found["missing_keys"],
-        "has, beside the model's,": found["unexpected_keys"],
+        "lacks": report["missing_keys"],
+        "has, beside the model's,": report["unexpected_keys"],
         "has in another shape": shapes,
     }
-    told = [f"{what} {name_some(names)}" for what, names in misfits.items() if names]
-    if told:
+    problems = [f"{problem} {name_some(names)}" for problem, names in misfits.items() if names]
+    if problems:
         raise ValueError(
-            f"{str(path)!r} does not fit a {type(model).__name__}: it {', and '.join(told)}"
+            f"{str(path)!r} does not fit a {type(model).__name__}: it {', and '.join(problems)}"
         )
 
 
 def name_some(names, most: int = 3) -> str:
-    """The first names in order, and how many more there are."""
+    """The first names in order, and the number of others."""
     ordered = sorted(names)
-    more = len(ordered) - most
-    return ", ".join(ordered[:most]) + (f" and {more} more" if more > 0 else "")
+    others = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {others} more" if others > 0 else "")

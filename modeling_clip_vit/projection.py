@@ -5,15 +5,20 @@ Shape legend: `B` batch, `P` projection.
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_clip_vit import ClipVitConfig
 
 
-def build_projection(config: PretrainedConfig, size: int) -> nn.Module:
-    """What brings a tower's pooled output into the joint space: (B, size) to (B, P)."""
+def build_projection(config: PreTrainedConfig, size: int) -> nn.Module:
+    """The projection of a tower's pooled output into the joint space: (B, size) to (B, P).
+
+    Args:
+        config: of the tower, of any model type.
+        size: of the pooled output.
+    """
     if config.projection_type == "none":
         return nn.Identity()
     bias = config.projection_bias
@@ -38,14 +43,15 @@ class ClipVitSimilarity(nn.Module):
         self.config = config
         # One element each rather than none: sharded training cannot split a scalar.
         self.logit_scale = nn.Parameter(torch.empty(1))
-        if config.logit_bias_init_value is not None:
-            self.logit_bias = nn.Parameter(torch.empty(1))
+        has_bias = config.logit_bias_init_value is not None
+        self.logit_bias = nn.Parameter(torch.empty(1)) if has_bias else None
 
     def initialize(self):
-        """Scale and bias as configured."""
+        """Set scale and bias as configured."""
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
-        if self.config.logit_bias_init_value is not None:
-            init.constant_(self.logit_bias, self.config.logit_bias_init_value)
+        value = self.config.logit_bias_init_value
+        if self.logit_bias is not None and value is not None:
+            init.constant_(self.logit_bias, value)
 
     def get_scale(self) -> torch.Tensor:
         """The factor on the cosine similarities, a scalar: the one place that exponentiates."""
@@ -53,20 +59,20 @@ class ClipVitSimilarity(nn.Module):
 
     def get_bias(self) -> torch.Tensor | None:
         """The bias on the logits, a scalar, or None where the configuration has none."""
-        return self.logit_bias.squeeze(0) if hasattr(self, "logit_bias") else None
+        return None if self.logit_bias is None else self.logit_bias.squeeze(0)
 
     @torch.no_grad()
     def clamp_scale(self):
-        """Bring the scale back to `config.logit_scale_max`, if it has left it."""
+        """Reduce the scale to `config.logit_scale_max`, if it is larger."""
         if self.config.logit_scale_max is not None:
             self.logit_scale.clamp_(max=torch.tensor(self.config.logit_scale_max).log().item())
 
-    def forward(self, text_embeds_BP: torch.Tensor, image_embeds_BP: torch.Tensor) -> torch.Tensor:
+    def forward(self, text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (B_text, B_image)."""
-        image_embeds_BP = image_embeds_BP.to(text_embeds_BP.device)
-        scale = self.get_scale().to(text_embeds_BP.device)
-        logits_per_text = text_embeds_BP @ image_embeds_BP.t() * scale
+        image_embeds = image_embeds.to(text_embeds.device)
+        scale = self.get_scale().to(text_embeds.device)
+        logits_per_text = text_embeds @ image_embeds.t() * scale
         bias = self.get_bias()
-        return (
-            logits_per_text if bias is None else logits_per_text + bias.to(logits_per_text.device)
-        )
+        if bias is None:
+            return logits_per_text
+        return logits_per_text + bias.to(logits_per_text.device)

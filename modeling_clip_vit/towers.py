@@ -1,26 +1,32 @@
-"""Towers of other model types: any image or text encoder of Transformers besides our own.
+"""Towers of any type: our own, or any image or text encoder of Transformers.
 
 Shape legend: `B` batch, `L` sequence, `D` hidden.
 """
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from transformers import AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_clip_vit import FOREIGN_FIELDS, is_foreign
-from .pooling import TEXT_POOLINGS, pool_cls, pool_mean
+from .pooling import Pooling, ends_of_texts, pool_cls, pool_eos, pool_last, pool_mean
 from .pretrained import load_with_report, refuse_misfits
 
-#: What pools the images of a tower of another model type; texts are pooled as our own are.
-IMAGE_POOLINGS: dict[str, Any] = {"cls": pool_cls, "mean": pool_mean}
+#: `pooling` of a tower of another model type -> the function. Those with weights are ours alone.
+FOREIGN_POOLINGS: dict[str, Pooling] = {
+    "cls": pool_cls,
+    "mean": pool_mean,
+    "eos": pool_eos,
+    "last": pool_last,
+}
 
 
-def build_tower(config, own_class: type[PreTrainedModel]) -> PreTrainedModel:
+def build_tower(config: PreTrainedConfig, own_class: type[PreTrainedModel]) -> PreTrainedModel:
     """A tower with random weights: of `own_class`, or of another model type."""
     if is_foreign(config):
         return AutoModel.from_config(config)
@@ -28,10 +34,10 @@ def build_tower(config, own_class: type[PreTrainedModel]) -> PreTrainedModel:
 
 
 def pooled_size(tower: PreTrainedModel) -> int:
-    """Size of what a tower's pooling gives.
+    """Size of a tower's pooled output.
 
     Raises:
-        ValueError: the tower of another model type does not tell its size.
+        ValueError: the configuration of a tower of another model type does not say.
     """
     if not is_foreign(tower.config):
         return tower.config.pooled_size
@@ -42,8 +48,8 @@ def pooled_size(tower: PreTrainedModel) -> int:
         size = getattr(getattr(tower, "timm_model", None), "num_features", None)
     if size is None:
         raise ValueError(
-            f"a tower of type {tower.config.model_type!r} has no hidden_size: it cannot be "
-            "projected; give another vision_config or text_config"
+            f"a tower of type {tower.config.model_type!r} has no hidden_size, so its output cannot "
+            "be projected: choose another vision_config or text_config"
         )
     return size
 
@@ -53,46 +59,62 @@ def run_tower(tower: PreTrainedModel, inputs: dict, **kwargs) -> BaseModelOutput
 
     Args:
         tower: the model.
-        inputs: what our own towers take. Of these, another type gets what its `forward` names.
+        inputs: inputs of our own towers. Another type is passed those that its `forward` names.
 
     Raises:
         ValueError: an input is missing that the tower needs.
     """
     if not is_foreign(tower.config):
         return tower(**inputs, **kwargs, return_dict=True)
-    accepted = inspect.signature(tower.forward).parameters
-    given = {name: value for name, value in inputs.items() if value is not None}
     required = "input_ids" if "input_ids" in inputs else "pixel_values"
-    if required not in given:
+    if inputs[required] is None:
         raise ValueError(f"{required} is missing: this model needs it")
-    inputs = {name: value for name, value in given.items() if name in accepted}
-    outputs = tower(**inputs, **kwargs, return_dict=True)
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    accepted = parameter_names(type(tower).forward)
+    outputs = tower(
+        **{name: value for name, value in inputs.items() if name in accepted},
+        **kwargs,
+        return_dict=True,
+    )
     return BaseModelOutputWithPooling(
         last_hidden_state=outputs.last_hidden_state,
-        pooler_output=pool_foreign(tower.config, outputs, given),
+        pooler_output=pool_foreign(tower.config, outputs, inputs),
         hidden_states=outputs.get("hidden_states"),
         attentions=outputs.get("attentions"),
     )
 
 
-def pool_foreign(config, outputs, inputs: dict) -> torch.Tensor:
+@cache
+def parameter_names(function: Callable) -> frozenset[str]:
+    """Names of the parameters of a function."""
+    return frozenset(inspect.signature(function).parameters)
+
+
+def pool_foreign(
+    config: PreTrainedConfig, outputs: BaseModelOutput, inputs: dict[str, torch.Tensor]
+) -> torch.Tensor:
     """Pool the output of a tower of another model type: (B, D)."""
     hidden_BLD = outputs.last_hidden_state
-    if config.pooling is None and outputs.get("pooler_output") is not None:
-        return outputs.pooler_output.flatten(1)
+    assert hidden_BLD is not None
+    pooled = outputs.get("pooler_output")
+    if config.pooling is None and pooled is not None:
+        return pooled.flatten(1)
+    pool = FOREIGN_POOLINGS[config.pooling or "mean"]
     if "input_ids" not in inputs:
         if hidden_BLD.ndim == 4:  # a convolutional network's map
             hidden_BLD = hidden_BLD.flatten(2).transpose(1, 2)
-        return IMAGE_POOLINGS[config.pooling or "mean"](hidden_BLD)
-    pool: Any = TEXT_POOLINGS[config.pooling or "mean"]
-    is_end_BL = inputs["input_ids"] == config.eos_token_id
-    return pool(hidden_BLD, inputs.get("attention_mask"), is_end_BL)
+        return pool(hidden_BLD)
+    return pool(
+        hidden_BLD,
+        inputs.get("attention_mask"),
+        ends_of_texts(inputs["input_ids"], config.eos_token_id),
+    )
 
 
 def change_fields(config: PreTrainedConfig, fields: dict):
     """Change fields of a configuration: of a tower, or of a joint model.
 
-    If every head has its own keys, that stays so when the number of heads changes.
+    If every query head has its own key head, that stays so when the number of heads changes.
 
     Raises:
         ValueError: there is no such field, or its value is not allowed.
@@ -114,20 +136,20 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
 
     Args:
         path: a folder or the id of a model on the Hub.
-        part: `vision_config` or `text_config`: what to take of a joint model.
+        part: which tower of a joint model to load, `vision_config` or `text_config`.
         fields: fields of its configuration to change.
 
     Raises:
-        ValueError: its configuration has no such field, or the checkpoint lacks weights of it.
+        ValueError: its configuration has no such field, or the checkpoint lacks some weights.
     """
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
     change_fields(config, fields)
-    tower, found = load_with_report(AutoModel, path, config=config)
-    # Heads, and the other tower of a joint model, are left behind on purpose; and a pooler is not
-    # missed where the tower is pooled in another way.
-    found["unexpected_keys"] = set()
+    tower, report = load_with_report(AutoModel, path, config=config)
+    # Heads and the other tower of a joint model are not loaded on purpose. Nor does a tower need
+    # the weights of its own pooler if it is pooled in another way.
+    report["unexpected_keys"] = set()
     if is_foreign(config) and getattr(config, "pooling", None) is not None:
-        found["missing_keys"] = {key for key in found["missing_keys"] if "pooler" not in key}
-    refuse_misfits(path, tower, found)
+        report["missing_keys"] = {key for key in report["missing_keys"] if "pooler" not in key}
+    refuse_misfits(path, tower, report)
     return tower

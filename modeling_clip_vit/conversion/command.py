@@ -1,14 +1,16 @@
 """The command `clip-vit convert`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.command_line import CommandParser
+from ..utils.errors import UserError
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_processor
-from .checkpoints import folder_of
+from .peer_checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
 from .verify import is_tower, verify
 from .weights import ConversionError
@@ -19,6 +21,9 @@ def run_convert(arguments: list[str]) -> int:
     options = build_parser().parse(arguments)
     target = Path(options.target)
     check_new(target)
+    writable = [name for name, peer in PEERS.items() if peer.to_peer]
+    if options.to not in writable:
+        raise UserError(f"to={options.to!r} is not allowed: choose from {', '.join(writable)}")
     kind = find_peer(options.source)
     source = PEERS[kind].load(options.source)
     ours = PEERS[kind].from_peer(source).eval()
@@ -36,6 +41,18 @@ def run_convert(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class ConvertOptions:
+    """What to convert to.
+
+    Args:
+        to: implementation to convert to: clip_vit, hf_clip, hf_siglip, open_clip or timm, which
+            receives the image tower only.
+    """
+
+    to: str = "clip_vit"
+
+
 def build_parser() -> CommandParser:
     """The arguments of `clip-vit convert`."""
     parser = CommandParser(
@@ -49,12 +66,7 @@ def build_parser() -> CommandParser:
         "source", type=str, help="checkpoint: a folder, a weights file in one, or a Hub id"
     )
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
-    parser.add_argument(
-        "--to",
-        choices=[name for name, peer in PEERS.items() if peer.to_peer],
-        default="clip_vit",
-        help="implementation to convert to; timm receives the image tower only",
-    )
+    parser.add_class_arguments(ConvertOptions)
     return parser
 
 
@@ -67,7 +79,7 @@ def convert_to(name: str, ours: Ours, source: str) -> Any:
     peer = PEERS[name]
     if not isinstance(ours, ClipVitModel) and not peer.is_tower and name != "clip_vit":
         raise ConversionError(f"{source!r} is an image tower alone, and {name} has two towers")
-    assert peer.to_peer is not None, "build_parser offers only what can be written"
+    assert peer.to_peer is not None, "run_convert rejects what cannot be written"
     return peer.to_peer(ours)
 
 

@@ -6,7 +6,7 @@ from transformers import ChineseCLIPModel
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip
-from .checkpoints import Checkpoint, model_of
+from .peer_checkpoints import Checkpoint, model_of
 from .weights import Rule, move_weights, same, take
 
 #: Fields of the text tower that have the same name and meaning in Transformers' BERT.

@@ -6,7 +6,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
-from .checkpoints import Checkpoint, model_of
+from .peer_checkpoints import Checkpoint, model_of
 from .weights import Rule, blocks, module, move_weights, require_classic, same, stacked, take
 
 #: Fields of a tower that have the same name and meaning on both sides.

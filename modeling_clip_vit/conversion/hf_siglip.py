@@ -7,8 +7,8 @@ from transformers import SiglipConfig, SiglipModel
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip
-from .checkpoints import Checkpoint, model_of
 from .hf_clip import block_rules, embedding_rules
+from .peer_checkpoints import Checkpoint, model_of
 from .weights import Rule, module, move_weights, require_classic, same, take
 
 # SigLIP's configurations have no initializer_range.

@@ -1,5 +1,6 @@
 """The command `clip-vit merge`: one model between two of the same architecture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def run_merge(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class MergeOptions:
+    """How to average.
+
+    Args:
+        alpha: weight of the second checkpoint, from 0 to 1.
+    """
+
+    alpha: float = 0.5
+
+
 def build_parser() -> CommandParser:
     """The arguments of `clip-vit merge`."""
     parser = CommandParser(
@@ -53,9 +65,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("first", type=str, help="checkpoint: a folder or a Hub id")
     parser.add_argument("second", type=str, help="another checkpoint of the same architecture")
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of the second checkpoint, from 0 to 1"
-    )
+    parser.add_class_arguments(MergeOptions)
     return parser
 
 
@@ -74,13 +84,13 @@ def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
     ours, theirs = first.state_dict(), second.state_dict()
     apart = [name for name in {*ours, *theirs} if shape_of(ours, name) != shape_of(theirs, name)]
     if apart:
-        told = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+        listed = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
     left, right = flat_fields(first.config.to_dict()), flat_fields(second.config.to_dict())
     fields = [name for name in {*left, *right} if left.get(name) != right.get(name)]
     if fields:
-        told = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(told)}")
+        listed = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
+        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
     for name, weight in ours.items():
         if weight.is_floating_point():
             weight.copy_(torch.lerp(weight.double(), theirs[name].double(), alpha))

@@ -1,6 +1,5 @@
 """open_clip: its own ViT, and the SigLIP type with a tower of timm."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from torch import nn
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.folders import write_json
+from ..utils.packages import require
 from . import hf_clip, hf_siglip, timm_vit
-from .checkpoints import Checkpoint, folder_of, tensors_only
+from .peer_checkpoints import Checkpoint, folder_of, tensors_only
 from .weights import (
     ConversionError,
     Rule,
@@ -75,17 +76,14 @@ def from_open_clip(source: nn.Module | Checkpoint) -> ClipVitModel:
 
 
 def import_open_clip():
-    """The package, which only this conversion needs.
+    """Import open_clip, which only this conversion needs.
 
     Raises:
-        ConversionError: it is not installed.
+        MissingPackageError: it is not installed.
     """
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ConversionError(
-            "open_clip is not installed: pip install 'clip-vit[convert]', or uv run --extra convert"
-        ) from error
+    require(("open_clip",), "convert", "a conversion from or to open_clip")
+    import open_clip
+
     return open_clip
 
 
@@ -122,7 +120,7 @@ def save(peer: Any, folder: Path, config: ClipVitConfig):
     """
     preprocess = SIGLIP_IMAGES if is_siglip(config) else {}
     content = {"model_cfg": model_arguments(config), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(folder / "open_clip_config.json", content)
     state = {key: value.contiguous() for key, value in peer.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
 

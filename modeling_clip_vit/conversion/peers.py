@@ -18,10 +18,10 @@ from transformers import (
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
 from ..utils.from_pretrained import loading
 from . import open_clip
-from .checkpoints import Checkpoint, folder_of, load_transformers
 from .hf_chinese_clip import from_hf_chinese_clip
 from .hf_clip import from_hf_clip, to_hf_clip
 from .hf_siglip import from_hf_siglip, to_hf_siglip
+from .peer_checkpoints import Checkpoint, folder_of, load_transformers
 from .timm_vit import from_timm_vit, to_timm_vit
 from .timm_vit import load as load_timm
 from .timm_vit import save as save_timm

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..configuration_clip_vit import ClipVitVisionConfig
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
-from .checkpoints import Checkpoint, folder_of, tensors_only
+from .peer_checkpoints import Checkpoint, folder_of, tensors_only
 from .weights import (
     ConversionError,
     Rule,

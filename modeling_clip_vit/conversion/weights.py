@@ -133,11 +133,11 @@ def ratio(part: int, whole: int) -> float:
     return value if int(whole * value) == part else nextafter(value, inf)
 
 
-def require(config, expected: dict, peer: str):
-    """Check that a configuration says what a peer can do.
+def require_fields(config, expected: dict, peer: str):
+    """Check that a peer can represent a configuration.
 
     Raises:
-        ConversionError: it says something else; the message names the fields.
+        ConversionError: it cannot; the message names the fields.
     """
     if is_foreign(config):
         raise ConversionError(f"{peer} cannot hold a tower of type {config.model_type!r}")
@@ -152,6 +152,7 @@ def require(config, expected: dict, peer: str):
 
 #: What CLIP, SigLIP and ViT of all peers have in common.
 CLASSIC = {
+    "attention_type": "softmax",
     "qk_norm": False,
     "mlp_type": "mlp",
     "mlp_bias": True,
@@ -183,4 +184,4 @@ def require_classic(config, expected: dict, peer: str, options: Iterable[str] = 
         full = {"num_key_value_heads": heads, "head_dim": config.hidden_size // heads}
         fixed = {name: value for name, value in CLASSIC.items() if name not in options}
         expected = {**fixed, **full, **expected}
-    require(config, expected, peer)
+    require_fields(config, expected, peer)

@@ -1,26 +1,21 @@
-"""From rows to the batches that a training step takes.
+"""Which rows make a batch, and from samples to the batches that a training step takes.
 
 Shape legend: `B` samples, `T` texts, `L` tokens, `S` side in pixels.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from ..utils.errors import UserError
-from .captions import CaptionMaker
-from .images import BadImageError, decode_image, image_name, to_pixels
 from .mixing import mix_seed
-from .policies import SampleAugment
 from .rows import Sample, SkippedSample
-from .transforms import NOISE_SIZE, AugmentOptions, augment, normalize
+from .transforms import AugmentOptions, augment, normalize
 
 #: Numbers that are augmented at once: 4 MB of float32.
 CHUNK_SIZE = 1 << 20
@@ -28,97 +23,6 @@ CHUNK_SIZE = 1 << 20
 MOST_KEPT_TEXTS = 1 << 16
 #: Offset for the repeated draws of a row in an epoch: larger than any epoch number.
 MOST_EPOCHS = 1_000_000
-
-
-class ImageTextSamples(Dataset):
-    """Rows of an image-text dataset, varied anew in each epoch.
-
-    An index is a pair (row, draw). All that is random in a sample comes from the seed and that
-    pair, so a sample is the same in any batch, worker or process.
-
-    Args:
-        read_pixels: row to uint8 pixels (3, S, S), or an image that `vary` makes them of, or a
-            `BadImageError`.
-        captions: makes the texts of a row; None for no texts.
-        concepts: concept number of each row: rows of one concept belong together; None where
-            equal captions do.
-        names: row to what to call it in a message.
-        seed: of everything random.
-        vary: what happens to one image before it comes into a batch; None for nothing.
-    """
-
-    def __init__(
-        self,
-        read_pixels: Callable[[int], Any],
-        captions: CaptionMaker | None,
-        concepts: Sequence[int] | None,
-        names: Callable[[int], str],
-        seed: int,
-        vary: SampleAugment | None = None,
-    ):
-        self.read_pixels = read_pixels
-        self.captions = captions
-        self.concepts = concepts
-        self.names = names
-        self.seed = seed
-        self.vary = vary
-
-    def __getitem__(self, index: tuple[int, int]) -> Sample | SkippedSample:
-        row, draw = index
-        rng = np.random.default_rng((self.seed, draw, row))
-        noise = torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32))
-        texts, concept = self.captions.draw_with_concept(row, rng) if self.captions else ([], 0)
-        seed = draw_seed(rng)
-        try:
-            pixels = self.read_pixels(row)
-            if self.vary is not None:
-                pixels = self.vary(pixels, seed)
-        except BadImageError as error:
-            return SkippedSample(self.names(row), str(error))
-        if self.concepts is not None:
-            concept = self.concepts[row]
-        return Sample(pixels, noise, texts, concept, seed)
-
-
-def draw_seed(rng: np.random.Generator) -> int:
-    """A seed of what is random in a sample beyond its noise and texts."""
-    return int(rng.integers(2**63))
-
-
-class StoredPixels:
-    """Pixels that were all decoded beforehand: uint8 (N, 3, S, S), by row."""
-
-    def __init__(self, pixels: torch.Tensor, rows: list[int]):
-        self.pixels = pixels
-        self.position = {row: position for position, row in enumerate(rows)}
-
-    def __call__(self, row: int) -> torch.Tensor:
-        return self.pixels[self.position[row]]
-
-
-class DecodedPixels:
-    """Pixels decoded whenever a row is read, in the loader's workers."""
-
-    def __init__(self, split, column: str, size: int):
-        self.split, self.column, self.size = split, column, size
-
-    def __call__(self, row: int) -> torch.Tensor:
-        return to_pixels(decode_image(self.split[row][self.column], self.size), self.size)
-
-    def name(self, row: int) -> str:
-        """What to call a row in a message."""
-        return image_name(self.split[row][self.column], row)
-
-
-class DecodedImages(DecodedPixels):
-    """The same without cropping, for random crops, which need a minimum number of pixels."""
-
-    def __init__(self, split, column: str, size: int, least_area: int):
-        super().__init__(split, column, size)
-        self.least_area = least_area
-
-    def __call__(self, row: int) -> Image.Image:  # type: ignore[override]
-        return decode_image(self.split[row][self.column], self.size, self.least_area)
 
 
 def number_concepts(keys: Sequence[Hashable]) -> list[int]:

@@ -1,18 +1,19 @@
-"""Make a text for a sample: which caption, and what goes with it."""
+"""Draw the texts of a sample: which caption, and what goes with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from datasets import Dataset
 
 from .columns import check_columns
 from .errors import DataError
+from .files.tables import is_clean
 from .labels import Labels, read_labels
-from .tables import is_clean
+from .rows import Row
 from .templates import check_template, clean_class_names, load_templates
 
 
@@ -96,14 +97,22 @@ class CaptionOptions:
                 f"{', '.join(self.sources())}"
             )
 
+    def phrases(self) -> dict[str, list[str]]:
+        """The sets of phrases that class names go into, if there are classes."""
+        return self.label_phrases if self.label_column else {}
+
     def sources(self) -> list[str]:
         """What texts come from: caption columns, and the sets of phrases around class names."""
-        return self.caption_columns + (list(self.label_phrases) if self.label_column else [])
+        return [*self.caption_columns, *self.phrases()]
+
+    def columns(self) -> list[str]:
+        """Every column that texts are made of."""
+        label = [self.label_column] if self.label_column else []
+        return [*self.caption_columns, *self.tags_columns.values(), *label]
 
     def words_around(self) -> list[str]:
         """The words of all phrases, without the captions that go into them."""
-        sets = [*self.templates.values()]
-        sets += self.label_phrases.values() if self.label_column else []
+        sets = [*self.templates.values(), *self.phrases().values()]
         return [phrase.replace("{}", "") for phrases in sets for phrase in phrases]
 
 
@@ -157,14 +166,79 @@ def vary_caption(
     return ", ".join([caption, *rng.choice(tags, size=count, replace=False)])
 
 
+class MissingTextError(ValueError):
+    """A row without a usable caption or class."""
+
+
+class RowTexts(Protocol):
+    """The captions, tags and class names of rows, read beforehand or from the row itself."""
+
+    options: CaptionOptions
+
+    def find_captions(self, row: Row, column: str) -> list[str]:
+        """The captions of a row in a column, at least one.
+
+        Raises:
+            MissingTextError: it has none.
+        """
+
+    def find_tags(self, row: Row, column: str) -> list[str]:
+        """The tags that may be appended to the captions of a column."""
+
+    def find_class_name(self, row: Row, source: str) -> str:
+        """The name of a row's class in a set of phrases.
+
+        Raises:
+            MissingTextError: it has none.
+        """
+
+
+class Captions(RowTexts, Protocol):
+    """The texts of a dataset, and what a tokenizer learns from."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in their order; empty for none, or where they are not known beforehand."""
+
+    def corpus(self) -> list[str]:
+        """Every distinct caption, tag and phrase, in order."""
+
+
+def draw_texts(texts: RowTexts, row: Row, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Draw texts for a row: one, or one from each source, as the options say.
+
+    Returns:
+        The texts; and the caption or the class name that each was made of.
+
+    Raises:
+        MissingTextError: the row has none in a source that was drawn.
+    """
+    sources = choose_columns(texts.options, rng)
+    drawn = [draw_text(texts, row, source, rng) for source in sources]
+    return [text for text, _ in drawn], [caption for _, caption in drawn]
+
+
+def draw_text(texts: RowTexts, row: Row, source: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A text from one source, now and then in a phrase or with some of its tags, and the caption
+    or class name in it.
+    """
+    options = texts.options
+    phrases = options.phrases().get(source)
+    if phrases:
+        name = texts.find_class_name(row, source)
+        return draw_one(phrases, rng).replace("{}", name), name
+    caption = draw_one(texts.find_captions(row, source), rng)
+    return vary_caption(caption, source, texts.find_tags(row, source), options, rng), caption
+
+
 class CaptionMaker:
-    """Makes texts from the rows of one split.
+    """The texts of a table's rows, all read beforehand; implements `Captions`.
 
     Args:
         split: the rows.
         options: which columns, and how they are mixed.
         path: name of the dataset in messages.
-        names: the classes of the label column, where another split said so.
+        names: the classes of the label column, if another split defines them.
 
     Raises:
         DataError: a column is missing, or holds nothing that could be used.
@@ -191,26 +265,22 @@ class CaptionMaker:
             self.class_names = name_classes(options, self.labels.names)
             self.problems |= self.labels.problems
 
-    def draw(self, row: int, rng: np.random.Generator) -> list[str]:
-        """Texts for a row: one, or one from each source, as the options say."""
-        return self.draw_with_concept(row, rng)[0]
+    @property
+    def classes(self) -> list[str]:
+        """The classes in their order; empty for none."""
+        return self.labels.names if self.labels else []
 
-    def draw_with_concept(self, row: int, rng: np.random.Generator) -> tuple[list[str], int]:
-        """Texts for a row, and a number that says which captions they were made of."""
-        drawn = [self.draw_from(name, row, rng) for name in choose_columns(self.options, rng)]
-        return [text for text, _ in drawn], stable_number("\n".join(said for _, said in drawn))
+    def find_captions(self, row: Row, column: str) -> list[str]:
+        """The captions of a row in a column."""
+        return self.captions[column][row.number]
 
-    def draw_from(self, source: str, row: int, rng: np.random.Generator) -> tuple[str, str]:
-        """A text from one source, now and then in a phrase or with some of its tags, and the
-        caption or class name in it.
-        """
-        if source in self.class_names:
-            name = self.class_name(source, row)
-            phrase = draw_one(self.options.label_phrases[source], rng)
-            return phrase.replace("{}", name), name
-        tags = self.tags[source][row] if source in self.tags else []
-        caption = draw_one(self.captions[source][row], rng)
-        return vary_caption(caption, source, tags, self.options, rng), caption
+    def find_tags(self, row: Row, column: str) -> list[str]:
+        """The tags of a row for a caption column."""
+        return self.tags[column][row.number] if column in self.tags else []
+
+    def find_class_name(self, row: Row, source: str) -> str:
+        """The name of a row's class in a set of phrases."""
+        return self.class_name(source, row.number)
 
     def class_name(self, source: str, row: int) -> str:
         """The name of a row's class, as a set of phrases has it."""
@@ -278,11 +348,11 @@ def name_classes(options: CaptionOptions, names: list[str]) -> dict[str, list[st
     """
     result = {}
     for source in options.label_phrases:
-        given = options.label_names.get(source)
-        if given is not None and len(given) != len(names):
+        label_names = options.label_names.get(source)
+        if label_names is not None and len(label_names) != len(names):
             raise DataError(
-                f"label_names has {len(given)} names for {source!r}, but {options.label_column!r} "
-                f"has {len(names)} classes"
+                f"label_names has {len(label_names)} names for {source!r}, but "
+                f"{options.label_column!r} has {len(names)} classes"
             )
-        result[source] = list(map(str, given)) if given else clean_class_names(names)
+        result[source] = list(map(str, label_names)) if label_names else clean_class_names(names)
     return result

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
@@ -23,6 +24,21 @@ CAPTION_NAMES = (
     *("description", "title", "alt_text", "alt", "prompt"),
 )
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "fine_label", "target", "cls")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a run reads.
+
+    Args:
+        image_column: of the images.
+        caption_columns: of the captions; empty if texts are made of classes.
+        label_column: of the classes; None for none.
+    """
+
+    image_column: str
+    caption_columns: list[str]
+    label_column: str | None
 
 
 def column_kinds(features: Features) -> dict[str, str]:
@@ -89,30 +105,30 @@ def choose_image_column(kinds: dict[str, str], path: str) -> str:
     """The column of images where none is named.
 
     Raises:
-        DataError: it cannot be told.
+        DataError: the columns give no hint.
     """
-    found = find_image_column(kinds)
-    if found is None:
+    column = find_image_column(kinds)
+    if column is None:
         raise DataError(
             f"cannot tell which column of {path!r} holds the images: set image_column to one of "
             f"{listed(kinds)}"
         )
-    return found
+    return column
 
 
 def choose_label_column(kinds: dict[str, str], path: str) -> str:
     """The column of classes where none is named.
 
     Raises:
-        DataError: it cannot be told.
+        DataError: the columns give no hint.
     """
-    found = find_label_column(kinds)
-    if found is None:
+    column = find_label_column(kinds)
+    if column is None:
         raise DataError(
             f"cannot tell which column of {path!r} holds the classes: set label_column to one of "
             f"{listed(kinds)}"
         )
-    return found
+    return column
 
 
 def choose_texts(

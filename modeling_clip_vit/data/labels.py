@@ -47,21 +47,22 @@ def read_labels(
     feature, values = split.features[column], list(split[column])
     problems: dict[int, str] = {}
     if isinstance(feature, ClassLabel):
-        own = list(feature.names or ())
-        if not own:
+        defined = list(feature.names or ())
+        if not defined:
             raise DataError(f"the class labels of column {column!r} of {path!r} have no names")
-        given = [own[v] if v is not None and 0 <= v < len(own) else None for v in values]
+        classes = [defined[v] if v is not None and 0 <= v < len(defined) else None for v in values]
+        last = len(defined) - 1
         for row, value in enumerate(values):
-            if given[row] is None:
-                has = "no class" if value is None else f"the class {value}, of 0 to {len(own) - 1}"
-                problems[row] = f"its {column!r} has {has}"
+            if classes[row] is None:
+                bad = "no class" if value is None else f"the class {value}, of 0 to {last}"
+                problems[row] = f"its {column!r} has {bad}"
     else:
-        given = [read_name(value, column, path) for value in values]
-        own = sorted_names({name for name in given if name is not None})
-        problems |= {row: f"its {column!r} is empty" for row, n in enumerate(given) if n is None}
-    names = list(names or own)
+        classes = [read_name(value, column, path) for value in values]
+        defined = sorted_names({name for name in classes if name is not None})
+        problems |= {row: f"its {column!r} is empty" for row, n in enumerate(classes) if n is None}
+    names = list(names or defined)
     places = {name: place for place, name in enumerate(names)}
-    for row, name in enumerate(given):
+    for row, name in enumerate(classes):
         if name is not None and name not in places:
             listed = f"{', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
             problems[row] = (
@@ -70,7 +71,7 @@ def read_labels(
             )
     if len(problems) == len(values) and problems:
         raise DataError(f"no row of {path!r} has a class: of row 0, {problems[0]}")
-    return Labels(names, [places.get(str(name), NO_CLASS) for name in given], problems)
+    return Labels(names, [places.get(str(name), NO_CLASS) for name in classes], problems)
 
 
 def sorted_names(names: set[str]) -> list[str]:

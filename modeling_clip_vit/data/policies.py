@@ -58,9 +58,11 @@ class SampleAugment:
 
     @property
     def least_area(self) -> int:
-        """Number of pixels that an image needs so that not even its smallest crop is enlarged."""
+        """Number of pixels that an image needs so that not even its smallest crop is enlarged; 0
+        without crops, where the length of its shorter side says it all.
+        """
         if not self.scale:
-            return self.size**2
+            return 0
         narrowest = min(self.ratio[0], 1 / self.ratio[1], 1)
         return math.ceil(self.size**2 / (self.scale[0] * narrowest))
 

@@ -13,15 +13,20 @@ class Row:
     Args:
         name: what to call it in a message; in a stream, all that is random in its sample comes
             from it.
-        columns: its values by column; images as bytes or as the `{"bytes", "path"}` of `datasets`.
+        columns: its values by column; images as bytes, as the `{"bytes", "path"}` of `datasets`, or
+            already as pixels, uint8 (3, S, S).
         passes: how often the stream has started over before it.
         folder: what its paths to files begin at.
+        number: its place in a table.
+        concept: what it shows, if the whole dataset has been read and its concepts are numbered.
     """
 
     name: str
     columns: dict[str, Any]
     passes: int = field(default=0, compare=False)
     folder: str = ""
+    number: int = 0
+    concept: int | None = None
 
 
 @dataclass

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.packages import require
 from ..utils.resources import find_resource, resource_names
 from .errors import DataError
 
@@ -56,11 +57,12 @@ def load_templates(name: str) -> list[str]:
 
     Raises:
         DataError: there is no such set, or a phrase has not exactly one `{}`.
+        MissingPackageError: open_clip is not installed.
     """
     if name in TEMPLATES:
         return list(TEMPLATES[name])
     if name in OPEN_CLIP_TEMPLATES:
-        return open_clip_templates(OPEN_CLIP_TEMPLATES[name])
+        return open_clip_templates(name)
     ready_made = resource_names("templates")
     if not Path(name).expanduser().is_file() and name not in ready_made:
         known = ", ".join([*TEMPLATES, *OPEN_CLIP_TEMPLATES, *ready_made])
@@ -75,20 +77,16 @@ def load_templates(name: str) -> list[str]:
     return [phrase for _, phrase in phrases]
 
 
-def open_clip_templates(constant: str) -> list[str]:
-    """The phrases of one of open_clip's constants, which are functions of the class name.
+def open_clip_templates(name: str) -> list[str]:
+    """The phrases of a set in `OPEN_CLIP_TEMPLATES`; open_clip has them as functions of the name.
 
     Raises:
-        DataError: open_clip is not installed.
+        MissingPackageError: open_clip is not installed.
     """
-    try:
-        from open_clip import zero_shot_metadata
-    except ImportError as error:
-        raise DataError(
-            "these templates come with open_clip, which is not installed: "
-            "pip install 'clip-vit[convert]'"
-        ) from error
-    return [template("{}") for template in getattr(zero_shot_metadata, constant)]
+    require(("open_clip",), "convert", f"the set of templates {name!r}")
+    from open_clip import zero_shot_metadata
+
+    return [phrase("{}") for phrase in getattr(zero_shot_metadata, OPEN_CLIP_TEMPLATES[name])]
 
 
 def check_template(phrase: str, where: str):
@@ -113,10 +111,10 @@ def clean_class_names(names: Sequence[str]) -> list[str]:
     """
     words = [clean_class_name(name) for name in names]
     parts = [LEADING_INDEX.fullmatch(word) for word in words]
-    found = [part for part in parts if part is not None]
-    if len(found) < max(2, len(words)):
+    matches = [part for part in parts if part is not None]
+    if len(matches) < max(2, len(words)):
         return words
-    indices, rests = [part[1] for part in found], [part[2] for part in found]
+    indices, rests = [part[1] for part in matches], [part[2] for part in matches]
     has_zeros = any(index.startswith("0") and len(index) > 1 for index in indices)
     numbers = sorted(map(int, indices))
     counts_up = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2

@@ -1,66 +1,74 @@
-"""Measure a model with a class head: how often the right class is first, or among the first five.
+"""A model with a class head, as what evaluates images takes it.
 
 Shape legend: `N` images, `S` side in pixels, `C` classes.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from transformers import AutoModelForImageClassification, BatchFeature, CLIPImageProcessor
 
 from ..data.transforms import normalize
-from ..inference.embedding import check_finite
 from ..modeling_clip_vit import ClipVitForImageClassification
-from .metrics import Metric, make_metrics
+from ..utils.devices import default_device
+from ..utils.from_pretrained import load_config, load_image_processor, load_model
 
 
-class ClassEvaluator:
-    """Measures a classifier on a split that was decoded beforehand.
+@dataclass
+class TorchClassifier:
+    """Computes the logits of classes for images.
 
     Args:
-        split: its name.
-        pixels: uint8, (N, 3, S, S).
-        labels: class of each image, (N,).
+        model: a model with a class head.
+        processor: its image processor.
     """
 
-    def __init__(self, split: str, pixels: torch.Tensor, labels: torch.Tensor):
-        self.split, self.pixels, self.labels = split, pixels, labels
+    model: ClipVitForImageClassification
+    processor: CLIPImageProcessor
 
-    def __call__(
-        self, model: ClipVitForImageClassification, processor, everything: bool = True
-    ) -> list[Metric]:
-        """Measure.
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Logits (N, C), float32 on the CPU, of decoded images: uint8 (N, 3, S, S)."""
+        mean, std = self.processor.image_mean, self.processor.image_std
+        batches = (normalize(batch.float() / 255, mean, std) for batch in pixels.split(batch_size))
+        return torch.cat([self.classify(values) for values in batches])
 
-        Args:
-            model: put into evaluation mode, and back afterwards.
-            processor: the image processor, for its normalisation.
-            everything: without meaning here; `Evaluator` takes it.
+    @torch.inference_mode()
+    def encode_inputs(self, inputs: BatchFeature) -> torch.Tensor:
+        """Logits (N, C), float32 on the CPU, of images as the image processor returns them."""
+        return self.classify(inputs["pixel_values"])
 
-        Returns:
-            `top1_accuracy`, `top5_accuracy` where there are more than five classes, and
-            `majority`, what always guessing the commonest would give.
-        """
-        was_training = model.training
-        model.eval()
-        logits_NC = check_finite(classify_pixels(model, processor, self.pixels), "images")
-        model.train(was_training)
-        values = {"top1_accuracy": top_accuracy(logits_NC, self.labels, 1)}
-        if logits_NC.shape[1] > 5:
-            values["top5_accuracy"] = top_accuracy(logits_NC, self.labels, 5)
-        values["majority"] = self.labels.bincount().max().item() / len(self.labels)
-        return make_metrics(values, "classification", self.split)
+    def classify(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of normalised images."""
+        inputs = pixel_values.to(self.model.device, self.model.dtype)
+        return self.model(inputs).logits.float().cpu()
 
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square images that the model was made for."""
+        return self.model.config.image_size
 
-@torch.inference_mode()
-def classify_pixels(
-    model: ClipVitForImageClassification, processor, pixels: torch.Tensor, batch_size: int = 256
-) -> torch.Tensor:
-    """Logits (N, C) of decoded images, uint8 (N, 3, S, S) of the model's size, on the CPU."""
-    parts = []
-    for batch in pixels.split(batch_size):
-        values = normalize(batch.float() / 255, processor.image_mean, processor.image_std)
-        parts.append(model(values.to(model.device, model.dtype)).logits.float().cpu())
-    return torch.cat(parts)
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        names = self.model.config.id2label or {}
+        return [str(name) for name in names.values()]
 
 
-def top_accuracy(logits_NC: torch.Tensor, labels: torch.Tensor, count: int) -> float:
-    """Share of the images whose class is among the `count` that the model thinks likeliest."""
-    best = logits_NC.topk(count, dim=1).indices
-    return (best == labels[:, None]).any(dim=1).float().mean().item()
+def is_classifier(path: str) -> bool:
+    """Whether a checkpoint holds a model with a class head."""
+    if not (Path(path).expanduser() / "config.json").is_file() and Path(path).exists():
+        return False  # an export, or nothing that can be loaded, which the loader says better
+    architectures = load_config(path).architectures or []
+    return ClipVitForImageClassification.__name__ in architectures
+
+
+def load_classifier(path: str) -> TorchClassifier:
+    """A model with a class head and its image processor, from a folder or the Hub.
+
+    Raises:
+        LoadError: the checkpoint is incomplete.
+    """
+    model = load_model(AutoModelForImageClassification, path)
+    return TorchClassifier(model.eval().to(default_device()), load_image_processor(path))

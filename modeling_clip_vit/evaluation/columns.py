@@ -1,6 +1,5 @@
 """Which columns of a split are evaluated."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -15,35 +14,36 @@ from ..data.columns import (
     of_kind,
 )
 from ..data.errors import DataError
+from .options import EvaluationOptions
 
 
 @dataclass
 class Columns:
-    """The columns of a split that are used; None or none where it has no such column."""
+    """The columns of a split that are used; empty or None where it has no such column."""
 
     image: str
     captions: list[str]
-    label: str | None
+    labels: list[str]
     concept: str | None
 
 
-def choose_columns(
-    split: Dataset,
-    image: str | None,
-    captions: Sequence[str] | None,
-    label: str | None,
-    concept: str | None,
-    path: str,
-) -> Columns:
+def choose_columns(split: Dataset, options: EvaluationOptions, path: str) -> Columns:
     """The named columns; those that are not named are guessed from the features of the split.
 
     Of several columns of class labels, one with a usual name is chosen, or else the first.
+
+    Args:
+        split: the rows.
+        options: name the columns, or leave them open.
+        path: name of the dataset in messages.
 
     Raises:
         DataError: a named column does not exist, the image column cannot be guessed, or there are
             neither captions nor labels.
     """
-    named = [image, *(captions or []), label, concept]
+    captions, labels = options.caption_columns, options.label_columns
+    image, concept = options.image_column, options.concept_column
+    named = [image, *(captions or []), *(labels or []), concept]
     check_columns(split, [name for name in named if name is not None], path)
     kinds = column_kinds(split.features)
     if image is None:
@@ -55,11 +55,12 @@ def choose_columns(
             raise DataError(
                 f"column {name!r} of {path!r} holds {split.features[name]}, not captions"
             )
-    if label is None:
+    if labels is None:
         label = find_label_column(kinds) or next(iter(of_kind(kinds, "label")), None)
-    if not captions and label is None:
+        labels = [] if label is None else [label]
+    if not captions and not labels:
         raise DataError(
             f"{path!r} has no column of captions and none of class labels, so there is nothing to "
-            f"measure: name one of {listed(kinds)} with caption_columns or label_column"
+            f"measure: name one of {listed(kinds)} with caption_columns or label_columns"
         )
-    return Columns(image, list(captions), label, concept)
+    return Columns(image, list(captions), list(labels), concept)

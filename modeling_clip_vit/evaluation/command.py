@@ -4,29 +4,46 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from ..inference.loading import load_encoder
+from ..data.sources import open_dataset
+from ..inference.loading import Encoder, load_encoder
 from ..utils.command_line import CommandParser
 from ..utils.processes import start_processes
-from .tasks import EvaluationOptions, evaluate
+from .classifier import TorchClassifier, is_classifier, load_classifier
+from .evaluate import evaluate, open_evaluation
+from .images import ImagesOnDisk
+from .options import EvaluationOptions
+
+#: Options that only an entry of a recipe has.
+OF_A_RECIPE = {"name", "only_at_end"}
 
 
 def run_evaluate(arguments: list[str]) -> int:
     """Evaluate a checkpoint on a dataset; print the tables and write what was measured."""
-    given = build_parser().parse(arguments, EvaluationOptions)
-    options = EvaluationOptions(**{f.name: given[f.name] for f in fields(EvaluationOptions)})
+    parsed = build_parser().parse(arguments, EvaluationOptions)
+    names = [option.name for option in fields(EvaluationOptions) if option.name not in OF_A_RECIPE]
+    options = EvaluationOptions(**{name: parsed[name] for name in names})
     state = start_processes()
-    report = evaluate(load_encoder(given.checkpoint, given.runtime), options)
+    encoder: Encoder | TorchClassifier
+    class_names = None
+    if is_classifier(parsed.checkpoint):
+        encoder = load_classifier(parsed.checkpoint)
+        class_names = encoder.class_names
+    else:
+        encoder = load_encoder(parsed.checkpoint, parsed.runtime)
+    splits = open_dataset(options.dataset, options.image_column)
+    report = evaluate(open_evaluation(options, splits, ImagesOnDisk, class_names), encoder)
     if report is None or not state.is_main_process:
         return 0
     from .report import save_report, write_tables
 
-    facts = {"checkpoint": given.checkpoint, "options": vars(options)}
-    for example in report.bad.examples:
+    facts = {"checkpoint": parsed.checkpoint, "options": {name: parsed[name] for name in names}}
+    for example in report.images.bad.examples:
         print(f"skipped {example}", file=sys.stderr)
-    print(f"{given.checkpoint} on {report.num_images} images of {options.dataset}, {report.split}:")
+    split = report.source.split
+    print(f"{parsed.checkpoint} on {len(report.images.rows)} images of {options.dataset}, {split}:")
     print(f"\n{write_tables(report.metrics)}")
-    save_report(Path(given.output_dir), report, facts)
-    print(f"metrics.json, evaluation.md and evaluation.png are in {given.output_dir}")
+    save_report(Path(parsed.output_dir), report, facts)
+    print(f"metrics.json, evaluation.md and evaluation.png are in {parsed.output_dir}")
     return 0
 
 
@@ -34,13 +51,21 @@ def build_parser() -> CommandParser:
     """The arguments of `clip-vit evaluate`."""
     parser = CommandParser(
         prog="clip-vit evaluate",
-        description="Evaluate a CLIP on a dataset: retrieval, zero-shot classification and more.",
+        description="Evaluate a CLIP on a dataset: retrieval, zero-shot classification and more; "
+        "or a model with a class head.",
         example="clip-vit evaluate outputs/emoji --dataset data/emoji --concept_column hexcode",
+        replaced={"label_column": "label_columns, which takes one column or several"},
     )
     parser.add_argument(
         "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
     )
-    parser.add_class_arguments(EvaluationOptions)
+    parser.add_argument(
+        "--dataset",
+        type=str,
+        required=True,
+        help="a folder, a file or a glob pattern as for training, or a dataset id on the Hub",
+    )
+    parser.add_class_arguments(EvaluationOptions, skip={"dataset", *OF_A_RECIPE})
     parser.add_argument(
         "--runtime",
         type=str,

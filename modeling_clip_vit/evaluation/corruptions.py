@@ -5,6 +5,7 @@ Shape legend: `S` side in pixels.
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,10 +62,11 @@ def pixelate(image: torch.Tensor, level: float, rng: np.random.Generator) -> tor
     return transforms.pil_to_tensor(small.resize(whole.size, Image.Resampling.BOX)).float() / 255
 
 
-Corruption = Callable[[torch.Tensor, float, np.random.Generator], torch.Tensor]
+#: Changes an image from 0 to 1 at a level, with a random generator for its noise.
+Change = Callable[[torch.Tensor, float, np.random.Generator], torch.Tensor]
 #: Name -> what it does to an image from 0 to 1, and its levels at severities 1 to 5: those of
 #: ImageNet-C's code.
-CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
+CORRUPTIONS: dict[str, tuple[Change, tuple[float, ...]]] = {
     "gaussian_noise": (gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
     "shot_noise": (shot_noise, (60, 25, 12, 5, 3)),
     "gaussian_blur": (gaussian_blur, (1, 2, 3, 4, 6)),
@@ -86,7 +88,7 @@ def corrupt(pixels: torch.Tensor, name: str, severity: int, seed: int, row: int)
 
     Args:
         pixels: uint8, (3, S, S).
-        name: of `CORRUPTIONS`.
+        name: a key of `CORRUPTIONS`.
         severity: from 1 to 5.
         seed, row: of its noise, which is the same wherever the row is read.
 
@@ -96,3 +98,24 @@ def corrupt(pixels: torch.Tensor, name: str, severity: int, seed: int, row: int)
     change, levels = CORRUPTIONS[name]
     rng = np.random.default_rng((seed, row))
     return to_bytes(change(pixels.float() / 255, levels[severity - 1], rng))
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption at one severity, or the square crop as it is.
+
+    Args:
+        name: a key of `CORRUPTIONS`; None for no corruption.
+        severity: from 1 to 5.
+        seed: seed of the noise.
+    """
+
+    name: str | None
+    severity: int
+    seed: int
+
+    def __call__(self, pixels: torch.Tensor, row: int) -> torch.Tensor:
+        """The corrupted image, uint8 (3, S, S)."""
+        if self.name is None:
+            return pixels
+        return corrupt(pixels, self.name, self.severity, self.seed, row)

@@ -4,19 +4,24 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: Tasks whose metrics go by the name of their evaluation alone.
+MAIN_TASKS = ("retrieval", "classification")
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure.
+    """One measured value.
 
     Args:
-        task: what was measured: `retrieval`, `new_concepts`, `zero_shot`, `classification` …
-        split: of the dataset.
-        name: of the figure, such as `R@1`.
+        task: what was measured: `retrieval`, `zero_shot`, `classification` …
+        split: split of the dataset.
+        name: name of the metric, such as `R@1`.
         value: shares are from 0 to 1.
-        of: the column that it is of; empty for none.
-        direction: of retrieval, `text_to_image` or `image_to_text`.
-        condition: of robustness, the corruption and its severity.
+        of: the column that it is about; empty for none.
+        direction: for retrieval, `text_to_image` or `image_to_text`.
+        condition: for robustness, the corruption and its severity.
+        dataset: folder or Hub id.
+        evaluation: what the recipe calls the evaluation; the split by default.
     """
 
     task: str
@@ -26,27 +31,24 @@ class Metric:
     of: str = ""
     direction: str = ""
     condition: str = ""
+    dataset: str = ""
+    evaluation: str = ""
 
     @property
     def key(self) -> str:
-        """Its name in the logs and the metrics.json of a training run."""
-        is_of_split = self.task in ("retrieval", "classification")
-        return self.join(self.split if is_of_split else self.task)
+        """Its name in the logs and in the metrics.json of a training run."""
+        task = "" if self.task in MAIN_TASKS else self.task
+        return self.join(self.evaluation or self.split, task)
 
     @property
     def task_key(self) -> str:
-        """Its name among those of one split."""
+        """Its name among the metrics of one evaluation."""
         return self.join(self.task)
 
-    def join(self, group: str) -> str:
-        """Its fields behind the name of a group."""
-        parts = (group, self.of, self.direction, self.name, self.condition)
+    def join(self, *groups: str) -> str:
+        """Its fields behind the names of its groups."""
+        parts = (*groups, self.of, self.direction, self.name, self.condition)
         return "/".join(part for part in parts if part)
-
-
-def make_metrics(values: dict[str, float], task: str, split: str, **fields: str) -> list[Metric]:
-    """A metric of each named value, with the same fields."""
-    return [Metric(task, split, name, value, **fields) for name, value in values.items()]
 
 
 def as_dict(metrics: Iterable[Metric]) -> dict[str, float]:

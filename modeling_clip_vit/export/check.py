@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, pad
 
 from ..inference.exported import ExportError
-from ..inference.runtimes import Session
+from ..runtimes import Session
+from ..runtimes.runtime import Inputs
 from .parts import Shapes, make_images, make_texts
-
-Inputs = dict[str, torch.Tensor]
 
 #: Minimum cosine between an embedding of an export and of its source. bfloat16 has 8 bits of
 #: precision, int8 depends on calibration: below this, search finds other pictures.
@@ -67,7 +66,7 @@ def stack(samples: Iterable[Inputs]) -> Inputs:
 
 @torch.no_grad()
 def expect(module: nn.Module, cases: list[Inputs]) -> list[Inputs]:
-    """What the source makes of each case."""
+    """The outputs of the source for each case."""
     return [module(**case) for case in cases]
 
 
@@ -85,27 +84,27 @@ def compare(
     """
     cosine, difference, logits = 1.0, 0.0, 0.0
     for inputs, outputs in zip(cases, expected, strict=True):
-        found = session({name: value.numpy() for name, value in inputs.items()})
-        for name, right in outputs.items():
-            value = torch.from_numpy(found[name]).float()
-            if value.shape != right.shape:
+        results = session({name: value.numpy() for name, value in inputs.items()})
+        for name, reference in outputs.items():
+            value = torch.from_numpy(results[name]).float()
+            if value.shape != reference.shape:
                 raise ExportError(
                     f"the exported {part} gives {name} of shape {tuple(value.shape)} instead of "
-                    f"{tuple(right.shape)}, so it is not given out"
+                    f"{tuple(reference.shape)}, so it is not given out"
                 )
-            largest = float((value - right).abs().max())
+            largest = float((value - reference).abs().max())
             if name == "logits_per_image":
                 logits = max(logits, largest)
                 continue
             difference = max(difference, largest)
             # In float64: in float32, two equal vectors of 512 numbers may give 0.9999999.
-            cosine = min(cosine, float(cosine_similarity(value.double(), right.double()).min()))
+            cosine = min(cosine, float(cosine_similarity(value.double(), reference.double()).min()))
     if not cosine >= LEAST_COSINE[precision]:
         raise ExportError(
             f"the exported {part} differs from its source: cosine {cosine:.6f}, and {precision} "
             f"must reach {LEAST_COSINE[precision]}, so it is not given out"
         )
-    found_differences = {"cosine": cosine, "max_difference": difference}
+    differences = {"cosine": cosine, "max_difference": difference}
     if "logits_per_image" in expected[0]:
-        found_differences["max_logit_difference"] = logits
-    return found_differences
+        differences["max_logit_difference"] = logits
+    return differences

@@ -1,30 +1,34 @@
 """The command `clip-vit export`."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..inference.loading import load_clip
+from ..runtimes import exporting_runtimes
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new
-from .backends import FORMATS, PRECISIONS, check_choice
-from .calibration import read_samples
-from .folder import NUM_CHECKS, PART_CHOICES, export_clip
+from .choice import choose_parts, choose_runtime
+from .folder import NUM_CHECKS, export_clip
 from .parts import shapes_of
+from .samples import read_calibration_samples
 
 
 def run_export(arguments: list[str]) -> int:
-    """Export a checkpoint; nothing is written unless the graphs compute what it does."""
-    options = build_parser().parse(arguments)
+    """Export a checkpoint; nothing is written unless the outputs of the graphs match its own."""
+    options = build_parser().parse(arguments, ExportOptions)
     target = Path(options.target)
-    # Before the model is loaded, and data is read.
+    # Before the model is loaded and data is read.
     check_new(target)
     if options.num_calibration < 1:
         raise UserError(f"--num_calibration is {options.num_calibration}, and must be at least 1")
-    check_choice(options.format, options.precision, (), options.calibration is not None)
+    parts = choose_parts(options.part, options.format)
+    choose_runtime(options.format, options.precision, parts, options.calibration is not None)
     model, processor = load_clip(options.checkpoint)
     samples = []
     if options.calibration is not None:
-        samples = read_samples(
+        samples = read_calibration_samples(
             options.calibration,
             processor,
             shapes_of(model, processor),
@@ -42,12 +46,32 @@ def run_export(arguments: list[str]) -> int:
         samples,
         options.num_calibration,
     )
-    for part, found in manifest["checks"].items():
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in found.items())
-        print(f"{part}: {told} against {options.checkpoint}")
+    for part, checks in manifest["checks"].items():
+        figures = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in checks.items()]
+        print(f"{part}: {', '.join(figures)} against {options.checkpoint}")
     size = sum(file["size"] for file in manifest["files"].values())
     print(f"saved {target}: {options.format} {options.precision}, {size / 1e6:.1f} MB")
     return 0
+
+
+@dataclass
+class ExportOptions:
+    """What to export, and how.
+
+    Args:
+        precision: number format of weights and computation: `fp32`, `bf16` or `int8`.
+        part: what to export: `image` or `text` alone, `both` as two graphs, or one `joint` graph
+            that returns logits.
+        calibration: dataset of images and captions for int8 calibration and for the accuracy check.
+        num_calibration: number of rows to calibrate with.
+        image_column: column with the images of `calibration`; guessed by default.
+    """
+
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    part: Literal["both", "image", "text", "joint"] = "both"
+    calibration: str | None = None
+    num_calibration: int = 64
+    image_column: str | None = None
 
 
 def build_parser() -> CommandParser:
@@ -60,31 +84,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
-    parser.add_argument(
-        "--format", type=str, required=True, help=f"export format: {', '.join(FORMATS)}"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="number format of weights and computation",
-    )
-    parser.add_argument(
-        "--part",
-        choices=list(PART_CHOICES),
-        default="both",
-        help="what to export: image or text alone, both as two graphs, or one joint graph that "
-        "returns logits",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=str,
-        help="dataset of images and captions for int8 calibration and for the accuracy check",
-    )
-    parser.add_argument(
-        "--num_calibration", type=int, default=64, help="number of rows to calibrate with"
-    )
-    parser.add_argument(
-        "--image_column", type=str, help="column with its images; guessed by default"
-    )
+    formats = ", ".join(exporting_runtimes())
+    parser.add_argument("--format", type=str, required=True, help=f"export format: {formats}")
+    parser.add_class_arguments(ExportOptions)
     return parser

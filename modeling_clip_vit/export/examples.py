@@ -3,6 +3,8 @@
 A program of torch.export or ExecuTorch runs on those, so there the script imports them.
 """
 
+from ..runtimes import Runtime
+
 USAGE = {
     "both": "PICTURE TEXT [TEXT ...]: the cosine of the picture with each text",
     "joint": "PICTURE TEXT [TEXT ...]: the logit of the picture with each text",
@@ -19,51 +21,6 @@ import numpy as np
 folder = Path(__file__).resolve().parent
 export = json.loads((folder / "export.json").read_text())
 """
-
-RUNTIME_IMPORTS = {
-    "onnx": "import onnxruntime\n",
-    "openvino": "import openvino\n",
-    "torch_export": "import torch\n",
-    "executorch": "import torch\nfrom executorch.runtime import Runtime\n",
-}
-
-#: How each format computes a part.
-RUN = {
-    "onnx": """
-
-def run(part, inputs):
-    path = folder / export["components"][part]["file"]
-    return onnxruntime.InferenceSession(path).run(None, inputs)
-""",
-    "openvino": """
-
-def run(part, inputs):
-    path = folder / export["components"][part]["file"]
-    precision = {"INFERENCE_PRECISION_HINT": "bf16" if export["precision"] == "bf16" else "f32"}
-    return list(openvino.Core().compile_model(path, "CPU", precision)(inputs).values())
-""",
-    "torch_export": """
-if export["precision"] == "int8":
-    import torch.ao.quantization.fx._decomposed  # its operators
-
-
-def run(part, inputs):
-    path = folder / export["components"][part]["file"]
-    module = torch.export.load(path).module()
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    if "pixel_values" in tensors and export["precision"] == "bf16":
-        tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
-    with torch.inference_mode():
-        return [value.numpy() for value in module(**tensors).values()]
-""",
-    "executorch": """
-
-def run(part, inputs):
-    path = folder / export["components"][part]["file"]
-    method = Runtime.get().load_program(path).load_method("forward")
-    return [x.numpy() for x in method.execute([torch.from_numpy(x) for x in inputs.values()])]
-""",
-}
 
 IMAGE = """
 size = (export["image_size"], export["image_size"])
@@ -113,14 +70,14 @@ for embedding in run("text", texts)[0]:
 }
 
 
-def write_example(format: str, part: str) -> str:
-    """A script that runs an export of a format.
+def write_example(runtime: Runtime, part: str) -> str:
+    """The source of a script that runs an export.
 
     Args:
-        format: a key of `backends.FORMATS`.
+        runtime: what it was exported for.
         part: `both`, `joint`, `image` or `text`.
     """
-    imports = RUNTIME_IMPORTS[format]
+    imports = runtime.example_imports
     pieces = []
     if part != "text":
         imports += "from PIL import Image, ImageOps\n"
@@ -129,4 +86,5 @@ def write_example(format: str, part: str) -> str:
         imports += "from tokenizers import Tokenizer\n"
         pieces.append(TEXT.format(first=1 if part == "text" else 2))
     usage = f'"""python example.py {USAGE[part]}."""\n\n'
-    return "".join([usage, IMPORTS.format(imports=imports), RUN[format], *pieces, FINAL[part]])
+    header = IMPORTS.format(imports=imports)
+    return "".join([usage, header, runtime.example_run, *pieces, FINAL[part]])

@@ -1,48 +1,38 @@
 """Write an export: graphs, processor, export.json and example.py, all or nothing."""
 
-import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers.exporters import ExportedComponent, ExportedModel
 
 from ..inference.embedding import similarity_of
-from ..inference.exported import EXPORT_FILE, RUNTIMES_OF, ExportError, fingerprint
-from ..inference.loading import is_quantized
-from ..inference.runtimes import open_session
-from ..quantization.static import has_hooks
-from ..utils.folders import new_folder
-from .backends import FORMATS, PRECISIONS, Inputs, check_choice, convert
+from ..inference.exported import EXPORT_FILE, ExportError, size_and_sha256
+from ..runtimes import Runtime, open_session
+from ..runtimes.openvino import has_hooks
+from ..runtimes.runtime import Inputs
+from ..utils.folders import new_folder, write_json
+from ..utils.from_pretrained import is_quantized
+from ..utils.versions import package_versions
 from .check import compare, expect, make_cases
+from .choice import choose_parts, choose_runtime
 from .examples import write_example
-from .parts import PARTS, ImagePart, Shapes, example_inputs, make_images, shapes_of
-
-#: Packages whose versions an export notes.
-PACKAGES = (
-    "clip-vit",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "nncf",
-    "executorch",
+from .parts import (
+    PARTS,
+    ImagePart,
+    Shapes,
+    dynamic_shapes,
+    example_inputs,
+    make_images,
+    shapes_of,
 )
-#: Samples, the last of those given, that check an export.
+
+#: Packages whose versions every export notes, besides those of its runtime.
+PACKAGES = ("clip-vit", "torch", "transformers", "tokenizers")
+#: Number of samples, the last ones, that check an export.
 NUM_CHECKS = 8
-#: What `--part` offers -> the graphs that it makes.
-PART_CHOICES = {
-    "both": ("image", "text"),
-    "image": ("image",),
-    "text": ("text",),
-    "joint": ("joint",),
-}
 
 
 def export_clip(
@@ -59,14 +49,15 @@ def export_clip(
 
     Args:
         model: a CLIP of ours or of Transformers, with `get_image_features` and
-            `get_text_features`; it is left in float32 and on the CPU. One whose towers NNCF has
-            quantised is exported with those ranges, and checked against its own rounding.
+            `get_text_features`; it is left in float32 and on the CPU. If NNCF has quantised its
+            towers, it is exported with those ranges and compared with its own fake quantisation.
         processor: its processor.
-        target: a folder that is not there yet, or empty.
-        format: a key of `FORMATS`.
+        target: a folder that does not exist yet, or is empty.
+        format: of one of the `runtimes`.
         precision: `fp32`, `bf16` or `int8`.
-        part: a key of `PART_CHOICES`.
-        samples: real inputs as `calibration.read_samples` gives them; the last `NUM_CHECKS` check.
+        part: a key of `choice.PART_CHOICES`.
+        samples: real inputs, as `read_calibration_samples` returns them; the last `NUM_CHECKS` are
+            used for the check.
         num_calibration: number of samples to calibrate int8 with, the first ones.
 
     Returns:
@@ -74,18 +65,12 @@ def export_clip(
 
     Raises:
         ExportError: something in the choice is not allowed, or a graph differs from its source.
-        ValueError: the target is not empty, or a package is not installed.
+        UserError: the target is not empty, or a package is not installed.
     """
-    if part not in PART_CHOICES:
-        raise ExportError(f"no part {part!r}: there are {', '.join(PART_CHOICES)}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"no precision {precision!r}: there are {', '.join(PRECISIONS)}")
     samples = samples or []
-    names = PART_CHOICES[part]
-    if format == "executorch" and part == "both":
-        names = ("image",)
-    # Towers that are quantised already need nothing to be fitted to.
-    check_choice(format, precision, names, bool(samples) or has_hooks(model))
+    names = choose_parts(part, format)
+    # Towers that are quantised already need no calibration data.
+    runtime = choose_runtime(format, precision, names, bool(samples) or has_hooks(model))
     if is_quantized(model.config):
         raise ExportError(
             "the checkpoint is quantised already, and no exporter takes that: export the float "
@@ -95,90 +80,92 @@ def export_clip(
     shapes = shapes_of(model, processor)
     with new_folder(target) as folder:
         graphs = [
-            Graph(name, PARTS[name][0](model).eval(), PARTS[name][1], shapes, format, precision)
+            Graph(name, PARTS[name][0](model).eval(), PARTS[name][1], shapes, runtime, precision)
             for name in names
         ]
         # Before anything is converted: the source must not be able to change with its graph.
         cases = [graph.make_cases(samples[-NUM_CHECKS:]) for graph in graphs]
-        components = {graph.name: graph.convert(samples[:num_calibration]) for graph in graphs}
-        ExportedModel(components, FORMATS[format].backend).save_pretrained(folder)
+        programs = {graph.name: graph.convert(samples[:num_calibration]) for graph in graphs}
+        fields = runtime.save(programs, folder)
         # After everything is written, so that the written files are what is checked.
         checks = {
-            graph.name: graph.check(folder, *own) for graph, own in zip(graphs, cases, strict=True)
+            graph.name: graph.check(folder / fields["components"][graph.name]["file"], *case)
+            for graph, case in zip(graphs, cases, strict=True)
         }
         write_processor(processor, folder, shapes)
-        example = names[0] if len(names) == 1 else "both"
-        (folder / "example.py").write_text(write_example(format, example), encoding="utf-8")
-        fields = {"format": format, "precision": precision, "checks": checks}
-        return write_manifest(folder, {**fields, **describe(model, processor, shapes)})
+        if runtime.example_run:
+            example = write_example(runtime, names[0] if len(names) == 1 else "both")
+            (folder / "example.py").write_text(example, encoding="utf-8")
+        fields |= {"format": format, "precision": precision, "checks": checks}
+        fields |= describe(model, processor, shapes)
+        fields["versions"] = package_versions(
+            *PACKAGES, *runtime.export_packages, *runtime.packages, *runtime.int8_packages
+        )
+        return write_manifest(folder, fields)
 
 
 @dataclass
 class Graph:
-    """One graph of an export: what it is made of, and how.
+    """One graph of an export.
 
     Args:
         name: a key of `PARTS`.
         module: what is exported.
-        kinds: what it takes, of `image` and `text`.
+        kinds: what it takes, `image`, `text` or both.
         shapes: the sizes of its model.
-        format, precision: as `export_clip` takes them.
+        runtime: what it is exported for.
+        precision: as `export_clip` takes it.
     """
 
     name: str
     module: nn.Module
     kinds: tuple[str, ...]
     shapes: Shapes
-    format: str
+    runtime: Runtime
     precision: str
 
     def make_cases(self, samples: list[Inputs]) -> tuple[list[Inputs], list[Inputs]]:
-        """Inputs to check the graph with, and what its source makes of them."""
+        """Inputs to check the graph with, and the outputs of its source."""
         chosen = [pick(sample, self.kinds) for sample in samples]
-        cases = make_cases(self.shapes, self.kinds, chosen, FORMATS[self.format].is_static)
+        cases = make_cases(self.shapes, self.kinds, chosen, self.runtime.is_static)
         return cases, expect(self.module, cases)
 
-    def convert(self, calibration: list[Inputs]) -> ExportedComponent:
-        """The graph; int8 is fitted to samples, of which it takes what it needs."""
-        return convert(
+    def convert(self, samples: list[Inputs]) -> Any:
+        """The graph; int8 is calibrated with samples, of which it takes the inputs it needs."""
+        is_static = self.runtime.is_static
+        inputs = example_inputs(self.shapes, self.kinds, is_static)
+        return self.runtime.convert(
             self.module,
-            example_inputs(self.shapes, self.kinds, FORMATS[self.format].is_static),
-            self.shapes,
-            self.format,
+            inputs,
+            None if is_static else dynamic_shapes(self.shapes, inputs),
             self.precision,
-            [pick(sample, self.kinds) for sample in calibration],
+            [pick(sample, self.kinds) for sample in samples],
         )
 
-    def check(self, folder: Path, cases: list[Inputs], expected: list[Inputs]) -> dict[str, float]:
-        """Run the graph in a folder, and compare its outputs with those of its source.
+    def check(self, file: Path, cases: list[Inputs], expected: list[Inputs]) -> dict[str, float]:
+        """Run the graph in a file, and compare its outputs with those of its source.
 
         Raises:
             ExportError: they differ too much.
         """
-        file = read_manifest(folder)["components"][self.name]["file"]
-        session = open_session(folder / file, RUNTIMES_OF[self.format][0], self.precision)
+        session = open_session(file, self.runtime.name, self.precision)
         return compare(session, cases, expected, self.precision, self.name)
 
 
-def read_manifest(folder: Path) -> dict:
-    """What Transformers or `write_manifest` wrote of an export."""
-    return json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
-
-
 def write_manifest(folder: Path, fields: dict) -> dict:
-    """Add fields, and the checksum of every file, to what Transformers wrote of an export."""
+    """Write export.json: fields, and the size and checksum of every other file."""
     files = {
-        file.name: fingerprint(file)
+        file.name: size_and_sha256(file)
         for file in sorted(folder.iterdir())
         if file.name != EXPORT_FILE
     }
-    manifest = {**read_manifest(folder), **fields, "files": files}
-    (folder / EXPORT_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest = {**fields, "files": files}
+    write_json(folder / EXPORT_FILE, manifest)
     return manifest
 
 
 def pick(sample: Inputs, kinds: tuple[str, ...]) -> Inputs:
-    """Those inputs of a sample that a part takes."""
+    """The inputs of a sample that a part takes."""
     return {
         name: value
         for name, value in sample.items()
@@ -211,7 +198,7 @@ def write_processor(processor: Any, folder: Path, shapes: Shapes):
 
 
 def describe(model: Any, processor: Any, shapes: Shapes) -> dict[str, Any]:
-    """What a user of an export must know of its model."""
+    """What a user of an export must know about its model."""
     images = processor.image_processor
     with torch.no_grad():
         embeds = ImagePart(model)(**make_images(shapes, 1))["image_embeds"]
@@ -230,16 +217,4 @@ def describe(model: Any, processor: Any, shapes: Shapes) -> dict[str, Any]:
         "text_inputs": ["input_ids", "attention_mask"] if shapes.has_mask else ["input_ids"],
         "logit_scale": scale,
         "logit_bias": bias,
-        "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that took part, as far as they are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,12 +4,15 @@ import json
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..utils.markdown import escape_cell
 from .model_card import (
+    NOTHING_EVALUATED,
     OPEN_PICTURE,
     REQUIREMENTS,
     CardFacts,
     describe_origin,
     describe_recipe,
+    describe_splits,
     read_dataset_card,
 )
 
@@ -52,8 +55,8 @@ def build_classifier_card(facts: CardFacts) -> ModelCard:
 
 def list_classes(names: list[str]) -> str:
     """The classes, at most `MOST_NAMES` of them by name."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    num_others = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {num_others} more" if num_others > 0 else "")
 
 
 def describe_use(facts: CardFacts) -> str:
@@ -76,8 +79,8 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=facts.dataset,
-            dataset_name=facts.dataset,
+            dataset_type=metric.dataset,
+            dataset_name=metric.dataset,
             dataset_split=metric.split,
             metric_type="accuracy",
             metric_name=METRICS[metric.name],
@@ -89,15 +92,25 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
 
 
 def describe_metrics(facts: CardFacts) -> str:
-    """What share of the images of the evaluation split it classifies rightly."""
-    values = {metric.name: metric.value for metric in facts.metrics}
+    """Accuracy on each evaluated split."""
+    values: dict[str, dict[str, float]] = {}
+    for metric in facts.metrics:
+        if metric.task == "classification":
+            values.setdefault(metric.evaluation, {})[metric.name] = metric.value
+    if not values:
+        return NOTHING_EVALUATED
     lines = [
-        f"| {METRICS[name]} | {100 * values[name]:.1f} % |" for name in METRICS if name in values
+        f"| {METRICS[name]} | {escape_cell(evaluation)} | {100 * figures[name]:.1f} % |"
+        for evaluation, figures in values.items()
+        for name in METRICS
+        if name in figures
     ]
-    if not lines:
-        return "Nothing was measured: the recipe names no `eval_split`."
+    majorities = [
+        f"always predicting the most common class would reach {100 * figures['majority']:.1f} % on "
+        f"{evaluation}"
+        for evaluation, figures in values.items()
+    ]
     return (
-        f"On the split `{facts.recipe['eval_split']}`, which training did not see; always guessing "
-        f"the commonest class would give {100 * values['majority']:.1f} %.\n\n"
-        "| metric | value |\n| --- | --- |\n" + "\n".join(lines)
+        f"{describe_splits(facts)}\n\nFor comparison, {'; '.join(majorities)}.\n\n"
+        "| metric | evaluation | value |\n| --- | --- | --- |\n" + "\n".join(lines)
     )

@@ -108,17 +108,25 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="zero-shot-retrieval",
-            dataset_type=facts.dataset,
-            dataset_name=facts.dataset,
+            dataset_type=metric.dataset,
+            dataset_name=metric.dataset,
             # The Hub puts together what differs in nothing else than the metric.
             dataset_split=metric.split,
             metric_type=metric.name,
-            metric_name=f"{metric.name}, {metric.of}, {metric.direction.replace('_', ' ')}",
+            metric_name=name_metric(metric),
             metric_value=round(metric.value, 4),
         )
         for metric in facts.metrics
         if metric.name in ("R@1", "R@10")
     ]
+
+
+def name_metric(metric: Metric) -> str:
+    """A metric of retrieval in words."""
+    parts = [metric.name, metric.of, metric.direction.replace("_", " ")]
+    if metric.evaluation != metric.split:
+        parts.append(metric.evaluation)
+    return ", ".join(parts)
 
 
 def describe_model(facts: CardFacts) -> str:
@@ -131,6 +139,8 @@ def describe_model(facts: CardFacts) -> str:
     )
 
 
+#: What a card says where there are no metrics.
+NOTHING_EVALUATED = "Nothing was measured: the recipe has no `evaluations`."
 #: What code that loads the model needs.
 REQUIREMENTS = """Besides `transformers` it needs `torch`, `torchvision`, `timm` and `einops`. The
 model's code is part of this repository, hence `trust_remote_code=True`."""
@@ -163,39 +173,78 @@ print(model(**inputs).logits_per_image.softmax(dim=1))
 
 def describe_metrics(facts: CardFacts) -> str:
     """Tables of retrieval and zero-shot figures."""
-    rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
-    zero_shot: dict[str, dict[str, float]] = {}
+    if not facts.metrics:
+        return NOTHING_EVALUATED
+    parts = [describe_splits(facts)]
+    recalls: dict[tuple[str, str, str], dict[str, float]] = {}
     for metric in facts.metrics:
-        if metric.task == "zero_shot":
-            zero_shot.setdefault(metric.of, {})[metric.name] = metric.value
-        else:
-            row = (metric.task, metric.split, metric.of, metric.direction)
-            rows.setdefault(row, {})[metric.name] = metric.value
-    if not rows:
-        return "Nothing was measured: the recipe names no `eval_split`."
-    split = str(facts.recipe["eval_split"])
-    lines = ["| split | queries | direction | R@1 | R@5 | R@10 | median rank |", "| --- " * 7 + "|"]
-    for (task, of_split, column, direction), values in rows.items():
-        where = f"{of_split}, new concepts" if task == "new_concepts" else of_split
+        if metric.task == "retrieval":
+            row = (metric.evaluation, metric.of, metric.direction)
+            recalls.setdefault(row, {})[metric.name] = metric.value
+    lines = ["| evaluation | queries | direction | R@1 | R@5 | R@10 | median rank |"]
+    lines.append("| --- " * 7 + "|")
+    for (evaluation, column, direction), values in recalls.items():
         cells = [f"{100 * values[key]:.1f}" for key in ("R@1", "R@5", "R@10")]
         lines.append(
-            f"| {escape_cell(where)} | {escape_cell(column)} | {direction.replace('_', ' ')} "
+            f"| {escape_cell(evaluation)} | {escape_cell(column)} | {direction.replace('_', ' ')} "
             f"| {' | '.join(cells)} | {values['median_rank']:.0f} |"
         )
-    text = f"Recall in percent. `{split}` is the split that training did not see.\n\n"
-    text += "\n".join(lines)
-    if any(task == "new_concepts" for task, *_ in rows):
-        text += (
-            "\n\nNew concepts are not in training at all; their captions search among their own "
-            f"pictures and those of `{split}`."
-        )
-    for column, values in zero_shot.items():
-        text += (
-            f"\n\nZero-shot accuracy on the names of `{column}`: "
-            f"{100 * values['accuracy']:.1f} % (always guessing the commonest: "
-            f"{100 * values['majority']:.1f} %)."
-        )
-    return text
+    if recalls:
+        parts.append("Recall in percent:")
+        parts.append("\n".join(lines))
+    parts += describe_other_tasks([m for m in facts.metrics if m.task != "retrieval"])
+    return "\n\n".join(parts)
+
+
+def describe_splits(facts: CardFacts) -> str:
+    """What each evaluation was made on."""
+    lines = []
+    by_name = {metric.evaluation: metric for metric in facts.metrics}
+    options = {
+        entry.get("name") or entry.get("split"): entry for entry in facts.recipe["evaluations"]
+    }
+    for name, metric in by_name.items():
+        entry = options.get(name, {})
+        text = f"- `{name}`: "
+        text += "" if name == metric.split else f"split `{metric.split}` "
+        text += "" if metric.dataset == facts.dataset else f"of `{metric.dataset}` "
+        if entry.get("filter"):
+            wanted = (f"`{column}` is {value}" for column, value in entry["filter"].items())
+            text += f"where {', '.join(wanted)} "
+        is_train = metric.dataset == facts.dataset and metric.split == facts.recipe["train_split"]
+        text = text.rstrip(" :") + (" (training saw it)" if is_train else " (not seen in training)")
+        if entry.get("gallery_splits"):
+            others = " and ".join(f"`{split}`" for split in entry["gallery_splits"])
+            text += f"; texts search among its images and those of {others}"
+        lines.append(f"{text}.")
+    return "\n".join(lines)
+
+
+def describe_other_tasks(metrics: list[Metric]) -> list[str]:
+    """A sentence for each zero-shot accuracy, and a table of what else was measured."""
+    tables: dict[tuple[str, str, str], dict[str, float]] = {}
+    for metric in metrics:
+        if not metric.condition:
+            row = (metric.task, metric.evaluation, metric.of)
+            tables.setdefault(row, {})[metric.name] = metric.value
+    parts = [
+        f"Zero-shot accuracy on the names of `{of}`, {evaluation}: "
+        f"{100 * values['accuracy']:.1f} % (always predicting the most common class: "
+        f"{100 * values['majority']:.1f} %)."
+        for (task, evaluation, of), values in tables.items()
+        if task == "zero_shot"
+    ]
+    others = [
+        f"| {task.replace('_', ' ')} | {escape_cell(evaluation)} | {escape_cell(of)} "
+        f"| {name.replace('_', ' ')} | {value:.3g} |"
+        for (task, evaluation, of), values in tables.items()
+        if task != "zero_shot"
+        for name, value in values.items()
+    ]
+    if others:
+        header = ["| task | evaluation | column | metric | value |", "| --- " * 5 + "|"]
+        parts.append("\n".join([*header, *others]))
+    return parts
 
 
 def describe_data(facts: CardFacts, dataset: dict) -> str:
@@ -234,8 +283,8 @@ def add_licences(text: str, facts: CardFacts, dataset: dict) -> str:
 
 def describe_recipe(facts: CardFacts) -> str:
     """Time, place, versions and every field."""
-    found = package_versions(*PACKAGES)
-    versions = ", ".join(f"{package} {number}" for package, number in found.items())
+    numbers = package_versions(*PACKAGES)
+    versions = ", ".join(f"{package} {number}" for package, number in numbers.items())
     fields = "\n".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.recipe.items()
     )

@@ -1,7 +1,8 @@
 """The files with which Sentence Transformers loads a checkpoint, for texts and images."""
 
-import json
 from pathlib import Path
+
+from ..utils.folders import write_json
 
 #: Each kind of input, by the model's method that embeds it and the field of what that returns.
 TRANSFORMER = {
@@ -33,4 +34,4 @@ def write_sentence_transformers_files(folder: Path):
         "modules.json": modules,
         "sentence_bert_config.json": TRANSFORMER,
     }.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        write_json(folder / name, content)

@@ -1,6 +1,7 @@
 """The command `clip-vit search`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
@@ -8,15 +9,14 @@ from PIL import Image
 
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
-from ..utils.folders import check_picture
+from ..utils.folders import check_picture, replaced_file
 from .loading import load_encoder
-from .runtimes import RUNTIMES
 from .search import ImageSearch, Picture, open_gallery
 
 
 def run_search(arguments: list[str]) -> int:
     """Search pictures by text, print the best, and save a picture of them where asked to."""
-    options = build_parser().parse(arguments)
+    options = build_parser().parse(arguments, SearchOptions)
     if options.save:
         check_picture(Path(options.save))
     if not options.query.strip():
@@ -25,15 +25,16 @@ def run_search(arguments: list[str]) -> int:
     search = ImageSearch(encoder, open_gallery(options.images, options.image_column, options.split))
     for name in search.unreadable:
         print(f"skipped {name}", file=sys.stderr)
-    found = search(options.query, options.top_k)
+    results = search(options.query, options.top_k)
     print(f"{options.query!r} in {len(search.pictures)} pictures of {options.images}:")
-    for place, (picture, score) in enumerate(found, start=1):
+    for place, (picture, score) in enumerate(results, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
     if options.save:
         from .pictures import Found, save_retrieval_grid
 
-        shown = [Found(thumbnail(one), f"{score:.2f} {one.name}") for one, score in found]
-        save_retrieval_grid(Path(options.save), [(options.query, shown)])
+        shown = [Found(thumbnail(it), f"{score:.2f} {it.name}") for it, score in results]
+        with replaced_file(Path(options.save)) as partial:
+            save_retrieval_grid(partial, [(options.query, shown)])
         print(f"saved {options.save}")
     return 0
 
@@ -43,6 +44,27 @@ def thumbnail(picture: Picture) -> Image.Image:
     image = picture.decode()
     image.thumbnail((320, 320))
     return image
+
+
+@dataclass
+class SearchOptions:
+    """What to search, and what to show.
+
+    Args:
+        images: images to search: a folder of images, one image file, or a dataset.
+        save: save a picture of the results to this file.
+        top_k: number of results.
+        image_column: column with the images, if `images` is a dataset; guessed by default.
+        split: split to search, if `images` is a dataset; all by default.
+        runtime: runtime for an exported model; auto picks it by format.
+    """
+
+    images: str
+    save: str | None = None
+    top_k: PositiveInt = 5
+    image_column: str | None = None
+    split: str | None = None
+    runtime: str = "auto"
 
 
 def build_parser() -> CommandParser:
@@ -56,27 +78,5 @@ def build_parser() -> CommandParser:
         "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
     )
     parser.add_argument("query", type=str, help="text to search for")
-    parser.add_argument(
-        "--images",
-        type=str,
-        required=True,
-        help="images to search: a folder of images, one image file, or a dataset",
-    )
-    parser.add_argument("--save", type=str, help="save a picture of the results to this file")
-    parser.add_argument("--top_k", type=PositiveInt, default=5, help="number of results")
-    parser.add_argument(
-        "--image_column",
-        type=str | None,
-        default=None,
-        help="column with the images, if --images is a dataset; guessed by default",
-    )
-    parser.add_argument(
-        "--split", type=str, help="split to search, if --images is a dataset; all by default"
-    )
-    parser.add_argument(
-        "--runtime",
-        choices=["auto", *RUNTIMES],
-        default="auto",
-        help="runtime for an exported model; auto picks it by format",
-    )
+    parser.add_class_arguments(SearchOptions)
     return parser

@@ -26,13 +26,13 @@ def embed_texts(
 ) -> torch.Tensor:
     """Embed texts with a CLIP: float32 of length 1, (N, P), on the CPU.
 
-    Texts longer than the model's positions are cut.
+    Texts longer than the model's positions are truncated.
     """
     is_padding_read = reads_padding(model.config.model_type, tokenizer)
-    how = text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
+    options = text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
     parts = []
     for start in range(0, len(texts), batch_size):
-        tokens = tokenizer(list(texts[start : start + batch_size]), return_tensors="pt", **how)
+        tokens = tokenizer(list(texts[start : start + batch_size]), return_tensors="pt", **options)
         outputs = model.get_text_features(**tokens.to(model.device))
         parts.append(F.normalize(outputs.pooler_output.float(), dim=-1).cpu())
     return torch.cat(parts)
@@ -93,9 +93,9 @@ def embed_images(
     """Embed RGB images of any size as the checkpoint's processor prepares them: float32 (N, P)."""
     parts = []
     for start in range(0, len(images), batch_size):
-        some = list(images[start : start + batch_size])
+        batch = list(images[start : start + batch_size])
         parts.append(
-            embed_image_inputs(model, processor.image_processor(some, return_tensors="pt"))
+            embed_image_inputs(model, processor.image_processor(batch, return_tensors="pt"))
         )
     return torch.cat(parts)
 

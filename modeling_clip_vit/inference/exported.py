@@ -17,20 +17,12 @@ from PIL import Image
 from transformers import AutoProcessor, CLIPProcessor
 
 from ..data.transforms import normalize
+from ..runtimes import RUNTIMES, Session, exporting_runtimes, open_session, runtimes_of
 from ..utils.errors import UserError
 from .embedding import text_options
-from .runtimes import Session, open_session
 
 #: Written last into an exported folder; Transformers' `ExportedModel` reads it as well.
 EXPORT_FILE = "export.json"
-
-#: Format -> the runtimes that run it, the usual one first.
-RUNTIMES_OF = {
-    "onnx": ("onnxruntime", "openvino"),
-    "openvino": ("openvino",),
-    "torch_export": ("torch",),
-    "executorch": ("executorch",),
-}
 
 #: Our entries in export.json, besides those of Transformers.
 FIELDS = {
@@ -55,7 +47,7 @@ class ExportError(UserError):
     """An export that cannot be made or used; the message is one clear sentence."""
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
+def size_and_sha256(path: Path) -> dict[str, Any]:
     """Size and checksum of a file."""
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -78,9 +70,10 @@ def read_export(folder: Path) -> dict:
             raise ExportError(
                 f"{str(path)!r} has no {name!r}: it is no export that clip-vit export made"
             )
-    if manifest["format"] not in RUNTIMES_OF:
+    formats = exporting_runtimes()
+    if manifest["format"] not in formats:
         raise ExportError(
-            f"{str(path)!r} is of format {manifest['format']!r}: known are {', '.join(RUNTIMES_OF)}"
+            f"{str(path)!r} is of format {manifest['format']!r}: known are {', '.join(formats)}"
         )
     for component in manifest["components"].values():
         if component.get("file") not in manifest["files"]:
@@ -89,7 +82,7 @@ def read_export(folder: Path) -> dict:
         file = folder / name
         if Path(name).name != name or not file.is_file():
             raise ExportError(f"{str(folder)!r} is incomplete: there is no {name!r} in it")
-        if fingerprint(file) != expected:
+        if size_and_sha256(file) != expected:
             raise ExportError(
                 f"{str(file)!r} is not the file that was exported: its size or checksum differs "
                 f"from {EXPORT_FILE}"
@@ -160,8 +153,8 @@ class ExportedEncoder:
 
     Args:
         folder: what `clip-vit export` wrote.
-        runtime: a key of `runtimes.RUNTIMES`; the usual one of the format when None.
-        threads: how many to compute with; the runtime's own choice when None.
+        runtime: a key of `RUNTIMES`; None takes the one that the format is exported for.
+        threads: number of threads to compute with; None leaves it to the runtime.
 
     Raises:
         ExportError: the folder is incomplete or changed, or the runtime does not run it.
@@ -170,16 +163,17 @@ class ExportedEncoder:
     def __init__(self, folder: Path, runtime: str | None = None, threads: int | None = None):
         self.folder = folder
         self.manifest = read_export(folder)
-        runtimes = RUNTIMES_OF[self.manifest["format"]]
+        format = self.manifest["format"]
+        runtimes = runtimes_of(format)
         if runtime is not None and runtime not in runtimes:
             raise ExportError(
                 f"runtime {runtime!r} does not run {str(folder)!r}, which is of format "
-                f"{self.manifest['format']!r}: allowed is {' or '.join(runtimes)}"
+                f"{format!r}: allowed is {' or '.join(runtimes)}"
             )
-        if runtimes[0] == "torch" and runtime is None:
+        if runtime is None and RUNTIMES[runtimes[0]].can_run_code:
             raise ExportError(
-                f"{str(folder)!r} is a program of torch.export, and loading one can run code that "
-                "it holds: name the runtime 'torch' if you trust where it is from"
+                f"{str(folder)!r} is of format {format!r}, and loading such a program can run code "
+                f"that it holds: name the runtime {runtimes[0]!r} if you trust where it is from"
             )
         self.runtime = runtime or runtimes[0]
         self.processor = read_processor(folder, self.manifest)
@@ -212,8 +206,8 @@ class ExportedEncoder:
         """Embed RGB images of any size: float32 (N, P) of length 1."""
         parts = []
         for start in range(0, len(images), batch_size):
-            some = list(images[start : start + batch_size])
-            parts.append(self.encode_inputs(self.processor(images=some, return_tensors="pt")))
+            batch = list(images[start : start + batch_size])
+            parts.append(self.encode_inputs(self.processor(images=batch, return_tensors="pt")))
         return torch.cat(parts)
 
     def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
@@ -232,11 +226,11 @@ class ExportedEncoder:
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Embed texts, truncated if they are too long: float32 (N, P) of length 1."""
         is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
-        how = text_options(is_padding_read, self.manifest["max_text_length"])
+        options = text_options(is_padding_read, self.manifest["max_text_length"])
         parts = []
         for start in range(0, len(texts), batch_size):
-            some = list(texts[start : start + batch_size])
-            tokens = self.processor.tokenizer(some, return_tensors="np", **how)
+            batch = list(texts[start : start + batch_size])
+            tokens = self.processor.tokenizer(batch, return_tensors="np", **options)
             inputs = {name: tokens[name].astype(np.int64) for name in self.manifest["text_inputs"]}
             parts.append(torch.from_numpy(self.run_text(inputs)))
         return torch.cat(parts)

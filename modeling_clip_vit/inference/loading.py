@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoModel,
-    BatchFeature,
-    CLIPModel,
-    CLIPProcessor,
-    PretrainedConfig,
-)
+from transformers import AutoModel, BatchFeature, CLIPModel, CLIPProcessor
 
 from ..modeling_clip_vit import ClipVitModel
+from ..runtimes import RUNTIMES
 from ..utils.devices import default_device
-from ..utils.from_pretrained import LoadError, load_config, load_model, load_processor
+from ..utils.from_pretrained import LoadError, load_model, load_processor
 from .embedding import (
     embed_image_inputs,
     embed_images,
@@ -26,7 +21,6 @@ from .embedding import (
     similarity_of,
 )
 from .exported import EXPORT_FILE, ExportedEncoder
-from .runtimes import RUNTIMES, require
 
 
 def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
@@ -37,25 +31,18 @@ def load_clip(path: str) -> tuple[ClipVitModel | CLIPModel, CLIPProcessor]:
     Raises:
         LoadError: there is no checkpoint, it is incomplete, or its model cannot embed both images
             and texts.
+        MissingPackageError: it is quantised, and torchao is not installed.
     """
     folder = Path(path).expanduser()
     if (folder / EXPORT_FILE).is_file():
         raise LoadError(f"{path!r} is an exported model; pass the checkpoint it was exported from")
-    config = load_config(path)
-    if is_quantized(config):
-        require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")
     model, processor = load_model(AutoModel, path), load_processor(path)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise LoadError(
-            f"{path!r} holds a model of type {config.model_type!r}, which does not embed images "
-            "and texts: give a clip_vit checkpoint"
+            f"{path!r} holds a model of type {model.config.model_type!r}, which does not embed "
+            "images and texts: give a clip_vit checkpoint"
         )
     return model.eval().to(default_device()), processor
-
-
-def is_quantized(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint's weights are integers, which can be neither trained nor exported."""
-    return getattr(config, "quantization_config", None) is not None
 
 
 @dataclass
@@ -110,8 +97,9 @@ def load_encoder(path: str, runtime: str = "auto", threads: int | None = None) -
     Args:
         path: a checkpoint (a folder, or the id of a model on the Hub), or a folder that
             `clip-vit export` wrote.
-        runtime: `torch`, `onnxruntime` or `openvino`; `auto` takes what fits the folder.
-        threads: how many an export computes with; the runtime's own choice when None.
+        runtime: `torch` for a checkpoint, a key of `RUNTIMES` for an export; `auto` takes what
+            fits the folder.
+        threads: number of threads that an export computes with; None leaves it to the runtime.
 
     Raises:
         ValueError: there is no such checkpoint or export, it is incomplete, or the runtime does

@@ -1,4 +1,4 @@
-"""Pictures of what a query finds."""
+"""Pictures of search results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ RIGHT, WRONG = "#1a7f37", "#8c959f"
 
 @dataclass
 class Found:
-    """One picture that a query found.
+    """One picture among the results of a query.
 
     Args:
         image: anything that `numpy.asarray` turns into (height, width, 3) of uint8.
-        title: a few words to stand above it.
-        is_right: whether it is what was asked for; None where nobody knows.
+        title: a few words above it.
+        is_right: whether it is a correct result; None if that is unknown.
     """
 
     image: object
@@ -32,9 +32,9 @@ class Found:
 def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]]):
     """Save a grid with one row per query: its text, and the images it found, best first.
 
-    Right ones have a thick green frame and a check mark, so that colour is not all that tells.
+    Correct ones have a thick green frame and a check mark, which also shows without colours.
     """
-    columns = max(len(found) for _, found in rows)
+    columns = max(len(pictures) for _, pictures in rows)
     figure = Figure(figsize=(2.6 + 1.15 * columns, 1.45 * len(rows) + 0.1), dpi=130)
     axes = figure.subplots(
         len(rows),
@@ -42,13 +42,13 @@ def save_retrieval_grid(path: Path, rows: Sequence[tuple[str, Sequence[Found]]])
         squeeze=False,
         gridspec_kw={"width_ratios": [2.2] + [1] * columns},
     )
-    for (query, found), row in zip(rows, axes, strict=True):
+    for (query, pictures), row in zip(rows, axes, strict=True):
         row[0].axis("off")
         row[0].text(1, 0.5, wrap(query), ha="right", va="center", fontsize=11)
-        for axis in row[1 + len(found) :]:
+        for axis in row[1 + len(pictures) :]:
             axis.axis("off")
-        for item, axis in zip(found, row[1:], strict=False):
-            draw_found(axis, item)
+        for item, axis in zip(pictures, row[1:], strict=False):
+            draw_picture(axis, item)
     figure.tight_layout(pad=0.4, h_pad=0.8)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
@@ -60,22 +60,22 @@ def save_picture_grid(path: Path, pictures: Sequence[Found], columns: int = 6):
     figure = Figure(figsize=(1.6 * columns, 2.1 * rows), dpi=130)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for picture, axis in zip(pictures, axes, strict=False):
-        draw_found(axis, picture, lines=4)
+        draw_picture(axis, picture, lines=4)
     for axis in axes[len(pictures) :]:
         axis.axis("off")
     figure.tight_layout(pad=0.4, h_pad=0.8)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
 
 
-def draw_found(axis: Axes, found: Found, lines: int = 2):
-    """Draw one picture with its frame and its title, which is cut to a number of lines."""
-    axis.imshow(np.asarray(found.image))
+def draw_picture(axis: Axes, picture: Found, lines: int = 2):
+    """Draw one picture with its frame and its title, truncated to a number of lines."""
+    axis.imshow(np.asarray(picture.image))
     axis.set_xticks([])
     axis.set_yticks([])
-    right = found.is_right is True
+    right = picture.is_right is True
     mark = "✓ " if right else ""
     color = RIGHT if right else WRONG
-    title = wrap(mark + found.title, 17, most=lines)
+    title = wrap(mark + picture.title, 17, most=lines)
     axis.set_title(title, fontsize=7, color=color if right else "black", pad=3)
     for spine in axis.spines.values():
         spine.set(color=color, linewidth=3 if right else 0.8)

@@ -11,8 +11,8 @@ from PIL import Image
 from ..data.captions import find_texts
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.errors import DataError
+from ..data.files.listing import is_local, list_files
 from ..data.images import BadImageError, decode_image
-from ..data.listing import is_local, list_files
 from ..data.sources import open_dataset
 from ..utils.errors import UserError
 from ..utils.resources import find_data
@@ -96,13 +96,13 @@ class ImageSearch:
         self.unreadable: list[str] = []
         embeds = []
         waiting = iter(pictures)
-        while some := list(islice(waiting, batch_size)):
-            images = self.decode(some)
+        while batch := list(islice(waiting, batch_size)):
+            images = self.decode(batch)
             if images:
                 embeds.append(check_finite(encoder.encode_image(images), "pictures"))
         if not embeds:
-            told = f": {self.unreadable[0]}" if self.unreadable else ""
-            raise DataError(f"there is no readable picture{told}")
+            reason = f": {self.unreadable[0]}" if self.unreadable else ""
+            raise DataError(f"there is no readable picture{reason}")
         self.embeds = torch.cat(embeds)
 
     def decode(self, pictures: list[Picture]) -> list[Image.Image]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from .contrastive_loss import Contrast
+from .contrast import Contrast
 from .multi_positive_loss import MultiPositiveLoss
 from .targets import Targets
 
@@ -21,8 +21,8 @@ class ClipLoss(MultiPositiveLoss):
 
     pairs_only = True
 
-    def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
-        """As `MultiPositiveLoss`, of pairs only.
+    def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
+        """As in `MultiPositiveLoss`, for pairs only.
 
         Raises:
             ValueError: there are targets.
@@ -31,4 +31,4 @@ class ClipLoss(MultiPositiveLoss):
             raise ValueError(
                 "ClipLoss pairs image i with text i and takes no targets: MultiPositiveLoss does"
             )
-        return super().share(contrast, None)
+        return super().local_loss(contrast, None)

@@ -4,17 +4,18 @@ import torch
 from torch import nn
 
 from ..normalization import upcast
-from .contrastive_loss import Contrast, ContrastiveLoss
-from .gather import gather_with_gradient, own_rows
+from .contrast import Contrast
+from .contrastive_loss import ContrastiveLoss
+from .gather import gather_with_gradient, local_rows
 from .targets import Targets
 from .tiles import TileSize, log_sum_exp, softmax_average
 
-#: A teacher's embeddings of a process's images and texts, of length 1, and its scale.
+#: A teacher's normalised embeddings of a process's images and texts, and its scale.
 Teacher = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class DistillationLoss(ContrastiveLoss):
-    r"""A loss, and how far the student's similarities are from a teacher's.
+    r"""A loss, and the divergence of the student's similarities from a teacher's.
 
     .. math:: (1 - \lambda)\,\mathcal L + \frac{\lambda}{2} \sum_d \frac1n \sum_i
               \mathrm{KL}\big(\mathrm{softmax}(s' a'_i \cdot b'_j) \,\|\,
@@ -25,13 +26,13 @@ class DistillationLoss(ContrastiveLoss):
     mimicking). Only similarities are compared, so the teacher's width is free.
 
     Args:
-        loss: what the student learns without the teacher.
-        weight: share of the teacher, from 0 to 1.
+        loss: the loss without a teacher.
+        weight: weight of the divergence, from 0 to 1; the loss has the rest.
         tile_size: as in `ContrastiveLoss`.
 
     Example:
         >>> loss = DistillationLoss(ClipLoss(), weight=0.5)
-        >>> loss(image_embeds, text_embeds, scale, teacher=(their_images, their_texts, their_scale))
+        >>> loss(image_embeds, text_embeds, scale, teacher=(images, texts, teacher_scale))
     """
 
     def __init__(self, loss: nn.Module, weight: float = 0.5, tile_size: TileSize = "auto"):
@@ -53,11 +54,11 @@ class DistillationLoss(ContrastiveLoss):
         """The loss, a scalar; other arguments as in `ContrastiveLoss`.
 
         Args:
-            teacher: its embeddings of the same images and texts, of length 1, (B_image, P') and
+            teacher: its normalised embeddings of the same images and texts, (B_image, P') and
                 (B_text, P'), and its scale, already exponentiated.
 
         Raises:
-            ValueError: there is no teacher, or it saw other numbers of images and texts.
+            ValueError: there is no teacher, or its numbers of images and texts differ.
         """
         numbers = len(image_embeds), len(text_embeds)
         if teacher is None or (len(teacher[0]), len(teacher[1])) != numbers:
@@ -66,39 +67,50 @@ class DistillationLoss(ContrastiveLoss):
                 f"same {numbers[0]} images and {numbers[1]} texts"
             )
         loss = self.loss(image_embeds, text_embeds, logit_scale, logit_bias, targets)
-        distance = super().forward(image_embeds, text_embeds, logit_scale, teacher=teacher)
-        return (1 - self.weight) * loss + self.weight * distance
+        divergence = super().forward(image_embeds, text_embeds, logit_scale, teacher=teacher)
+        return (1 - self.weight) * loss + self.weight * divergence
 
-    def share(
+    def local_loss(
         self, contrast: Contrast, targets: Targets | None, teacher: Teacher | None = None, **kwargs
     ) -> torch.Tensor:
-        """This process's share of the distance: the student's cross-entropy, less the teacher's."""
+        """This process's part of the divergence: the student's cross-entropy, minus the teacher's.
+
+        With a softmax as target, cross-entropy is the mean `log sum exp` minus the dot products of
+        embeddings with the averages that `softmax_average` gives.
+        """
         assert teacher is not None
-        their_images, their_texts, their_scale = (upcast(part.detach()) for part in teacher)
-        their_texts = gather_with_gradient(their_texts, contrast.text_sizes)
-        sums = log_sum_exp(their_images, their_texts, their_scale, self.tile_size)
+        teacher_images, local_texts, teacher_scale = (upcast(part.detach()) for part in teacher)
+        teacher_texts = gather_with_gradient(local_texts, contrast.text_sizes)
+        teacher_sums = log_sum_exp(teacher_images, teacher_texts, teacher_scale, self.tile_size)
         factors = (
-            their_texts.new_tensor(1 / sum(contrast.image_sizes)),
-            their_texts.new_tensor(1 / sum(contrast.text_sizes)),
+            teacher_texts.new_tensor(1 / sum(contrast.image_sizes)),
+            teacher_texts.new_tensor(1 / sum(contrast.text_sizes)),
         )
-        aims = softmax_average(
-            their_images,
-            their_texts,
-            their_scale,
-            sums,
+        averages_BP = softmax_average(
+            teacher_images,
+            teacher_texts,
+            teacher_scale,
+            teacher_sums,
             factors,
-            torch.cat((contrast.all_texts, their_texts.to(contrast.all_texts)), dim=1),
+            torch.cat((contrast.all_texts, teacher_texts.to(contrast.all_texts)), dim=1),
             self.tile_size,
         )
         width = contrast.all_texts.shape[1]
-        own_sums = log_sum_exp(contrast.images, contrast.all_texts, contrast.scale, self.tile_size)
-        student = contrast.scale * (contrast.images * aims[:, :width]).sum()
-        own = self.mean(own_sums, factors, contrast) - student
-        teacher_similarity = their_scale * (their_images * aims[:, width:]).sum()
-        theirs = self.mean(sums, factors, contrast) - teacher_similarity
-        return (own - theirs) / 2
+        student_sums = log_sum_exp(
+            contrast.images, contrast.all_texts, contrast.scale, self.tile_size
+        )
+        student_dots = contrast.scale * (contrast.images * averages_BP[:, :width]).sum()
+        student_entropy = self.mean(student_sums, factors, contrast) - student_dots
+        teacher_dots = teacher_scale * (teacher_images * averages_BP[:, width:]).sum()
+        teacher_entropy = self.mean(teacher_sums, factors, contrast) - teacher_dots
+        return (student_entropy - teacher_entropy) / 2
 
-    def mean(self, sums, factors, contrast: Contrast) -> torch.Tensor:
-        """This process's share of the means over images and over texts."""
-        text_sums = own_rows(sums[1], contrast.text_sizes)
+    def mean(
+        self,
+        sums: tuple[torch.Tensor, torch.Tensor],
+        factors: tuple[torch.Tensor, torch.Tensor],
+        contrast: Contrast,
+    ) -> torch.Tensor:
+        """This process's part of the mean over images plus the mean over texts."""
+        text_sums = local_rows(sums[1], contrast.text_sizes)
         return sums[0].sum() * factors[0] + text_sums.sum() * factors[1]

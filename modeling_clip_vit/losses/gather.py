@@ -1,10 +1,8 @@
-"""Embeddings of all processes, brought together with their gradients.
+"""All-gather with gradients: what makes a contrastive loss exact over processes.
 
-Every process computes its own share of the loss of the whole batch, times the number of processes.
-The backward pass of the gather sums each row's gradient over all processes, so averaging gradients
+Each process computes a part of the loss of the whole batch, times the number of processes. The
+backward pass of the gather sums each row's gradient over all processes, so averaging gradients
 (`DistributedDataParallel`, FSDP) gives the single-process gradient.
-
-Shape legend: `P` embedding.
 """
 
 import torch
@@ -14,38 +12,38 @@ from torch.autograd.function import once_differentiable
 from ..normalization import count_processes, sum_over_processes
 
 
-def share_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
-    """All-gather numbers: for each number given, a list with one entry per process."""
+def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
+    """All-gather numbers of rows: for each argument, a list with one number per process."""
     if count_processes() == 1:
         return [[size] for size in sizes]
-    own = torch.tensor(sizes, device=device)
-    all_sizes = torch.empty(count_processes() * len(sizes), dtype=own.dtype, device=device)
-    dist.all_gather_into_tensor(all_sizes, own)
+    local_sizes = torch.tensor(sizes, device=device)
+    all_sizes = local_sizes.new_empty(count_processes() * len(sizes))
+    dist.all_gather_into_tensor(all_sizes, local_sizes)
     return all_sizes.view(-1, len(sizes)).t().tolist()
 
 
 def gather_with_gradient(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """The rows of all processes, in the order of the processes: (rows, ...) to (all rows, ...).
+    """All-gather rows, in the order of the processes: (local rows, ...) to (all rows, ...).
 
     Args:
         values: this process's rows.
-        sizes: number of rows of each process, as `share_sizes` tells; they may differ.
+        sizes: number of rows of each process, from `gather_sizes`; they may differ.
     """
     return values if len(sizes) == 1 else _Gather.apply(values, sizes)
 
 
-def own_rows(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """This process's part of rows that stand in the order of the processes."""
+def local_rows(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """This process's part of rows that are in the order of the processes."""
     return values if len(sizes) == 1 else values.split(sizes)[dist.get_rank()]
 
 
 class _Gather(torch.autograd.Function):
-    """All rows forward; backward, the sum over processes of the gradients of this one's rows."""
+    """All-gather forward; backward, the gradients of the local rows, summed over processes."""
 
     @staticmethod
     def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         ctx.sizes = sizes
-        # Collectives move equal shares: pad to the largest.
+        # The collective needs the same number of rows from each process: pad to the largest.
         padded = values.new_zeros(max(sizes), *values.shape[1:])
         padded[: len(values)] = values
         parts = values.new_empty(len(sizes), *padded.shape)
@@ -57,7 +55,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor):
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
-        return own_rows(gradient, ctx.sizes), None
+        return local_rows(gradient, ctx.sizes), None
 
 
 def log_sum_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -66,20 +64,20 @@ def log_sum_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
         return values
     largest = values.detach().clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    largest = largest.clamp(min=torch.finfo(values.dtype).min)  # -inf - -inf is not a number
+    largest = largest.clamp(min=torch.finfo(values.dtype).min)  # (-inf) - (-inf) is NaN
     return largest + sum_over_processes((values - largest).exp()).log()
 
 
-def share_loss(share: torch.Tensor) -> torch.Tensor:
-    """From this process's share of a loss, a sum, to the loss.
+def global_loss(local_loss: torch.Tensor) -> torch.Tensor:
+    """The loss of the whole batch, from the part of it that this process computed.
 
-    The value is that of the whole batch, the same on all processes; the gradient is that of the
-    share, times the number of processes, which averaging over processes undoes.
+    The value is the sum over processes, and the same on all of them. The gradient is that of this
+    process's part times the number of processes, which averaging gradients divides by.
     """
     count = count_processes()
     if count == 1:
-        return share
-    scaled = share * count
-    total = share.detach().clone()
+        return local_loss
+    scaled = local_loss * count
+    total = local_loss.detach().clone()
     dist.all_reduce(total)
     return scaled + (total - scaled).detach()

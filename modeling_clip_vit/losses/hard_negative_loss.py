@@ -1,10 +1,13 @@
-"""Softmax contrast in which the negatives that look right count more."""
+"""Softmax loss in which similar negatives have a higher weight."""
+
+from typing import cast
 
 import torch
 from torch import nn
 
-from .contrastive_loss import Contrast, ContrastiveLoss
-from .gather import gather_with_gradient, own_rows
+from .contrast import Contrast
+from .contrastive_loss import ContrastiveLoss
+from .gather import gather_with_gradient, local_rows
 from .targets import Targets
 from .tiles import TileSize, log_sum_exp
 
@@ -17,11 +20,11 @@ class HardNegativeLoss(ContrastiveLoss):
               w_{ij} = \frac{m_i\, e^{\beta x_{ij}}}{\sum_{k \neq i} e^{\beta x_{ik}}}
 
     with `x = s a_i . b_j` and `m_i` negatives of row i, so that their weights average 1. With
-    `beta` 0 it is `ClipLoss`. Image i belongs to text i; with ids as targets, other pairs of equal
-    ids are not negatives.
+    `beta` 0 it is `ClipLoss`. Image i matches text i; with ids as targets, other pairs of equal ids
+    are not negatives either.
 
     Args:
-        beta: how much more the harder negatives count.
+        beta: exponent of the weights; 0 weights all negatives alike.
         tile_size: as in `ContrastiveLoss`.
 
     Example:
@@ -37,12 +40,12 @@ class HardNegativeLoss(ContrastiveLoss):
             raise ValueError(f"beta={beta} is not allowed: it must be at least 0")
         self.beta = beta
 
-    def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
-        """This process's share: its images, and its texts.
+    def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
+        """This process's part: its images and its texts.
 
         Raises:
-            ValueError: targets are a matrix or of mixed images, or the numbers of images and texts
-                differ.
+            ValueError: targets are a matrix or have mixed images, or the numbers of images and
+                texts differ.
         """
         images, texts = contrast.images, contrast.texts
         are_ids = targets is None or all(isinstance(ids, torch.Tensor) for ids in targets)
@@ -51,50 +54,67 @@ class HardNegativeLoss(ContrastiveLoss):
                 "HardNegativeLoss pairs image i with text i: it takes ids as targets, or none, and "
                 f"as many images as texts, but got {len(images)} and {len(texts)}"
             )
-        image_ids, text_ids = self.number(targets, contrast)
-        log_counts = self.count(image_ids, text_ids, contrast)
-        weighted = self.log_sums(1 + self.beta, contrast, image_ids, text_ids)
-        weights = self.log_sums(self.beta, contrast, image_ids, text_ids)
-        right = contrast.scale * (images * texts).sum(dim=1)
-        loss = right.new_zeros(())
+        ids = cast("tuple[torch.Tensor, torch.Tensor] | None", targets)
+        image_ids, all_text_ids = self.find_ids(ids, contrast)
+        log_counts = self.log_counts(image_ids, all_text_ids, contrast)
+        weighted = self.log_sums(1 + self.beta, contrast, image_ids, all_text_ids)
+        weights = self.log_sums(self.beta, contrast, image_ids, all_text_ids)
+        positive = contrast.scale * (images * texts).sum(dim=1)
+        loss = positive.new_zeros(())
         for count, upper, lower in zip(log_counts, weighted, weights, strict=True):
             # A row without negatives has sums of minus infinity, and no loss.
             negative = torch.where(count.isneginf(), -torch.inf, count + upper - lower.nan_to_num())
-            loss = loss + nn.functional.softplus(negative - right).sum()
+            loss = loss + nn.functional.softplus(negative - positive).sum()
         return loss / (2 * sum(contrast.image_sizes))
 
-    def number(self, targets, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids of this process's images and of all texts; without targets, a pair's number."""
+    def find_ids(
+        self, targets: tuple[torch.Tensor, torch.Tensor] | None, contrast: Contrast
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of this process's images and of all texts; without targets, the pairs' numbers."""
         if targets is not None:
             image_ids, text_ids = (ids.to(contrast.texts.device) for ids in targets)
             return image_ids, gather_with_gradient(text_ids, contrast.text_sizes)
         all_ids = torch.arange(sum(contrast.text_sizes), device=contrast.texts.device)
-        return own_rows(all_ids, contrast.text_sizes), all_ids
+        return local_rows(all_ids, contrast.text_sizes), all_ids
 
-    def count(self, image_ids: torch.Tensor, all_text_ids: torch.Tensor, contrast: Contrast):
-        """Logarithms of how many negatives own images and own texts have; of 0, minus infinity."""
+    def log_counts(
+        self, image_ids: torch.Tensor, all_text_ids: torch.Tensor, contrast: Contrast
+    ) -> list[torch.Tensor]:
+        """Logarithms of the numbers of negatives of this process's images, and of its texts."""
         all_image_ids = gather_with_gradient(image_ids, contrast.image_sizes)
-        text_ids = own_rows(all_text_ids, contrast.text_sizes)
+        text_ids = local_rows(all_text_ids, contrast.text_sizes)
         return [
             (len(others) - count_equal(ids, others)).to(contrast.images.dtype).log()
             for ids, others in ((image_ids, all_text_ids), (text_ids, all_image_ids))
         ]
 
-    def log_sums(self, factor: float, contrast: Contrast, image_ids, text_ids):
-        """`log sum exp` over negatives at a factor of the scale: of own images, of own texts."""
+    def log_sums(
+        self,
+        factor: float,
+        contrast: Contrast,
+        image_ids: torch.Tensor,
+        all_text_ids: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`log sum exp` over the negatives of this process's images, and of its texts.
+
+        Args:
+            factor: of the scale.
+            contrast: of the batch.
+            image_ids, all_text_ids: as `find_ids` returns them.
+        """
         image_sums, text_sums = log_sum_exp(
             contrast.images,
             contrast.all_texts,
             contrast.scale * factor,
             self.tile_size,
             image_ids,
-            text_ids,
+            all_text_ids,
         )
-        return image_sums, own_rows(text_sums, contrast.text_sizes)
+        return image_sums, local_rows(text_sums, contrast.text_sizes)
 
 
 def count_equal(ids: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """How many of the others each id equals, (len(ids),)."""
+    """The number of other ids that equal each id, (len(ids),)."""
     ordered = others.sort().values
-    first, behind = (torch.searchsorted(ordered, ids, right=right) for right in (False, True))
-    return behind - first
+    first, end = (torch.searchsorted(ordered, ids, right=right) for right in (False, True))
+    return end - first

@@ -1,4 +1,4 @@
-"""Any loss at several widths of the embedding, so that its first dimensions already search well."""
+"""A loss at several widths of the embedding, so that its first dimensions are useful alone."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ class MatryoshkaLoss(nn.Module):
     Args:
         loss: the loss of one width.
         dims: the widths, such as `[64, 128, 512]`.
-        weights: of each width; all equal when None.
+        weights: weight of each width; all equal when None.
 
     Example:
         >>> loss = MatryoshkaLoss(ClipLoss(), dims=[64, 512])(image_embeds, text_embeds, scale)

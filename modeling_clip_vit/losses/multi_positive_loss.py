@@ -1,10 +1,11 @@
-"""Softmax contrast where an image or a text may belong to several."""
+"""Softmax loss in which an image or a text may have several positives."""
 
 import torch
 
 from ..normalization import sum_over_processes
-from .contrastive_loss import Contrast, ContrastiveLoss
-from .gather import own_rows
+from .contrast import Contrast
+from .contrastive_loss import ContrastiveLoss
+from .gather import local_rows
 from .targets import Positives, Targets, find_positives
 from .tiles import TileSize, log_sum_exp
 
@@ -15,14 +16,14 @@ class MultiPositiveLoss(ContrastiveLoss):
     .. math:: \tfrac12 \sum_{d \in \{I \to T,\, T \to I\}} \frac{1}{n_d} \sum_i
               \frac{-1}{|P_i|} \sum_{j \in P_i} \log\mathrm{softmax}_j(s\,a_i \cdot b_j)
 
-    where `P_i` are the positives of row i; rows without one are left out. With one positive a row
-    it is `ClipLoss`. A matrix as targets gives soft ones: a row's weights, divided by their sum,
-    are what the softmax should be, as Mixup and CutMix make them. The same call contrasts images
-    with images: other views of a concept are texts then.
+    where `P_i` are the positives of row i; rows without one are left out. With one positive per row
+    it is `ClipLoss`. A matrix as targets gives soft targets, such as those of Mixup and CutMix: the
+    target of a row's softmax is its weights divided by their sum. To contrast images with images,
+    pass the other views of each concept as texts.
 
     Args:
-        label_smoothing: share of each row's target that is spread evenly over all columns (Szegedy
-            et al., 2016, section 7).
+        label_smoothing: share of each target that is spread evenly over all columns (Szegedy et
+            al., 2016, section 7).
         tile_size: as in `ContrastiveLoss`.
 
     Example:
@@ -41,24 +42,25 @@ class MultiPositiveLoss(ContrastiveLoss):
             )
         self.label_smoothing = label_smoothing
 
-    def share(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
-        """This process's share: `log sum exp` of its rows, less what their positives take off."""
+    def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
+        """This process's part: `log sum exp` of its rows, minus the logits of their targets."""
         images, scale = contrast.images, contrast.scale
         positives = find_positives(targets, contrast)
         image_sums, all_text_sums = log_sum_exp(images, contrast.all_texts, scale, self.tile_size)
-        text_sums = own_rows(all_text_sums, contrast.text_sizes)
+        text_sums = local_rows(all_text_sums, contrast.text_sizes)
         has_text, has_image = positives.image_weight > 0, positives.text_weight > 0
-        # Without any column a sum is minus infinity, which times 0 is not a number.
+        # Without any column a sum is minus infinity, which times 0 is NaN.
         repulsion = torch.where(has_text, image_sums, 0).sum() / positives.num_images
         repulsion = repulsion + torch.where(has_image, text_sums, 0).sum() / positives.num_texts
-        aims = positives.mean
+        target_texts = positives.mean
         if self.label_smoothing > 0:
-            even = self.spread_evenly(contrast, positives)
-            aims = (1 - self.label_smoothing) * aims + self.label_smoothing * even
-        return (repulsion - scale * (images * aims).sum()) / 2
+            even_texts = self.spread_evenly(contrast, positives)
+            target_texts = (1 - self.label_smoothing) * target_texts
+            target_texts = target_texts + self.label_smoothing * even_texts
+        return (repulsion - scale * (images * target_texts).sum()) / 2
 
     def spread_evenly(self, contrast: Contrast, positives: Positives) -> torch.Tensor:
-        """For each image, the sum of texts that an even target draws it to, (B_image, P)."""
+        """For each image, the weighted sum of texts with even targets, (B_image, P)."""
         mean_text = contrast.all_texts.sum(dim=0) / max(len(contrast.all_texts), 1)
         has_image = (positives.text_weight > 0)[:, None]
         targeted = sum_over_processes((contrast.texts * has_image).sum(dim=0))

@@ -1,10 +1,10 @@
-"""What belongs together, in the forms that the losses take.
+"""The positives of a batch, in each form that the losses accept.
 
-A loss needs only sums over the pairs that belong together: for each image, the weighted sum of the
-texts that it belongs to. So no form needs the matrix of all pairs.
+A loss needs only sums over the positives: for each image, the weighted sum of its texts. So no form
+needs the matrix of all pairs.
 
-Shape legend: `P` embedding, `I` distinct ids, `K` = 2 ids a row; `B` this process's, `N` all
-processes'.
+Shape legend: `B` this process's rows, `N` all processes' rows, `P` projection (the embedding), `I`
+distinct ids, `J` the two ids of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from ..normalization import sum_over_processes
-from .gather import gather_with_gradient, own_rows
+from .contrast import Contrast
+from .gather import gather_with_gradient, local_rows
 
 
 @dataclass
@@ -27,8 +28,8 @@ class MixedIds:
     are equal.
 
     Args:
-        first, second: (B,).
-        weight: of the first, from 0 to 1, (B,).
+        first, second: ids, (B,).
+        weight: weight of the first id, from 0 to 1, (B,).
     """
 
     first: torch.Tensor
@@ -37,11 +38,11 @@ class MixedIds:
 
     @property
     def shape(self) -> torch.Size:
-        """(B,), as of plain ids."""
+        """(B,), as that of plain ids."""
         return self.first.shape
 
     def __getitem__(self, rows: torch.Tensor) -> MixedIds:
-        """Those of some of the images."""
+        """The ids of some images."""
         return MixedIds(self.first[rows], self.second[rows], self.weight[rows])
 
     def heaviest(self) -> torch.Tensor:
@@ -55,7 +56,7 @@ Targets = tuple[Ids, Ids] | torch.Tensor
 
 
 def check_targets(targets: Targets | None, image_embeds: torch.Tensor, text_embeds: torch.Tensor):
-    """Refuse embeddings and targets that do not go together.
+    """Reject embeddings and targets whose shapes do not match.
 
     Raises:
         ValueError: with the shapes, and what they must be.
@@ -82,16 +83,16 @@ def check_targets(targets: Targets | None, image_embeds: torch.Tensor, text_embe
 
 @dataclass
 class Positives:
-    """The pairs that belong together, as sums.
+    """The matching pairs, as sums.
 
     Args:
-        image_weight, text_weight: total weight of what each of this process's images and texts
-            belongs to, (B_image,) and (B_text,).
+        image_weight, text_weight: sum of the target weights of each of this process's images and
+            texts, (B_image,) and (B_text,).
         total: for each of this process's images, the weighted sum of its texts, (B_image, P).
-        mean: the same, with weights that sum to the mean over images of the mean over an image's
-            texts, plus the mean over texts of the mean over a text's images; those that belong to
-            nothing are left out.
-        num_images, num_texts: how many belong to something, over all processes.
+        mean: the same, with weights that average: over an image's texts and then over images, plus
+            over a text's images and then over texts. Images and texts without positives are left
+            out.
+        num_images, num_texts: numbers of images and texts with a positive, over all processes.
     """
 
     image_weight: torch.Tensor
@@ -102,20 +103,20 @@ class Positives:
     num_texts: torch.Tensor
 
 
-def find_positives(targets: Targets | None, contrast) -> Positives:
-    """Read targets, for the images and texts of a `Contrast`."""
+def find_positives(targets: Targets | None, contrast: Contrast) -> Positives:
+    """The positives among the images and texts of a batch, as `ContrastiveLoss` takes targets."""
     if targets is None:
-        return paired(contrast)
+        return positives_of_pairs(contrast)
     if isinstance(targets, torch.Tensor):
-        return by_matrix(targets, contrast)
+        return positives_of_matrix(targets, contrast)
     image_ids, text_ids = targets
     if isinstance(image_ids, torch.Tensor) and isinstance(text_ids, torch.Tensor):
-        return by_ids(image_ids, text_ids, contrast)
-    return by_mixed_ids(image_ids, text_ids, contrast)
+        return positives_of_ids(image_ids, text_ids, contrast)
+    return positives_of_mixed_ids(image_ids, text_ids, contrast)
 
 
-def paired(contrast) -> Positives:
-    """Image i and text i belong together.
+def positives_of_pairs(contrast: Contrast) -> Positives:
+    """Image i matches text i.
 
     Raises:
         ValueError: the numbers of images and texts differ.
@@ -123,115 +124,125 @@ def paired(contrast) -> Positives:
     images, texts = contrast.images, contrast.texts
     if len(images) != len(texts):
         raise ValueError(
-            f"{len(images)} images and {len(texts)} texts cannot be paired one to one: give "
-            "targets that say what belongs together"
+            f"{len(images)} images and {len(texts)} texts cannot be paired one to one: pass "
+            "targets that say which ones match"
         )
     # Filled on the device: copying a number there would wait for it.
     ones, count = texts.new_ones(len(texts)), texts.new_full((), sum(contrast.text_sizes))
     return Positives(ones, ones, texts, texts * (2 / count), count, count)
 
 
-def by_matrix(weights: torch.Tensor, contrast) -> Positives:
-    """This process's images and texts belong together with weights, (B_image, B_text)."""
+def positives_of_matrix(weights: torch.Tensor, contrast: Contrast) -> Positives:
+    """This process's images and texts match with weights, (B_image, B_text)."""
     texts = contrast.texts
     weights = weights.to(texts)
     image_weight, text_weight = weights.sum(dim=1), weights.sum(dim=0)
     num_images, num_texts = count_positive(image_weight), count_positive(text_weight)
     per_image = invert(image_weight) / num_images
     per_text = invert(text_weight) / num_texts
-    mean = (weights * (per_image[:, None] + per_text[None])) @ texts
-    return Positives(image_weight, text_weight, weights @ texts, mean, num_images, num_texts)
+    mean_BP = (weights * (per_image[:, None] + per_text[None])) @ texts
+    return Positives(image_weight, text_weight, weights @ texts, mean_BP, num_images, num_texts)
 
 
-def by_ids(image_ids: torch.Tensor, text_ids: torch.Tensor, contrast) -> Positives:
-    """Images and texts of equal ids belong together, over all processes."""
-    texts, device = contrast.all_texts, contrast.texts.device
+def positives_of_ids(
+    image_ids: torch.Tensor, text_ids: torch.Tensor, contrast: Contrast
+) -> Positives:
+    """Images and texts with equal ids match, over all processes."""
+    texts_NP, device = contrast.all_texts, contrast.texts.device
     all_image_ids = gather_with_gradient(image_ids.to(device), contrast.image_sizes)
     all_text_ids = gather_with_gradient(text_ids.to(device), contrast.text_sizes)
-    _, numbers = torch.cat((all_image_ids, all_text_ids)).unique(return_inverse=True)
-    all_images_I, all_texts_I = numbers.split((len(all_image_ids), len(all_text_ids)))
-    size = len(numbers)
+    image_ids, text_ids, size = number_ids(all_image_ids, all_text_ids)
     images_per_id, texts_per_id = (
-        texts.new_zeros(size).index_add(0, ids, texts.new_ones(len(ids)))
-        for ids in (all_images_I, all_texts_I)
+        texts_NP.new_zeros(size).index_add(0, ids, texts_NP.new_ones(len(ids)))
+        for ids in (image_ids, text_ids)
     )
-    sums_IP = texts.new_zeros(size, texts.shape[1]).index_add(0, all_texts_I, texts)
-    own_images = own_rows(all_images_I, contrast.image_sizes)
-    own_texts = own_rows(all_texts_I, contrast.text_sizes)
-    num_images = (texts_per_id[all_images_I] > 0).sum().clamp(min=1).to(texts.dtype)
-    num_texts = (images_per_id[all_texts_I] > 0).sum().clamp(min=1).to(texts.dtype)
-    total = sums_IP[own_images]
-    image_weight = texts_per_id[own_images]
-    share = invert(image_weight) / num_images + 1 / (images_per_id[own_images] * num_texts)
+    sums_IP = texts_NP.new_zeros(size, texts_NP.shape[1]).index_add(0, text_ids, texts_NP)
+    local_image_ids = local_rows(image_ids, contrast.image_sizes)
+    local_text_ids = local_rows(text_ids, contrast.text_sizes)
+    num_images = (texts_per_id[image_ids] > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    num_texts = (images_per_id[text_ids] > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    total_BP = sums_IP[local_image_ids]
+    image_weight = texts_per_id[local_image_ids]
+    factor = invert(image_weight) / num_images + 1 / (images_per_id[local_image_ids] * num_texts)
     return Positives(
         image_weight,
-        images_per_id[own_texts],
-        total,
-        total * share[:, None],
+        images_per_id[local_text_ids],
+        total_BP,
+        total_BP * factor[:, None],
         num_images,
         num_texts,
     )
 
 
-def by_mixed_ids(image_ids: Ids, text_ids: Ids, contrast) -> Positives:
-    """Images and texts belong together by the weights of shared ids, over all processes."""
-    texts, sizes = contrast.all_texts, (contrast.image_sizes, contrast.text_sizes)
-    image_ids_NK, image_weights_NK = gather_ids(image_ids, texts, sizes[0])
-    text_ids_NK, text_weights_NK = gather_ids(text_ids, texts, sizes[1])
-    _, numbers = torch.cat((image_ids_NK, text_ids_NK)).unique(return_inverse=True)
-    images_NK, texts_NK = numbers.split((len(image_ids_NK), len(text_ids_NK)))
-    size = numbers.numel()
+def positives_of_mixed_ids(image_ids: Ids, text_ids: Ids, contrast: Contrast) -> Positives:
+    """Images and texts match by the product of their weights of each id, over all processes."""
+    texts_NP, sizes = contrast.all_texts, (contrast.image_sizes, contrast.text_sizes)
+    image_ids_NJ, image_weights_NJ = gather_ids(image_ids, texts_NP, sizes[0])
+    text_ids_NJ, text_weights_NJ = gather_ids(text_ids, texts_NP, sizes[1])
+    image_ids_NJ, text_ids_NJ, size = number_ids(image_ids_NJ, text_ids_NJ)
     images_per_id, texts_per_id = (
-        texts.new_zeros(size).index_add(0, ids_NK.flatten(), weights_NK.flatten())
-        for ids_NK, weights_NK in ((images_NK, image_weights_NK), (texts_NK, text_weights_NK))
+        texts_NP.new_zeros(size).index_add(0, ids_NJ.flatten(), weights_NJ.flatten())
+        for ids_NJ, weights_NJ in (
+            (image_ids_NJ, image_weights_NJ),
+            (text_ids_NJ, text_weights_NJ),
+        )
     )
-    # What a row has in common with all rows of the other side, over its ids.
-    image_weight = (image_weights_NK * texts_per_id[images_NK]).sum(dim=1)
-    text_weight = (text_weights_NK * images_per_id[texts_NK]).sum(dim=1)
-    num_images = (image_weight > 0).sum().clamp(min=1).to(texts.dtype)
-    num_texts = (text_weight > 0).sum().clamp(min=1).to(texts.dtype)
-    own_ids_BK, own_weights_BK = (
-        own_rows(values, sizes[0]) for values in (images_NK, image_weights_NK)
+    # Sum of a row's target weights: over its ids, and over all rows of the other side.
+    image_weight = (image_weights_NJ * texts_per_id[image_ids_NJ]).sum(dim=1)
+    text_weight = (text_weights_NJ * images_per_id[text_ids_NJ]).sum(dim=1)
+    num_images = (image_weight > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    num_texts = (text_weight > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    local_ids_BJ, local_weights_BJ = (
+        local_rows(values, sizes[0]) for values in (image_ids_NJ, image_weights_NJ)
     )
 
-    def sum_common(values_NP: torch.Tensor) -> torch.Tensor:
-        """For each of this process's images, the sum of texts by what is in common, (B, P)."""
-        sums_IP = texts.new_zeros(size, texts.shape[1])
-        for ids, weights in zip(texts_NK.t(), text_weights_NK.t(), strict=True):
-            sums_IP = sums_IP.index_add(0, ids, weights[:, None] * values_NP)
-        return (own_weights_BK[:, :, None] * sums_IP[own_ids_BK]).sum(dim=1)
+    def sum_positives(values: torch.Tensor) -> torch.Tensor:
+        """For each of this process's images, the sum of the texts' values by target weight."""
+        sums_IP = values.new_zeros(size, values.shape[1])
+        for ids, weights in zip(text_ids_NJ.t(), text_weights_NJ.t(), strict=True):
+            sums_IP = sums_IP.index_add(0, ids, weights[:, None] * values)
+        return (local_weights_BJ[:, :, None] * sums_IP[local_ids_BJ]).sum(dim=1)
 
-    total = sum_common(texts)
-    own_weight = own_rows(image_weight, sizes[0])
-    by_images = total * (invert(own_weight) / num_images)[:, None]
-    by_texts = sum_common(texts * (invert(text_weight) / num_texts)[:, None])
+    total_BP = sum_positives(texts_NP)
+    local_image_weight = local_rows(image_weight, sizes[0])
+    by_images_BP = total_BP * (invert(local_image_weight) / num_images)[:, None]
+    by_texts_BP = sum_positives(texts_NP * (invert(text_weight) / num_texts)[:, None])
     return Positives(
-        own_weight,
-        own_rows(text_weight, sizes[1]),
-        total,
-        by_images + by_texts,
+        local_image_weight,
+        local_rows(text_weight, sizes[1]),
+        total_BP,
+        by_images_BP + by_texts_BP,
         num_images,
         num_texts,
     )
+
+
+def number_ids(
+    image_ids: torch.Tensor, text_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Ids as numbers from 0, in the same shapes, and the number of distinct ids."""
+    distinct, numbers = torch.cat((image_ids, text_ids)).unique(return_inverse=True)
+    image_numbers, text_numbers = numbers.split((len(image_ids), len(text_ids)))
+    return image_numbers, text_numbers, len(distinct)
 
 
 def gather_ids(ids: Ids, like: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of all processes and their weights, (N, K) each; a plain id has all of the weight."""
+    """All processes' ids and their weights, (N, J) each; the first of plain ids has all weight."""
     if isinstance(ids, MixedIds):
         weight = ids.weight.to(like)
-        ids_BK = torch.stack((ids.first, ids.second), dim=1).to(like.device)
-        weights_BK = torch.stack((weight, 1 - weight), dim=1)
+        ids_BJ = torch.stack((ids.first, ids.second), dim=1).to(like.device)
+        weights_BJ = torch.stack((weight, 1 - weight), dim=1)
     else:
-        ids_BK = torch.stack((ids, ids), dim=1).to(like.device)
-        weights_BK = like.new_tensor([1.0, 0.0]).expand(len(ids), 2)
-    return gather_with_gradient(ids_BK, sizes), gather_with_gradient(weights_BK, sizes)
+        ids_BJ = torch.stack((ids, ids), dim=1).to(like.device)
+        weights_BJ = like.new_tensor([1.0, 0.0]).expand(len(ids), 2)
+    return gather_with_gradient(ids_BJ, sizes), gather_with_gradient(weights_BJ, sizes)
 
 
 def invert(weights: torch.Tensor) -> torch.Tensor:
-    """1 / weights, and 0 where they are 0."""
+    """1 / weights, and 0 for weights of 0."""
     return torch.where(weights > 0, 1 / weights.clamp(min=1e-30), 0.0)
 
 
 def count_positive(weights: torch.Tensor) -> torch.Tensor:
-    """How many weights are above 0, over all processes; at least 1."""
+    """The number of weights above 0, over all processes; at least 1."""
     return sum_over_processes((weights > 0).sum().to(weights.dtype)).clamp(min=1)

@@ -1,11 +1,12 @@
-"""Contrast of each with each, tile by tile: the matrix of all similarities never exists.
+"""Sums over the similarities of all pairs, tile by tile, without the matrix of them.
 
 A loss over N x M logits needs only sums of them: `log sum exp` along rows and columns, or a sum of
 softplus. These are accumulated tile by tile, and the backward pass recomputes each tile (Cheng et
 al., 2024, section 3.2; as Dao et al., 2022, do for attention). Memory grows with N + M, and a tile
 stays in the processor's cache, so that elementwise operations cost little.
 
-Shape legend: `N` rows, `M` columns, `P` embedding, `r` rows and `c` columns of a tile.
+Shape legend: `N` rows, `M` columns, `P` projection (the embedding), `D` other features, `r` rows
+and `c` columns of a tile.
 """
 
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ LARGE_TILE_SIZE = 4096
 
 
 def log_sum_exp(
-    rows_NP: torch.Tensor,
-    columns_MP: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
     scale: torch.Tensor,
     tile_size: TileSize = "auto",
     row_ids: torch.Tensor | None = None,
@@ -35,32 +36,32 @@ def log_sum_exp(
     """`log sum exp` of `scale * rows @ columns.T` along both axes.
 
     Args:
-        rows_NP: this process's rows.
-        columns_MP: the columns of all processes.
+        rows: this process's rows, (N, P).
+        columns: the columns of all processes, (M, P).
         scale: a scalar tensor.
         tile_size: side of a tile.
-        row_ids, column_ids: pairs of equal ids are left out; or None for no such pair.
+        row_ids, column_ids: pairs of equal ids are left out, (N,) and (M,); None keeps all pairs.
 
     Returns:
-        Over all columns, for each of this process's rows (N,); and over the rows of all processes,
-        for each column (M,). Minus infinity where every pair is left out.
+        For each of this process's rows, over all columns, (N,); and for each column, over the rows
+        of all processes, (M,). Minus infinity if every pair is left out.
     """
-    tile_size = choose_tile_size(tile_size, rows_NP.device)
+    tile_size = choose_tile_size(tile_size, rows.device)
     if tile_size is None:
-        logits_NM = scale * rows_NP @ columns_MP.t()
+        logits_NM = scale * rows @ columns.t()
         if row_ids is not None and column_ids is not None:
             logits_NM = logits_NM.masked_fill(row_ids[:, None] == column_ids[None], -torch.inf)
         row_sums_N, column_sums_M = logits_NM.logsumexp(dim=1), logits_NM.logsumexp(dim=0)
     else:
         row_sums_N, column_sums_M = _TiledLogSumExp.apply(
-            rows_NP, columns_MP, scale, tile_size, row_ids, column_ids
+            rows, columns, scale, tile_size, row_ids, column_ids
         )
     return row_sums_N, log_sum_exp_over_processes(column_sums_M)
 
 
 def softplus_sum(
-    rows_NP: torch.Tensor,
-    columns_MP: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
     scale: torch.Tensor,
     bias: torch.Tensor,
     tile_size: TileSize = "auto",
@@ -68,44 +69,45 @@ def softplus_sum(
     """The sum of `log(1 + exp(scale * rows @ columns.T + bias))` over all pairs, a scalar.
 
     Args:
-        rows_NP, columns_MP: embeddings.
+        rows, columns: embeddings, (N, P) and (M, P).
         scale, bias: scalar tensors.
         tile_size: side of a tile.
     """
-    tile_size = choose_tile_size(tile_size, rows_NP.device)
+    tile_size = choose_tile_size(tile_size, rows.device)
     if tile_size is None:
-        return torch.nn.functional.softplus(scale * rows_NP @ columns_MP.t() + bias).sum()
-    return _TiledSoftplusSum.apply(rows_NP, columns_MP, scale, bias, tile_size)
+        return torch.nn.functional.softplus(scale * rows @ columns.t() + bias).sum()
+    return _TiledSoftplusSum.apply(rows, columns, scale, bias, tile_size)
 
 
 def softmax_average(
-    rows_NP: torch.Tensor,
-    columns_MP: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
     scale: torch.Tensor,
     sums: tuple[torch.Tensor, torch.Tensor],
     factors: tuple[torch.Tensor, torch.Tensor],
-    values_MQ: torch.Tensor,
+    values: torch.Tensor,
     tile_size: TileSize = "auto",
 ) -> torch.Tensor:
-    """Averages of values with the softmax, along rows and along columns, of other similarities.
+    """Averages of values, weighted by softmaxes of similarities along rows and along columns.
 
-    `f_rows * softmax_rows(x) @ values + f_columns * softmax_columns(x) @ values` of `x = scale *
+    `f_rows * softmax_rows(x) @ values + f_columns * softmax_columns(x) @ values` with `x = scale *
     rows @ columns.T`. Only the values have a gradient.
 
     Args:
-        rows_NP, columns_MP: what the similarities are of.
-        sums: their `log sum exp`, (N,) and (M,), as `log_sum_exp` gives.
+        rows, columns: embeddings that the similarities are computed from, (N, P) and (M, P).
+        scale: a scalar tensor.
+        sums: `log_sum_exp` of the similarities, (N,) and (M,).
         factors: `f_rows` and `f_columns`, scalars.
-        values_MQ: what is averaged.
+        values: one row per column of the similarities, (M, D).
         tile_size: side of a tile.
 
     Returns:
-        (N, Q).
+        (N, D).
     """
-    size = choose_tile_size(tile_size, rows_NP.device)
+    size = choose_tile_size(tile_size, rows.device)
     if size is None:
-        size = max(len(rows_NP), len(columns_MP), 1)
-    return _SoftmaxAverage.apply(rows_NP * scale, columns_MP, *sums, *factors, values_MQ, size)
+        size = max(len(rows), len(columns), 1)
+    return _SoftmaxAverage.apply(rows * scale, columns, *sums, *factors, values, size)
 
 
 def choose_tile_size(tile_size: TileSize, device: torch.device) -> int | None:
@@ -116,7 +118,7 @@ def choose_tile_size(tile_size: TileSize, device: torch.device) -> int | None:
 
 
 def tiles(num_rows: int, num_columns: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of one tile after the other."""
+    """The rows and the columns of each tile."""
     for row in range(0, num_rows, size):
         for column in range(0, num_columns, size):
             yield slice(row, row + size), slice(column, column + size)
@@ -142,7 +144,7 @@ class _TiledLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_N, grad_M):
         rows_NP, columns_MP, scale, row_ids, column_ids, sums_N, sums_M = ctx.saved_tensors
-        # An empty sum has no gradient; minus infinity here would make it not a number.
+        # An empty sum has no gradient; minus infinity would make it NaN.
         sums_N, sums_M = (sums.masked_fill(sums.isneginf(), 0) for sums in (sums_N, sums_M))
         grad_rows_NP, grad_columns_MP = torch.zeros_like(rows_NP), torch.zeros_like(columns_MP)
         scaled_NP = rows_NP * scale
@@ -197,26 +199,26 @@ class _SoftmaxAverage(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor, values_MQ, size
+        ctx, scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor, values_MD, size
     ):
-        averages_NQ = values_MQ.new_zeros(len(scaled_NP), values_MQ.shape[1])
+        averages_ND = values_MD.new_zeros(len(scaled_NP), values_MD.shape[1])
         for r, c in tiles(len(scaled_NP), len(columns_MP), size):
             weights_rc = _SoftmaxAverage.weigh(
                 scaled_NP[r], columns_MP[c], sums_N[r], sums_M[c], row_factor, column_factor
             )
-            averages_NQ[r].addmm_(weights_rc, values_MQ[c])
+            averages_ND[r].addmm_(weights_rc, values_MD[c])
         ctx.size = size
         ctx.save_for_backward(scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor)
-        return averages_NQ
+        return averages_ND
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_NQ):
+    def backward(ctx, grad_ND):
         scaled_NP, columns_MP, sums_N, sums_M, row_factor, column_factor = ctx.saved_tensors
-        grad_values_MQ = grad_NQ.new_zeros(len(columns_MP), grad_NQ.shape[1])
+        grad_values_MD = grad_ND.new_zeros(len(columns_MP), grad_ND.shape[1])
         for r, c in tiles(len(scaled_NP), len(columns_MP), ctx.size):
             weights_rc = _SoftmaxAverage.weigh(
                 scaled_NP[r], columns_MP[c], sums_N[r], sums_M[c], row_factor, column_factor
             )
-            grad_values_MQ[c].addmm_(weights_rc.t(), grad_NQ[r])
-        return None, None, None, None, None, None, grad_values_MQ, None
+            grad_values_MD[c].addmm_(weights_rc.t(), grad_ND[r])
+        return None, None, None, None, None, None, grad_values_MD, None

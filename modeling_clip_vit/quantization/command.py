@@ -1,25 +1,26 @@
 """The command `clip-vit quantize`."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt
 
-from ..evaluation.evaluator import EvaluationSet, Evaluator
+from ..evaluation.dataset import EvaluationSet
+from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import as_json
-from ..inference.loading import is_quantized, load_clip
+from ..evaluation.options import EvaluationOptions
+from ..inference.loading import TorchEncoder, load_clip
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.command_line import CommandParser
-from ..utils.folders import check_new, new_folder
+from ..utils.folders import check_new, new_folder, write_json
+from ..utils.from_pretrained import is_quantized
 from ..utils.markdown import escape_cell
 from .eight_bits import quantize, require_torchao
+from .evaluation_set import read_quantization_set
 from .folder import weight_bytes, write_quantized
 from .layers import QuantizationError, choose_layers
 from .options import DEFAULT_SKIP
-from .samples import read_samples
 from .sensitivity import as_table, measure_sensitivity, save_picture
 
 
@@ -38,15 +39,12 @@ def run_quantize(arguments: list[str]) -> int:
     model = model.float().cpu()
     samples = None
     if options.dataset:
-        samples = read_samples(
-            options.dataset,
-            options.split,
-            model.config.vision_config.image_size,
-            options.image_column,
-            options.caption_columns,
-            options.concept_column,
-            options.num_samples,
+        names = ("dataset", "split", "max_samples", "image_column", "caption_columns")
+        evaluation = EvaluationOptions(
+            **{name: options[name] for name in (*names, "concept_column")},
+            max_bad_sample_ratio=0.05,
         )
+        samples = read_quantization_set(evaluation, model.config.vision_config.image_size)
     layers = choose_layers(model, options.skip, options.embeddings)
     if options.report:
         assert samples is not None, "check_options asks for it"
@@ -82,10 +80,11 @@ class QuantizeOptions:
         embeddings: quantise the token embeddings too.
         skip: layers to keep in float, by name or pattern.
         dataset: dataset to compare the float and the quantised model on.
-        split: split of the dataset.
-        num_samples: number of rows of the split; 0 uses all.
-        image_column: column with the images.
-        caption_columns: columns with the captions.
+        split: split of the dataset; by default validation, or test if there is none.
+        max_samples: measure on at most this many randomly drawn rows.
+        image_column: column with the images; guessed from type and name by default.
+        caption_columns: columns with a caption or a list of captions per row; guessed from their
+            names by default.
         concept_column: rows with the same value are correct matches for each other.
     """
 
@@ -94,10 +93,10 @@ class QuantizeOptions:
     embeddings: bool = False
     skip: list[str] = field(default_factory=lambda: list(DEFAULT_SKIP))
     dataset: str | None = None
-    split: str = "validation"
-    num_samples: NonNegativeInt = 0
-    image_column: str = "image"
-    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
+    split: str | None = None
+    max_samples: int | None = None
+    image_column: str | None = None
+    caption_columns: list[str] | None = None
     concept_column: str | None = None
 
 
@@ -107,6 +106,7 @@ def build_parser() -> CommandParser:
         prog="clip-vit quantize",
         description="Quantise a trained model, or report what each layer loses.",
         example="clip-vit quantize outputs/emoji outputs/emoji-int8",
+        replaced={"num_samples": "max_samples"},
     )
     parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
     parser.add_argument("target", type=str, nargs="?", help="output folder; must be new or empty")
@@ -127,8 +127,6 @@ def check_options(options: Namespace):
     """
     if options.report and not options.dataset:
         raise QuantizationError("--report needs --dataset: a dataset to measure on")
-    if options.dataset and not options.caption_columns:
-        raise QuantizationError("--caption_columns names no column to measure on")
     if not options.report and not options.target:
         raise QuantizationError("there is no folder to write to: clip-vit quantize SOURCE TARGET")
     require_torchao()
@@ -140,8 +138,10 @@ def compare(
     model: ClipVitModel, quantized: ClipVitModel, processor, samples: EvaluationSet
 ) -> dict:
     """Measure the float and the quantised model, and print both."""
-    measure = Evaluator(samples)
-    before, after = measure(model, processor), measure(quantized, processor)
+    before, after = (
+        evaluate_run([samples], TorchEncoder(version.eval(), processor))
+        for version in (model, quantized)
+    )
     print("| | float | quantised |\n| --- | --- | --- |")
     for one, other in zip(before, after, strict=True):
         if one.name.startswith("R@"):
@@ -153,14 +153,13 @@ def report(
     options: Namespace, model: ClipVitModel, processor, samples: EvaluationSet, layers: list[str]
 ) -> int:
     """Print what each layer loses; with a target, also write it there, with a picture."""
-    found = measure_sensitivity(
+    losses = measure_sensitivity(
         model, processor, samples, layers, options.mode, options.weight_bits
     )
-    print(as_table(found))
+    print(as_table(losses))
     if options.target:
         with new_folder(Path(options.target)) as partial:
-            text = json.dumps([asdict(one) for one in found], indent=2)
-            (partial / "sensitivity.json").write_text(text + "\n", encoding="utf-8")
-            save_picture(partial / "sensitivity.png", found)
+            write_json(partial / "sensitivity.json", [asdict(loss) for loss in losses])
+            save_picture(partial / "sensitivity.png", losses)
         print(f"saved {options.target}")
     return 0

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
-from .layers import QuantizationError
+from ..utils.packages import require
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -28,17 +28,12 @@ class Scheme(NamedTuple):
 
 
 def require_torchao():
-    """Make sure that torchao is there.
+    """Check that torchao is installed.
 
     Raises:
-        QuantizationError: it is not.
+        MissingPackageError: it is not.
     """
-    try:
-        import torchao.quantization.qat  # noqa: F401
-    except ImportError as error:
-        raise QuantizationError(
-            'torchao is not installed: pip install "clip-vit[quantize]"'
-        ) from error
+    require(("torchao",), "quantize", "quantisation")
 
 
 def build_scheme(mode: str, bits: int = 8) -> Scheme:
@@ -53,7 +48,7 @@ def build_scheme(mode: str, bits: int = 8) -> Scheme:
         bits: of a weight, 8, 4, 3 or 2.
 
     Raises:
-        QuantizationError: torchao is not installed.
+        MissingPackageError: torchao is not installed.
     """
     require_torchao()
     from torchao.quantization import (
@@ -86,7 +81,7 @@ def schemes_for(mode: str, bits: int) -> dict[type[nn.Module], Scheme]:
 
 
 def fake_quantize(model: nn.Module, layers: Collection[str], mode: str, bits: int = 8):
-    """Let layers round their weights and inputs as if they were quantised, in place.
+    """Put fake quantisation of weights and inputs into layers, in place.
 
     Names and weights stay what they were; gradients pass the rounding as if it were not there
     (Bengio et al., 2013).
@@ -155,8 +150,8 @@ def float_modules(model: nn.Module, layers: Collection[str]) -> list[str]:
 
 
 def without_fakes(model: Model) -> Model:
-    """A plain float model with the weights of one whose layers round."""
-    plain: Any = type(model)(deepcopy(model.config))
-    given = model.state_dict()
-    plain.load_state_dict({name: given[name] for name in plain.state_dict()})
-    return plain.to(model.device).eval()
+    """A float model with the weights of one with fake quantisation."""
+    float_model: Any = type(model)(deepcopy(model.config))
+    state = model.state_dict()
+    float_model.load_state_dict({name: state[name] for name in float_model.state_dict()})
+    return float_model.to(model.device).eval()

@@ -1,6 +1,5 @@
 """A quantised model on disk."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +7,18 @@ from transformers import PreTrainedModel
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
+from ..utils.folders import write_json
 
 #: How a model was quantised, what it was measured to do, and how large it is.
 FACTS_FILE = "quantization.json"
 
 
 def write_quantized(quantized: PreTrainedModel, processor: Any, folder: Path, facts: dict):
-    """Write a model with torchao's weights, for `AutoModel`, its processor and what is known of it.
+    """Write a model with torchao's weights, for `AutoModel`, its processor and facts about it.
 
     Args:
         quantized: as `eight_bits.quantize` makes it.
-        processor: its processor, or of a classifier its image processor.
+        processor: its processor; for a classifier, its image processor.
         folder: an empty folder.
         facts: plain values; the size of the weights is added.
     """
@@ -30,13 +30,12 @@ def write_quantized(quantized: PreTrainedModel, processor: Any, folder: Path, fa
 
 
 def write_facts(folder: Path, facts: dict):
-    """Write what is known of a quantised model: plain values, to which its size is added."""
+    """Write facts about a quantised model: plain values, to which its size is added."""
     facts = {**facts, "bytes": weight_bytes(folder)}
-    text = json.dumps(facts, indent=2, ensure_ascii=False)
-    (folder / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / FACTS_FILE, facts)
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights in a checkpoint's folder or an export's."""
+    """Bytes of the weights in the folder of a checkpoint or an export."""
     kinds = ("*.safetensors", "*.bin")
     return sum(path.stat().st_size for kind in kinds for path in folder.glob(kind))

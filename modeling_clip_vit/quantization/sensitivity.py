@@ -1,4 +1,4 @@
-"""What each layer loses when it alone is quantised."""
+"""How much quantising each layer alone changes a model."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from torch import nn
 from transformers import CLIPProcessor
 
-from ..evaluation.evaluator import EvaluationSet
-from ..evaluation.retrieval import rank_of_best_match, retrieval_metrics
+from ..evaluation.dataset import EvaluationSet
+from ..evaluation.images import ImagesInMemory
+from ..evaluation.ranking import rank_of_best_match
+from ..evaluation.tasks.retrieval import retrieval_metrics
 from ..inference.embedding import embed_pixels, embed_texts
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.figures import figure_style
@@ -21,14 +23,14 @@ from .eight_bits import quantize_layers, schemes_for
 
 @dataclass
 class Sensitivity:
-    """What one layer changes.
+    """How much quantising one layer changes.
 
     Args:
         layer: its name, or `all` for all of them together.
-        distance: 1 - the mean cosine of its tower's embeddings with those of the float model; of
-            all layers, of the tower that loses more.
-        recall: R@1, text to image, of all caption columns together.
-        recall_change: that, less the float model's.
+        distance: 1 - the mean cosine of its tower's embeddings with those of the float model; for
+            `all`, that of the tower with the larger distance.
+        recall: R@1, text to image, over all caption columns.
+        recall_change: `recall` minus that of the float model.
     """
 
     layer: str
@@ -37,7 +39,7 @@ class Sensitivity:
     recall_change: float
 
 
-class Embedder:
+class SampleEmbedder:
     """Embeds samples with a model as it is at the moment.
 
     Args:
@@ -47,19 +49,24 @@ class Embedder:
     """
 
     def __init__(self, model: ClipVitModel, processor: CLIPProcessor, samples: EvaluationSet):
-        self.model, self.processor, self.samples = model, processor, samples
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(samples.keys))}
-        self.image_ids = torch.tensor([numbers[key] for key in samples.keys])
-        self.text_ids = self.image_ids.repeat(len(samples.examples))
+        images = samples.images
+        assert isinstance(images, ImagesInMemory), "read_quantization_set decodes them once"
+        self.model, self.processor, self.pixels = model, processor, images.pixels
+        keys = [samples.keys[row] for row in images.rows]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        self.image_ids = torch.tensor([numbers[key] for key in keys])
+        self.text_ids = self.image_ids.repeat(len(samples.captions))
+        self.captions = [
+            samples.example(column, row) for column in samples.captions for row in images.rows
+        ]
 
     def images(self) -> torch.Tensor:
         """Embeddings of the images, (N, P)."""
-        return embed_pixels(self.model, self.processor, self.samples.pixels)
+        return embed_pixels(self.model, self.processor, self.pixels)
 
     def texts(self) -> torch.Tensor:
         """Embeddings of the captions of all columns, one column after the other."""
-        captions = [caption for column in self.samples.examples.values() for caption in column]
-        return embed_texts(self.model, self.processor.tokenizer, captions)
+        return embed_texts(self.model, self.processor.tokenizer, self.captions)
 
     def recall(self, images: torch.Tensor, texts: torch.Tensor) -> float:
         """R@1, text to image."""
@@ -82,13 +89,13 @@ def measure_sensitivity(
         processor: its processor.
         samples: what is embedded and searched.
         layers: names of layers, as `choose_layers` gives them.
-        mode, bits: how, as in `build_scheme`.
+        mode, bits: as in `build_scheme`.
 
     Returns:
         All layers together, then each, the most sensitive first.
     """
-    own = deepcopy(model).eval()
-    embed = Embedder(own, processor, samples)
+    copied = deepcopy(model).eval()
+    embed = SampleEmbedder(copied, processor, samples)
     images, texts = embed.images(), embed.texts()
     before = embed.recall(images, texts)
 
@@ -97,20 +104,20 @@ def measure_sensitivity(
         recall = embed.recall(new_images, new_texts)
         return Sensitivity(layer, distance, recall, recall - before)
 
-    found = []
+    losses = []
     for layer in layers:
-        with quantized(own, [layer], mode, bits):
+        with quantized(copied, [layer], mode, bits):
             is_image = layer.startswith("vis")  # vision_model, visual_projection
             sides = (embed.images(), texts) if is_image else (images, embed.texts())
-            found.append(compare(layer, *sides))
-    with quantized(own, layers, mode, bits):
+            losses.append(compare(layer, *sides))
+    with quantized(copied, layers, mode, bits):
         together = compare("all", embed.images(), embed.texts())
-    return [together, *sorted(found, key=lambda one: (-one.distance, one.layer))]
+    return [together, *sorted(losses, key=lambda loss: (-loss.distance, loss.layer))]
 
 
-def mean_distance(given: torch.Tensor, expected: torch.Tensor) -> float:
-    """1 - the mean cosine of embeddings of length 1, and 1 where they are no numbers."""
-    distance = 1 - (given.double() * expected.double()).sum(dim=-1).mean().item()
+def mean_distance(embeds: torch.Tensor, expected: torch.Tensor) -> float:
+    """1 - the mean cosine of embeddings of length 1; 1 if they are not finite."""
+    distance = 1 - (embeds.double() * expected.double()).sum(dim=-1).mean().item()
     return distance if distance == distance else 1.0
 
 
@@ -126,39 +133,39 @@ def quantized(model: nn.Module, layers: Collection[str], mode: str, bits: int) -
             model.get_submodule(name).weight = weight  # type: ignore[assignment]
 
 
-def as_table(found: list[Sensitivity]) -> str:
+def as_table(losses: list[Sensitivity]) -> str:
     """A table in Markdown."""
     lines = ["| layer | 1 - cosine | R@1 | change |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {one.layer} | {one.distance:.1e} | {100 * one.recall:.1f} "
-        f"| {100 * one.recall_change:+.1f} |"
-        for one in found
+        f"| {loss.layer} | {loss.distance:.1e} | {100 * loss.recall:.1f} "
+        f"| {100 * loss.recall_change:+.1f} |"
+        for loss in losses
     ]
     return "\n".join(lines)
 
 
 @figure_style()
-def save_picture(path: Path, found: list[Sensitivity], most: int = 30):
-    """Save bars of what the most sensitive layers lose, image tower and text tower apart."""
-    shown = found[1 : most + 1][::-1]
+def save_picture(path: Path, losses: list[Sensitivity], most: int = 30):
+    """Save a bar chart of the most sensitive layers, image tower and text tower apart."""
+    shown = losses[1 : most + 1][::-1]
     figure = Figure(figsize=(9, 1.2 + 0.24 * len(shown)), dpi=110)
     axis = figure.subplots()
     for start, label, color in (
         ("vis", "image tower", "#0969da"),
         ("text", "text tower", "#bf8700"),
     ):
-        of_tower = [(place, one) for place, one in enumerate(shown) if one.layer.startswith(start)]
+        bars = [(row, loss) for row, loss in enumerate(shown) if loss.layer.startswith(start)]
         axis.barh(
-            [place for place, _ in of_tower],
-            [max(one.distance, 1e-9) for _, one in of_tower],
+            [row for row, _ in bars],
+            [max(loss.distance, 1e-9) for _, loss in bars],
             color=color,
             label=label,
             hatch="//" if start == "text" else None,
         )
-    axis.set_yticks(range(len(shown)), [one.layer for one in shown], fontsize=7)
+    axis.set_yticks(range(len(shown)), [loss.layer for loss in shown], fontsize=7)
     axis.set_xscale("log")
     axis.set_xlabel("1 - cosine to the float embeddings, this layer alone quantised")
-    axis.axvline(max(found[0].distance, 1e-9), color="#57606a", linestyle="--", label="all layers")
+    axis.axvline(max(losses[0].distance, 1e-9), color="#57606a", linestyle="--", label="all layers")
     axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)

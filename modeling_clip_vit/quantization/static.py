@@ -1,4 +1,4 @@
-"""Int8 with ranges that are fixed beforehand: NNCF finds them, and an OpenVINO export has them.
+"""Int8 with fixed ranges: NNCF estimates them, training adjusts them, OpenVINO exports them.
 
 NNCF puts fake quantisation between the operations of a torch module, as its modules `__nncf_hooks`;
 what the module is called and its weights stay what they were.
@@ -6,21 +6,16 @@ what the module is called and its weights stay what they were.
 Shape legend: `B` batch, `L` tokens, `S` side in pixels.
 """
 
-import os
-import warnings
 from collections.abc import Collection, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..modeling_clip_vit import ClipVitModel
+from ..runtimes.openvino import HOOKS, import_nncf, without_warnings
 from .layers import QuantizationError, is_skipped
 
-#: What NNCF calls the modules that it adds.
-HOOKS = "__nncf_hooks"
 #: Inputs of a tower: name -> tensor.
 Batch = dict[str, torch.Tensor]
 #: Towers and their inputs: pixel_values (B, 3, S, S), or input_ids and attention_mask (B, L).
@@ -28,35 +23,6 @@ TOWERS: dict[str, tuple[str, ...]] = {
     "vision_model": ("pixel_values",),
     "text_model": ("input_ids", "attention_mask"),
 }
-
-
-def import_nncf() -> Any:
-    """Import NNCF, without telemetry and without a time limit for its compiler.
-
-    Raises:
-        QuantizationError: NNCF or OpenVINO is not installed.
-    """
-    # It sends figures of use to its maker unless one of its variables is set, and gives a busy
-    # machine a minute to compile its kernels.
-    os.environ.setdefault("NNCF_CI", "1")
-    os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")
-    try:
-        import nncf
-        import openvino  # noqa: F401
-    except ImportError as error:
-        raise QuantizationError(
-            f'{error.name} is not installed: pip install "clip-vit[openvino]"'
-        ) from error
-    nncf.set_log_level(30)
-    return nncf
-
-
-@contextmanager
-def quietly():
-    """Without the progress bars and warnings of NNCF, torch's tracer and OpenVINO."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def nncf_quantize(
@@ -78,7 +44,8 @@ def nncf_quantize(
         The copy, in evaluation mode.
 
     Raises:
-        QuantizationError: NNCF is not installed, or there is no calibration data.
+        QuantizationError: there is no calibration data.
+        MissingPackageError: NNCF is not installed.
     """
     nncf = import_nncf()
     from nncf.quantization.advanced_parameters import (
@@ -93,7 +60,7 @@ def nncf_quantize(
         smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
     )
     model_part = model_part.eval()
-    with quietly():
+    with without_warnings():
         return nncf.quantize(
             deepcopy(model_part),
             nncf.Dataset(list(batches), dict),
@@ -113,18 +80,18 @@ def operations_of(module: nn.Module, example: Batch, skip: Collection[str]) -> l
     from nncf.torch.function_hook.wrapper import wrap_model
 
     graph = build_nncf_graph(wrap_model(deepcopy(module)), example)
-    found: set[str] = set()
+    operations: set[str] = set()
     for node in graph.get_all_nodes():
         weight = getattr(node.layer_attributes, "name", "") or ""
         if is_skipped(weight.rpartition(".")[0], skip):
-            found.update(user.node_name for user in graph.get_next_nodes(node))
-    return sorted(found)
+            operations.update(user.node_name for user in graph.get_next_nodes(node))
+    return sorted(operations)
 
 
 def fake_quantize_towers(
     model: ClipVitModel, batches: dict[str, list[Batch]], skip: Collection[str] = ()
 ):
-    """Let a joint model's towers round as they will in int8 with static ranges, in place.
+    """Put fake quantisation with fixed ranges into both towers of a joint model, in place.
 
     Weights stay what they were. The ranges are parameters, and learn (Jain et al., 2019).
 
@@ -134,13 +101,8 @@ def fake_quantize_towers(
         skip: patterns of layers that stay float.
     """
     for tower in TOWERS:
-        own = [pattern.removeprefix(f"{tower}.") for pattern in skip]
-        setattr(model, tower, nncf_quantize(getattr(model, tower), batches[tower], own))
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether NNCF put its quantisers into a module."""
-    return any(HOOKS in name for name, _ in module.named_modules())
+        patterns = [pattern.removeprefix(f"{tower}.") for pattern in skip]
+        setattr(model, tower, nncf_quantize(getattr(model, tower), batches[tower], patterns))
 
 
 def hook_state(model: nn.Module) -> dict[str, torch.Tensor]:

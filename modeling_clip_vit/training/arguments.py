@@ -1,11 +1,11 @@
-"""Everything a training run can be told, by section. A recipe and the command line set fields.
+"""The options of a training run, by section, as a recipe and the command line set them.
 
-Where Transformers' `TrainingArguments` has an option, it keeps its name here.
+Options that Transformers' `TrainingArguments` has keep their names.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from huggingface_hub.errors import HFValidationError
@@ -13,9 +13,11 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import SchedulerType
 
 from ..data.captions import CaptionOptions
+from ..data.columns import Columns
 from ..data.mixing import MixOptions
-from ..data.streams import StreamOptions
+from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..evaluation.options import EvaluationOptions
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
@@ -25,14 +27,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DataOptions:
-    """Which dataset to train on, and which parts of it to evaluate on.
+    """Which dataset to train on, and which of its splits to evaluate on.
 
     Args:
         dataset: a folder of images (with `metadata.csv`, or one folder per class), of Parquet, CSV,
             TSV, JSON lines or WebDataset tars, or one written by `save_to_disk`; a single file or a
             glob pattern; or a dataset id on the Hub (see docs/data.md).
         train_split: split to train on.
-        eval_split: split to evaluate on; null disables evaluation.
+        evaluations: what to evaluate on, a list. Each entry names a `split`, and if needed
+            `tasks`, `dataset` and the other options of `clip-vit evaluate`; `name` is what its
+            metrics are called, and `only_at_end` leaves it out on the way. `[]` evaluates nothing.
         image_column: column with the images or their paths; null guesses it.
         concept_column: column that groups rows: images and texts of rows with the same value are
             positives of each other. By default rows are grouped by class (`label_column`), or by
@@ -41,27 +45,20 @@ class DataOptions:
             rows; with more, or with a loss that only knows pairs, one pass over the concepts.
         cache_images: decode all images into memory once instead of every time they are read.
         dataloader_num_workers: worker processes that prepare batches; 0 uses the main process.
-        max_bad_sample_ratio: stop if more than this share of the rows is unusable.
-        zero_shot_columns: class-label columns to evaluate zero-shot classification on.
-        zero_shot_templates: prompt templates for the class names: plain, en, zh, or a text file.
-        new_concepts_split: split with concepts that are not in the training data. Its captions
-            search among its own images and those of `eval_split`; null disables it.
-        new_concepts_filter: column values that rows of `new_concepts_split` must have.
+        max_bad_sample_ratio: stop if more than this share of the rows cannot be used.
     """
 
     dataset: str = ""
     train_split: str = "train"
-    eval_split: str | None = "validation"
+    evaluations: list[EvaluationOptions] = field(
+        default_factory=lambda: [EvaluationOptions(split="validation")]
+    )
     image_column: str | None = None
     concept_column: str | None = None
     images_per_concept: int = 1
     cache_images: bool = True
     dataloader_num_workers: int = 0
     max_bad_sample_ratio: float = 0.01
-    zero_shot_columns: list[str] = field(default_factory=list)
-    zero_shot_templates: list[str] = field(default_factory=lambda: ["plain"])
-    new_concepts_split: str | None = None
-    new_concepts_filter: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,8 +84,8 @@ class ModelOptions:
         attn_implementation: `eager`, `sdpa` or another attention kernel of Transformers. null uses
             its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).
-        pack_texts: put several texts into one row so that less padding is computed; the embeddings
-            stay the same. `auto` does so on a CPU.
+        pack_texts: pack several texts into a row, which saves computing padding and does not change
+            the embeddings. `auto` packs on a CPU.
         gradient_checkpointing: recompute the blocks in the backward pass to save memory.
         torch_compile: compile each block: faster steps, after some seconds of compilation.
     """
@@ -111,7 +108,7 @@ class ModelOptions:
 
 @dataclass
 class LossOptions:
-    """Which loss to minimise. Classification uses cross entropy and only reads label_smoothing.
+    """Which loss to minimise. Classification uses cross-entropy and only reads label_smoothing.
 
     Args:
         loss: `clip` (softmax; image i pairs with text i), `multi_positive` (softmax; all pairs of
@@ -240,7 +237,7 @@ AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
 AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "from 0 to 1")
 PART: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-#: Field -> what must hold of its value, and how to say so.
+#: Option -> a condition on its value, and its wording.
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images_per_concept": AT_LEAST_1,
     "dataloader_num_workers": AT_LEAST_0,
@@ -286,10 +283,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_repo_id(name: str):
-    """Refuse what is no name of a repository on the Hub.
+    """Reject an invalid name of a repository on the Hub.
 
     Raises:
-        UserError: with what is wrong.
+        UserError: with the reason.
     """
     try:
         validate_repo_id(name)
@@ -299,7 +296,7 @@ def check_repo_id(name: str):
 
 @dataclass
 class TrainArguments:
-    """All sections of a run. The fields' names are distinct over the sections."""
+    """All sections of a run. No two sections have an option of the same name."""
 
     data: DataOptions = field(default_factory=DataOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
@@ -318,6 +315,7 @@ class TrainArguments:
             if not holds(values[name]):
                 raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
         optimizer, run, data, captions = self.optimizer, self.run, self.data, self.captions
+        self.check_evaluations()
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
@@ -363,32 +361,48 @@ class TrainArguments:
         if run.hub_model_id:
             check_repo_id(run.hub_model_id)
         if optimizer.learning_rate == 0:
-            logger.warning("learning_rate=0: what AdamW trains will not learn")
+            logger.warning("learning_rate=0: the weights that AdamW trains will not change")
 
-    def check_dataset(self):
-        """Refuse a run without anything to train or to measure on.
+    def check_evaluations(self):
+        """Reject evaluations whose metrics would have the same names.
 
         Raises:
-            UserError: with what to give.
+            UserError: two entries have the same name.
+        """
+        names = set()
+        for evaluation in self.data.evaluations:
+            name = evaluation.name or evaluation.split
+            if name in names:
+                raise UserError(
+                    f"evaluations has two entries called {name!r}: give one of them another name"
+                )
+            names.add(name)
+
+    def check_dataset(self):
+        """Reject a run without data to train on or to evaluate on.
+
+        Raises:
+            UserError: with the missing option.
         """
         if self.data.dataset:
             return
         if not self.stream.stream_sources:
             raise UserError(
-                "there is nothing to train on: give --dataset (a folder of pictures, a table, tars "
-                "or an id on the Hub), or --config emoji for the example that comes with this"
+                "there is nothing to train on: pass --dataset (a folder of images, a table, tars, "
+                "or an id on the Hub), or --config emoji for the bundled example"
             )
-        if self.data.eval_split is not None:
-            raise UserError(
-                f"eval_split={self.data.eval_split!r} needs --dataset, whose split is measured on; "
-                "set eval_split to null to measure nothing"
-            )
+        for evaluation in self.data.evaluations:
+            if not evaluation.dataset:
+                raise UserError(
+                    f"the evaluation on split={evaluation.split!r} needs a dataset: give --dataset "
+                    "or the entry's own, or set evaluations to [] to evaluate nothing"
+                )
 
     def check_mix(self):
-        """Refuse to mix images where nothing can say what they show.
+        """Reject mixing that the loss or the batches do not support.
 
         Raises:
-            ValueError: it is asked for.
+            UserError: with the option to change.
         """
         if self.mix.mix_partners == "any" and LOSSES[self.loss.loss].pairs_only:
             raise UserError(
@@ -403,10 +417,10 @@ class TrainArguments:
             )
 
     def check_stream(self):
-        """Refuse what a stream cannot do.
+        """Reject options that a stream does not support.
 
         Raises:
-            ValueError: it is asked for.
+            UserError: with the option to change.
         """
         if not self.stream.samples_per_epoch and not self.optimizer.max_steps:
             raise UserError(
@@ -420,10 +434,23 @@ class TrainArguments:
                 "are positives of each other: use multi_positive, which is the same where none are"
             )
 
+    def with_columns(self, columns: Columns) -> "TrainArguments":
+        """The same run, reading these columns.
+
+        Raises:
+            UserError: other options are not allowed with them.
+        """
+        captions = {name: getattr(columns, name) for name in ("caption_columns", "label_column")}
+        return replace(
+            self,
+            data=replace(self.data, image_column=columns.image_column),
+            captions=replace(self.captions, **captions),
+        )
+
     def to_flat_dict(self) -> dict:
-        """Every field of every section, by name: what a recipe file holds."""
+        """Every option of every section by name, as a recipe file has them."""
         return {
             option.name: getattr(section, option.name)
             for section in vars(self).values()
             for option in fields(section)
-        }
+        } | {"evaluations": [one.changed_fields() for one in self.data.evaluations]}

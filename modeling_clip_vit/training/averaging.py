@@ -1,4 +1,4 @@
-"""A running mean of the weights: often better than where training ends."""
+"""A running mean of the weights, which is often better than the last weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,16 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..utils.processes import full_tensor
+
 
 class WeightAverage:
     """Exponential moving average (Polyak and Juditsky, 1992; Kingma and Ba, 2015, section 7.2).
 
     Args:
-        model: whose weights that learn are averaged.
-        decay: share that the mean keeps at each update; the first updates keep less, so that the
-            random weights of the start are soon forgotten.
+        model: the model whose trainable weights are averaged.
+        decay: decay rate of the mean; it is lower for the first updates, so that the random weights
+            of the start are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -26,7 +28,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self):
-        """Move the mean towards the weights as they are."""
+        """Move the mean towards the current weights."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
         torch._foreach_lerp_(self.means, self.live, 1 - decay)
@@ -40,7 +42,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with the mean as its weights, for as long as this lasts."""
+        """Use the mean as the model's weights within a `with` statement."""
         self.swap()
         try:
             yield
@@ -51,18 +53,18 @@ class WeightAverage:
     def swap(self):
         """Exchange the mean and the weights."""
         for mean, live in zip(self.means, self.live, strict=True):
-            kept = live.clone()
+            weights = live.clone()
             live.copy_(mean)
-            mean.copy_(kept)
+            mean.copy_(weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The mean, whole and as it can be saved, by the names; all processes call it."""
-        whole = (m.full_tensor() if isinstance(m, DTensor) else m for m in self.means)
-        return dict(zip(self.names, (mean.contiguous() for mean in whole), strict=True))
+        """The mean by name, all-gathered if it is sharded; all processes must call this."""
+        means = (full_tensor(mean).contiguous() for mean in self.means)
+        return dict(zip(self.names, means, strict=True))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]):
-        """Take over a mean."""
+        """Continue from a saved mean."""
         for name, mean in zip(self.names, self.means, strict=True):
             value = state[name]
             if isinstance(mean, DTensor):

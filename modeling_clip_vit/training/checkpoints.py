@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
 
 from ..utils.errors import UserError, first_line
-from ..utils.folders import SaveError, replace_folder, saving
-from ..utils.processes import from_main
+from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
+from ..utils.processes import all_reduce_max, from_main
 from .restart import PROCESSOR_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class CheckpointStore:
     """The checkpoints of one run, in a folder or in an object store.
 
     In a folder, a checkpoint is written under another name and then renamed. An object store has no
-    rename: there `progress.json` goes up last. Either way one that is not complete does not count.
+    rename: there `progress.json` is uploaded last. Either way, an incomplete one is ignored.
 
     Args:
         place: a folder, or a URL that fsspec knows, such as `s3://bucket/run`.
@@ -62,10 +61,10 @@ class CheckpointStore:
         processor: Any,
         keep: int,
     ) -> str:
-        """Save all that a run needs to go on, as `step-N`; all processes call it.
+        """Save all that a run needs to resume, as `step-N`; all processes call it.
 
-        A run that dies while saving leaves the older checkpoints as they were. Of the complete
-        ones, the newest `keep` stay.
+        A run that dies while saving leaves the older checkpoints as they were. The newest `keep`
+        complete ones stay.
 
         Args:
             accelerator: holds model, optimiser, scaler and random states.
@@ -76,13 +75,13 @@ class CheckpointStore:
             keep: number of checkpoints to keep.
 
         Returns:
-            Where it is.
+            The path or URL of the checkpoint.
 
         Raises:
             SaveError: there is no room, or no permission; what was saved before is untouched.
         """
         name = f"step-{progress['step']:08d}"
-        partial = self.folder / f".{name}.partial"
+        partial = partial_path(self.folder / name)
         errors: list[Exception] = []
 
         def attempt(work: Callable[[], None]):
@@ -96,8 +95,7 @@ class CheckpointStore:
 
         def begin():
             if accelerator.is_main_process:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+                make_empty(partial)
 
         def write():
             accelerator.save_state(str(partial))
@@ -109,17 +107,17 @@ class CheckpointStore:
                 if average is not None:
                     save_file(average, partial / AVERAGE_FILE)
 
-        def commit():
+        def finish():
             if accelerator.is_main_process:
-                self.publish(partial, name, progress)
-                self.tidy(name, keep)
+                self.commit(partial, name, progress)
+                self.prune(name, keep)
 
         for work in (begin, write):
             attempt(work)
-        # What one process could not write must not count.
-        if any(gather_object([bool(errors)])) and not errors:
+        # A checkpoint that one process could not write to must not count.
+        if all_reduce_max([len(errors)], accelerator.device) != [0] and not errors:
             errors.append(SaveError("another process could not write its part"))
-        attempt(commit)
+        attempt(finish)
         failed = from_main(bool(errors))
         if errors or failed:
             shutil.rmtree(partial, ignore_errors=True)
@@ -139,7 +137,7 @@ class CheckpointStore:
         with saving(f"the checkpoint {self.place}/{name}", hint):
             raise error
 
-    def tidy(self, newest: str, keep: int):
+    def prune(self, newest: str, keep: int):
         """Remove all but the newest checkpoints of this run.
 
         Checkpoints of later steps than the one just written are stale: they are from an older run,
@@ -151,11 +149,11 @@ class CheckpointStore:
         for name in [name for name in names if name <= newest][:-keep]:
             self.remove(name)
 
-    def publish(self, partial: Path, name: str, progress: dict):
-        """Make a written checkpoint count."""
+    def commit(self, partial: Path, name: str, progress: dict):
+        """Complete a written checkpoint by its manifest, and move or upload it into place."""
         paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        listed = {str(path.relative_to(partial)): fingerprint(path) for path in paths}
-        text = json.dumps({**progress, "files": listed})
+        files = {str(path.relative_to(partial)): size_and_crc32(path) for path in paths}
+        text = json.dumps({**progress, "files": files})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
         if self.is_local:
             replace_folder(partial, self.folder / name)
@@ -163,37 +161,37 @@ class CheckpointStore:
         target = f"{self.root}/{name}"
         if self.files.exists(target):
             self.remove(name)
-        for file in [*listed, PROGRESS_FILE]:
+        for file in [*files, PROGRESS_FILE]:
             self.files.put_file(str(partial / file), f"{target}/{file}")
         shutil.rmtree(partial)
 
     def remove(self, name: str):
-        """Remove a checkpoint, first what makes it count."""
+        """Remove a checkpoint, first the file that completes it."""
         target = f"{self.root}/{name}"
         if self.files.exists(f"{target}/{PROGRESS_FILE}"):
             self.files.rm(f"{target}/{PROGRESS_FILE}")
         self.files.rm(target, recursive=True)
 
     def names(self) -> list[str]:
-        """The checkpoints that were written to the end, oldest first."""
+        """The complete checkpoints, oldest first."""
         self.files.invalidate_cache()
-        found = self.files.glob(f"{glob.escape(self.root)}/step-*/{PROGRESS_FILE}")
-        return sorted(Path(path).parent.name for path in found)
+        paths = self.files.glob(f"{glob.escape(self.root)}/step-*/{PROGRESS_FILE}")
+        return sorted(Path(path).parent.name for path in paths)
 
     def candidates(self, resume_from: str) -> Iterator[Path]:
-        """Local folders of the checkpoints that `resume_from` may mean, the best first.
+        """Local folders of the checkpoints that `resume_from` refers to, the best first.
 
-        What was copied from an object store is removed when the next one is asked for.
+        A copy from an object store is removed before the next one is made.
 
         Args:
-            resume_from: a checkpoint's folder or URL, or `latest` for the newest that is whole.
+            resume_from: a checkpoint's folder or URL, or `latest` for the newest complete one.
 
         Raises:
             CheckpointError: there is none.
         """
         if resume_from != "latest":
             place, _, name = resume_from.rstrip("/").rpartition("/")
-            yield from CheckpointStore(place or ".", self.folder).bring([name])
+            yield from CheckpointStore(place or ".", self.folder).localize([name])
             return
         names = self.names()
         if not names:
@@ -201,19 +199,19 @@ class CheckpointStore:
                 f"there is no checkpoint in {self.place} to resume from: run without "
                 "--resume_from_checkpoint"
             )
-        yield from self.bring(names[::-1])
+        yield from self.localize(names[::-1])
 
-    def bring(self, names: list[str]) -> Iterator[Path]:
+    def localize(self, names: list[str]) -> Iterator[Path]:
         """Local folders of checkpoints; from an object store, they are copied one by one."""
         if self.is_local:
             yield from (self.folder / name for name in names)
             return
-        # Each process has a place of its own.
-        with tempfile.TemporaryDirectory() as place:
+        # Each process has its own copy.
+        with tempfile.TemporaryDirectory() as folder:
             for name in names:
-                self.files.get(f"{self.root}/{name}", f"{place}/{name}", recursive=True)
-                yield Path(place) / name
-                shutil.rmtree(f"{place}/{name}")
+                self.files.get(f"{self.root}/{name}", f"{folder}/{name}", recursive=True)
+                yield Path(folder) / name
+                shutil.rmtree(f"{folder}/{name}")
 
 
 def reader_file(process: int) -> str:
@@ -221,8 +219,8 @@ def reader_file(process: int) -> str:
     return f"reader_{process}.json"
 
 
-def fingerprint(path: Path) -> list[int]:
-    """Size and checksum of a file."""
+def size_and_crc32(path: Path) -> list[int]:
+    """Size and CRC-32 of a file."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -241,7 +239,7 @@ def check_whole(path: Path) -> dict:
     try:
         progress = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
         for name, expected in progress["files"].items():
-            if fingerprint(path / name) != expected:
+            if size_and_crc32(path / name) != expected:
                 raise CheckpointError(f"{name} is not as it was written")
     except Exception as error:
         raise CheckpointError(
@@ -253,14 +251,14 @@ def check_whole(path: Path) -> dict:
 def load_checkpoint(
     accelerator: Accelerator, path: Path
 ) -> tuple[dict[str, torch.Tensor] | None, dict | None]:
-    """Bring model, optimiser, scaler and random states back.
+    """Restore model, optimiser, scaler and random states.
 
     Args:
-        accelerator: takes them.
-        path: a checkpoint that is whole.
+        accelerator: holds them.
+        path: a complete checkpoint.
 
     Returns:
-        The running mean of the weights and where this process read, as they were saved.
+        The saved running mean of the weights, and the saved place of this process in a stream.
 
     Raises:
         CheckpointError: it is of another model.

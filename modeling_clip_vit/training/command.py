@@ -7,11 +7,25 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from jsonargparse import Namespace
+
+from ..evaluation.options import EvaluationOptions
 from ..utils.command_line import CommandParser, expand_home, normalize
 from ..utils.errors import UserError
 from ..utils.resources import find_resource
 from .arguments import TrainArguments
 
+#: Former options, and what to write instead.
+REPLACED = {
+    "eval_split": "an entry of evaluations: write evaluations: [{split: NAME}], or evaluations: [] "
+    "to evaluate nothing",
+    "zero_shot_columns": "part of evaluations: write evaluations: [{split: validation, tasks: "
+    "[retrieval, zero_shot], label_columns: [NAME]}]",
+    "zero_shot_templates": "part of evaluations: give templates in an entry of it",
+    "new_concepts_split": "an entry of evaluations: write evaluations: [..., {name: new_concepts, "
+    "split: NAME, gallery_splits: [validation], only_at_end: true}]",
+    "new_concepts_filter": "part of evaluations: give filter in an entry of it",
+}
 SECTIONS: dict[str, Any] = get_type_hints(TrainArguments)
 
 
@@ -24,7 +38,7 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     """
     args = parse_arguments(arguments, default_config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from .report import finish_run
+    from .results import finish_run
     from .trainer import Interrupted, build_trainer
 
     try:
@@ -52,6 +66,7 @@ def parse_arguments(arguments: list[str], default_config: Path | None = None) ->
         if name == "--config":
             arguments[place] = str(find_recipe(value))
     namespace = build_parser().parse_args(arguments)
+    namespace["evaluations"] = [read_evaluation(entry) for entry in namespace["evaluations"]]
     sections = {
         name: section(
             **{option.name: expand_home(namespace[option.name]) for option in fields(section)}
@@ -59,6 +74,12 @@ def parse_arguments(arguments: list[str], default_config: Path | None = None) ->
         for name, section in SECTIONS.items()
     }
     return TrainArguments(**sections)
+
+
+def read_evaluation(entry: Namespace | EvaluationOptions) -> EvaluationOptions:
+    """An entry of `evaluations`, or the default one."""
+    values = entry.as_dict() if isinstance(entry, Namespace) else vars(entry)
+    return EvaluationOptions(**{name: expand_home(value) for name, value in values.items()})
 
 
 def find_recipe(name: str) -> Path:
@@ -93,6 +114,7 @@ def build_parser() -> CommandParser:
         description="Train a CLIP, or a ViT classifier. A recipe is a YAML file with options; "
         "options on the command line override it.",
         example="clip-vit train --config emoji --max_steps 100 --output_dir outputs/try",
+        replaced=REPLACED,
     )
     parser.add_argument(
         "--config",

@@ -1,9 +1,9 @@
-"""The batches of a run, and what it is measured on."""
+"""The batches of a run."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from accelerate import PartialState
@@ -11,27 +11,27 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import CLIPProcessor
 
-from ..data.batches import (
-    Collator,
-    ConceptBatchSampler,
-    DecodedImages,
-    DecodedPixels,
-    ImageTextSamples,
-    StoredPixels,
-    number_concepts,
+from ..data.batches import Collator, ConceptBatchSampler, number_concepts
+from ..data.captions import CaptionMaker, CaptionOptions, Captions
+from ..data.columns import (
+    Columns,
+    check_columns,
+    choose_image_column,
+    choose_texts,
+    column_kinds,
+    read_keys,
 )
-from ..data.captions import CaptionMaker
-from ..data.columns import check_columns, column_kinds, read_keys
 from ..data.images import BadSamples, decode_all
-from ..data.policies import SampleAugment
+from ..data.map_style import EncodedImages, Images, ImageTextSamples, StoredImages
 from ..data.rows import SkippedSample
-from ..data.sources import get_split
-from ..data.stream_samples import SampleMaker
-from ..data.streams import StreamLoader, find_class_names
-from ..evaluation.evaluator import EvaluationSet, Evaluator, read_evaluation_set
-from ..losses import LOSSES
+from ..data.samples import SampleMaker
+from ..data.sources import get_problems, get_split, open_shards, peek_kinds
+from ..data.streaming.captions import StreamCaptions
+from ..data.streaming.loader import StreamLoader
+from ..data.streaming.options import StreamOptions
+from ..data.transforms import AugmentOptions
 from ..utils.devices import copies_pinned, default_device
-from .arguments import TrainArguments
+from .arguments import DataOptions
 
 logger = logging.getLogger(__name__)
 
@@ -55,29 +55,175 @@ class TrainingData:
     num_concepts: int
 
 
+class TrainingRows(Protocol):
+    """The rows that a run trains on, with their texts."""
+
+    @property
+    def captions(self) -> Captions:
+        """Their texts."""
+
+    def load(
+        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+    ) -> TrainingData:
+        """Set up the batches.
+
+        Args:
+            maker: makes samples of the rows.
+            collate: makes batches of samples.
+            batch_size: samples per batch of this process.
+            pairs_only: whether the loss takes a text as the only positive of its image.
+
+        Raises:
+            DataError: there is no such column, or too many rows cannot be used.
+        """
+
+
+class TableRows:
+    """The training split of a dataset with random access.
+
+    Args:
+        splits: of the dataset.
+        options: which split and columns, and how they are loaded.
+        captions: how texts are made of a row.
+        classes: the classes in their order, if a checkpoint defines them.
+
+    Raises:
+        DataError: there is no such split or column.
+    """
+
+    def __init__(
+        self,
+        splits: DatasetDict,
+        options: DataOptions,
+        captions: CaptionOptions,
+        classes: list[str],
+    ):
+        self.options = options
+        self.split = get_split(splits, options.train_split, options.dataset)
+        self.unread = get_problems(splits, options.train_split)
+        self.captions = CaptionMaker(self.split, captions, options.dataset, classes)
+
+    def load(
+        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+    ) -> TrainingData:
+        """Decode or open the images, and set up sampler and loader."""
+        options, captions = self.options, self.captions
+        concepts = self.find_concepts(pairs_only)
+        keys = captions.keys() if concepts is None else concepts
+        images = prepare_images(
+            self.split, options, maker.augment.size, self.unread, captions.problems
+        )
+        samples = ImageTextSamples(images.images, maker, concepts)
+        by_rows = concepts is None or (options.images_per_concept == 1 and not pairs_only)
+        groups = {row: row if by_rows else keys[row] for row in images.rows}
+        loader, sampler = build_loader(samples, groups, collate, options, batch_size, maker.seed)
+        return TrainingData(loader, sampler, images.bad, len(self.split), len(set(keys)))
+
+    def find_concepts(self, pairs_only: bool) -> list[int] | None:
+        """The concept of each row: of its concept column, or its class, or its captions.
+
+        None if equal captions are drawn of equal concepts.
+        """
+        column = self.options.concept_column
+        if column:
+            return number_concepts(read_keys(self.split, column, self.options.dataset))
+        if pairs_only:
+            return list(range(len(self.split)))
+        if self.captions.labels is None and self.options.images_per_concept == 1:
+            return None
+        return number_concepts(self.captions.keys())
+
+
+class StreamRows:
+    """The training split of the sources of a stream.
+
+    Args:
+        stream: the sources, and the order in which they are read.
+        options: which split and columns, and how they are loaded.
+        captions: how texts are made of a row.
+
+    Raises:
+        DataError: a source cannot be opened.
+    """
+
+    def __init__(self, stream: StreamOptions, options: DataOptions, captions: CaptionOptions):
+        self.stream, self.options = stream, options
+        column = options.image_column
+        self.captions = StreamCaptions(stream, options.train_split, captions, column)
+
+    def load(
+        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+    ) -> TrainingData:
+        """Set up the loader of this process."""
+        options, state = self.options, PartialState()
+        loader = StreamLoader(
+            self.stream,
+            options.train_split,
+            maker,
+            collate,
+            batch_size,
+            maker.seed,
+            options.dataloader_num_workers,
+            state.process_index,
+            state.num_processes,
+        )
+        bad, samples = BadSamples(options.max_bad_sample_ratio), self.stream.samples_per_epoch
+        return TrainingData(loader, loader, bad, samples, samples)
+
+
+def find_columns(
+    data: DataOptions,
+    captions: CaptionOptions,
+    stream: StreamOptions,
+    splits: DatasetDict,
+    kept: dict,
+) -> Columns:
+    """The columns of images, captions and classes: as named, as kept, or guessed.
+
+    Args:
+        data, captions: name columns, or leave them open.
+        stream: its first source is looked at, if there is one.
+        splits: of the dataset otherwise.
+        kept: the recipe of the run that is resumed, with the columns that it found; empty for a new
+            run.
+
+    Raises:
+        DataError: the columns give no hint.
+    """
+    image = data.image_column or kept.get("image_column")
+    texts = captions.caption_columns, captions.label_column
+    if not captions.sources():
+        texts = kept.get("caption_columns") or [], kept.get("label_column")
+    if image and any(texts):
+        return Columns(image, *texts)
+    path = data.dataset
+    if stream.stream_sources:
+        path = stream.stream_sources[0]
+        kinds = peek_kinds(open_shards(path, data.train_split, image_column=image))
+    else:
+        kinds = column_kinds(get_split(splits, data.train_split, path).features)
+    image = image or choose_image_column(kinds, path)
+    return Columns(image, *(texts if any(texts) else choose_texts(kinds, image, path)))
+
+
 @dataclass
 class ReadyImages:
     """The images of a split.
 
     Args:
-        read: row to uint8 pixels (3, S, S), or an image that `vary` makes them of, or a
-            `BadImageError`.
-        vary: what happens to one image before it comes into a batch.
+        images: by row.
         rows: those that are not known to be bad.
-        name: row to what to call it in a message.
         bad: what could not be decoded.
     """
 
-    read: Callable[[int], Any]
-    vary: SampleAugment
+    images: Images
     rows: list[int]
-    name: Callable[[int], str]
     bad: BadSamples
 
 
 def prepare_images(
-    args: TrainArguments,
     split: Dataset,
+    options: DataOptions,
     image_size: int,
     unread: list[SkippedSample],
     problems: dict[int, str],
@@ -85,8 +231,8 @@ def prepare_images(
     """Open the images of a split, or decode them all at once.
 
     Args:
-        args: of the run.
         split: the rows.
+        options: which column, and whether to decode all.
         image_size: side S of the pixels wanted.
         unread: rows that could not be read at all.
         problems: row -> what is wrong with its texts or its class.
@@ -94,87 +240,55 @@ def prepare_images(
     Raises:
         DataError: there is no such column, or too many rows cannot be used.
     """
-    options = args.data
     column = str(options.image_column)
     check_columns(split, [column], options.dataset)
-    vary = SampleAugment(args.augment, image_size)
-    decoded = DecodedPixels(split, column, image_size)
-    if args.augment.crop_scale:
-        decoded = DecodedImages(split, column, image_size, vary.least_area)
     bad = BadSamples(options.max_bad_sample_ratio, seen=len(unread))
     for row in unread:
         bad.add(row.name, row.reason)
-    if not options.cache_images:
-        for number, reason in problems.items():
-            logger.warning("skipped %s: %s", decoded.name(number), reason)
-            bad.add(decoded.name(number), reason)
-        rows = [row for row in range(len(split)) if row not in problems]
-        if bad.count:
-            bad.seen += len(split)
-            bad.check(options.dataset)
-        return ReadyImages(decoded, vary, rows, decoded.name, bad)
-    pixels, rows, bad = decode_all(
-        split,
-        column,
-        image_size,
-        options.dataset,
-        options.max_bad_sample_ratio,
-        problems,
-        bad,
-    )
-    for example in bad.examples[len(unread) :]:
-        logger.warning("skipped %s", example)
-    return ReadyImages(StoredPixels(pixels, rows), vary, rows, decoded.name, bad)
-
-
-def prepare_data(
-    args: TrainArguments,
-    split: Dataset,
-    captions: CaptionMaker,
-    processor: CLIPProcessor,
-    image_size: int,
-    unread: list[SkippedSample],
-) -> TrainingData:
-    """Decode or open the images, and set up sampler, collator and loader."""
-    concepts = find_concepts(args, split, captions)
-    keys = captions.keys() if concepts is None else concepts
-    images = prepare_images(args, split, image_size, unread, captions.problems)
-    samples = ImageTextSamples(
-        images.read, captions, concepts, images.name, args.run.seed, images.vary
-    )
-    needs_pairs = LOSSES[args.loss.loss].pairs_only
-    by_rows = concepts is None or (args.data.images_per_concept == 1 and not needs_pairs)
-    groups = {row: row if by_rows else keys[row] for row in images.rows}
-    loader, sampler = build_loader(args, samples, groups, build_collator(args, processor))
-    return TrainingData(loader, sampler, images.bad, len(split), len(set(keys)))
-
-
-def find_concepts(args: TrainArguments, split: Dataset, captions: CaptionMaker) -> list[int] | None:
-    """The concept of each row: of its concept column, or its class, or its captions.
-
-    None where the caption that is drawn says it.
-    """
-    column = args.data.concept_column
-    if column:
-        return number_concepts(read_keys(split, column, args.data.dataset))
-    if LOSSES[args.loss.loss].pairs_only:
-        return list(range(len(split)))
-    if captions.labels is None and args.data.images_per_concept == 1:
-        return None
-    return number_concepts(captions.keys())
+    if options.cache_images:
+        pixels, rows, bad = decode_all(
+            split,
+            column,
+            image_size,
+            options.dataset,
+            options.max_bad_sample_ratio,
+            problems,
+            bad,
+        )
+        for example in bad.examples[len(unread) :]:
+            logger.warning("skipped %s", example)
+        return ReadyImages(StoredImages(pixels, rows), rows, bad)
+    images = EncodedImages(split, column)
+    for number, reason in problems.items():
+        _, name = images[number]
+        logger.warning("skipped %s: %s", name, reason)
+        bad.add(name, reason)
+    if bad.count:
+        bad.seen += len(split)
+        bad.check(options.dataset)
+    return ReadyImages(images, [row for row in range(len(split)) if row not in problems], bad)
 
 
 def build_loader(
-    args: TrainArguments, samples: Any, groups: dict[int, int], collate: Callable
+    samples: ImageTextSamples,
+    groups: dict[int, int],
+    collate: Callable,
+    options: DataOptions,
+    batch_size: int,
+    seed: int,
 ) -> tuple[DataLoader, ConceptBatchSampler]:
-    """The batches of a split whose rows are grouped to concepts, and what chooses them."""
-    sampler = ConceptBatchSampler(
-        groups,
-        args.optimizer.per_device_train_batch_size,
-        args.data.images_per_concept,
-        args.run.seed,
-    )
-    workers = args.data.dataloader_num_workers
+    """The batches of a split, and what chooses them.
+
+    Args:
+        samples: of the split.
+        groups: row -> its concept, for the rows that can be used.
+        collate: makes batches of samples.
+        options: how many images of a concept are in a batch, and how many workers make them.
+        batch_size: images per batch.
+        seed: of their order.
+    """
+    sampler = ConceptBatchSampler(groups, batch_size, options.images_per_concept, seed)
+    workers = options.dataloader_num_workers
     loader = DataLoader(
         samples,
         batch_sampler=sampler,
@@ -184,110 +298,12 @@ def build_loader(
         pin_memory=copies_pinned(default_device().type),
         # Its own generator: otherwise each new pass would draw from the one that dropout uses, and
         # a run that is resumed in the middle of a pass would diverge.
-        generator=torch.Generator().manual_seed(args.run.seed),
+        generator=torch.Generator().manual_seed(seed),
     )
     return loader, sampler
 
 
-def prepare_stream(args: TrainArguments, processor: CLIPProcessor, image_size: int) -> TrainingData:
-    """Open the sources of a stream, and set up the loader of this process."""
-    options, state = args.data, PartialState()
-    loader = StreamLoader(
-        args.stream,
-        options.train_split,
-        SampleMaker(
-            str(options.image_column),
-            args.captions,
-            options.concept_column,
-            image_size,
-            args.run.seed,
-            args.augment,
-            find_class_names(args.stream, options.train_split, args.captions.label_column),
-        ),
-        build_collator(args, processor),
-        args.optimizer.per_device_train_batch_size,
-        args.run.seed,
-        options.dataloader_num_workers,
-        state.process_index,
-        state.num_processes,
-    )
-    samples = args.stream.samples_per_epoch
-    return TrainingData(loader, loader, BadSamples(options.max_bad_sample_ratio), samples, samples)
-
-
-def build_collator(args: TrainArguments, processor: CLIPProcessor) -> Collator:
+def build_collator(processor: CLIPProcessor, augment: AugmentOptions) -> Collator:
     """What makes batches of samples."""
-    return Collator(
-        processor.tokenizer,
-        args.augment,
-        processor.image_processor.image_mean,
-        processor.image_processor.image_std,
-    )
-
-
-def prepare_evaluator(
-    args: TrainArguments, splits: DatasetDict, image_size: int, classes: list[str] | None
-) -> Evaluator | None:
-    """Decode what is evaluated on; None where the arguments name no split for it."""
-    data, captions = args.data, args.captions
-    if data.eval_split is None:
-        return None
-    sources = captions.sources()
-    concept_column = data.concept_column or captions.label_column
-    if concept_column is None and len(sources) == 1:
-        concept_column = sources[0]
-
-    def read(name: str, split: Dataset, label_columns: list[str]) -> EvaluationSet:
-        return read_evaluation_set(
-            name,
-            add_texts(split, args, classes),
-            data.dataset,
-            image_size,
-            str(data.image_column),
-            sources,
-            concept_column,
-            label_columns,
-            data.max_bad_sample_ratio,
-        )
-
-    evaluation = read(data.eval_split, get_eval_split(args, splits), data.zero_shot_columns)
-    if data.new_concepts_split is None:
-        return Evaluator(evaluation, None, data.zero_shot_templates)
-    new_split = get_split(splits, data.new_concepts_split, data.dataset)
-    new_rows = filter_rows(new_split, data.new_concepts_filter)
-    new_concepts = read(data.new_concepts_split, new_rows, [])
-    return Evaluator(evaluation, new_concepts, data.zero_shot_templates)
-
-
-def get_eval_split(args: TrainArguments, splits: DatasetDict) -> Dataset:
-    """The split to measure on.
-
-    Raises:
-        DataError: it is not there, or empty.
-    """
-    hint = "; name one with eval_split, or null to measure nothing"
-    return get_split(splits, str(args.data.eval_split), args.data.dataset, hint)
-
-
-def add_texts(split: Dataset, args: TrainArguments, classes: list[str] | None) -> Dataset:
-    """A split with texts in a column for each source of captions, where it has none so far."""
-    options = replace(args.captions, tags_columns={})
-    captions = CaptionMaker(split, options, args.data.dataset, classes)
-    for name, texts in captions.plain_texts().items():
-        if column_kinds(split.features).get(name) in ("text", "texts"):
-            continue
-        if name in split.column_names:
-            split = split.remove_columns(name)
-        split = split.add_column(name, texts)
-    return split
-
-
-def filter_rows(split, wanted: dict[str, str]):
-    """The rows whose columns have the wanted values, class labels by their names."""
-    for column, value in wanted.items():
-        check_columns(split, [column], "new_concepts_filter")
-        feature = split.features[column]
-        code = feature.str2int(value) if hasattr(feature, "str2int") else value
-        column_values = split[column]
-        split = split.select([row for row, other in enumerate(column_values) if other == code])
-    return split
+    images = processor.image_processor
+    return Collator(processor.tokenizer, augment, images.image_mean, images.image_std)

@@ -1,44 +1,59 @@
-"""Batches larger than fit: the gradient cache (Gao et al., 2021, section 3).
+"""Batches that do not fit in memory: the gradient cache (Gao et al., 2021, section 3).
 
-A contrastive loss compares all of a batch, so a batch cannot be cut into parts whose losses are
-added. But given the gradient of the loss on the embeddings, the towers' part of the backward pass
-can be cut. So: embed all parts without a graph; take the loss of all embeddings and its gradient on
-them; run each part again, with a graph, and go backward from that gradient.
+A contrastive loss compares everything in a batch, so it is not the sum of the losses of parts of
+the batch. But given its gradient with respect to the embeddings, the backward pass through the
+towers can be done in parts. So: embed all parts without a graph; compute the loss of all embeddings
+and its gradient with respect to them; run each part again with a graph, and backpropagate that
+gradient.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from ..normalization import BatchNorm, count_processes
+from ..normalization import BatchNorm
 from ..utils.devices import read_random_state, write_random_state
 from ..utils.errors import UserError
+from ..utils.processes import all_reduce_max
+
+
+class Similarity(Protocol):
+    """The part of a model with the scale and the bias of its logits."""
+
+    def get_scale(self) -> torch.Tensor:
+        """The factor on the cosine similarities, a scalar."""
+
+    def get_bias(self) -> torch.Tensor | None:
+        """The bias on the logits, a scalar, or None."""
+
+
+#: From all image embeddings, all text embeddings, scale and bias to the loss and values to log.
+LossFunction = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 def refuse_batch_norm(model: nn.Module):
     """Reject a model whose embeddings would depend on how the batch is cut.
 
     Raises:
-        UserError: a trainable module of it takes statistics over the batch.
+        UserError: a trainable module of the model computes statistics over the batch.
     """
     for name, module in model.named_modules():
         is_batch_norm = isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm)
         if is_batch_norm and any(parameter.requires_grad for parameter in module.parameters()):
             raise UserError(
                 f"the gradient cache cannot cut a batch that {name} ({type(module).__name__}) "
-                "takes statistics over: use another norm_type or patch_embedding, or "
+                "computes statistics over: use another norm_type or patch_embedding, or "
                 "gradient_cache_batch_size=0"
             )
 
 
 def cut(inputs: dict[str, torch.Tensor], part_size: int) -> list[dict[str, torch.Tensor]]:
-    """Cut a model's inputs into even parts of at most `part_size` images and a share of the texts.
+    """Cut a model's inputs into even parts of at most `part_size` images, with as many texts each.
 
-    Parts are larger if there are too few texts for that many parts.
+    Parts are larger if there are fewer texts than parts.
 
     Args:
         inputs: arguments of `ClipVitModel.forward`, with one row per image or per text.
@@ -50,27 +65,27 @@ def cut(inputs: dict[str, torch.Tensor], part_size: int) -> list[dict[str, torch
 
 
 def cached_backward(
-    model: Any,
-    similarity: Any,
+    model: nn.Module,
+    similarity: Similarity,
     parts: list[dict[str, torch.Tensor]],
-    loss_function: Callable[..., tuple[torch.Tensor, Any]],
-    backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+    loss_function: LossFunction,
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
     **kwargs,
-) -> tuple[torch.Tensor, Any]:
-    """Gradients of the loss of a whole batch, at the memory of a part of it.
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Compute the gradients of the loss of a whole batch with the memory of a part of it.
 
     Args:
         model: from a part's inputs to an output with `image_embeds` and `text_embeds`; wrapped for
             distributed training or not. Processes exchange gradients with the last part only.
-        similarity: the sub-module with `get_scale` and `get_bias`.
-        parts: inputs, as `cut` gives them.
+        similarity: the sub-module with scale and bias.
+        parts: inputs, from `cut`.
         loss_function: from all image embeddings, all text embeddings, scale and bias to the loss
-            and whatever else.
-        backward: goes backward from a scalar, such as `Accelerator.backward`.
-        kwargs: further arguments of the model, the same for all parts.
+            and values to log.
+        backward: computes gradients from a scalar, such as `Accelerator.backward`.
+        kwargs: other arguments of the model, the same for all parts.
 
     Returns:
-        What `loss_function` returned, without a graph; gradients are in the parameters.
+        The result of `loss_function`, with the loss detached; gradients are in the parameters.
     """
     states, images, texts = [], [], []
     device = parts[0]["pixel_values"].device
@@ -83,10 +98,10 @@ def cached_backward(
             texts.append(outputs.text_embeds)
         for _ in range(idle_turns):
             model(**parts[0], **kwargs)
-        live = [similarity.get_scale(), similarity.get_bias()]
-    embeds = [torch.cat(values).requires_grad_() for values in (images, texts)]
-    leaves = [value.detach().requires_grad_() for value in live if value is not None]
-    loss, others = loss_function(*embeds, *leaves, *[None] * (2 - len(leaves)))
+        scalars = scale_and_bias(similarity)
+    embeds = [torch.cat(embeddings).requires_grad_() for embeddings in (images, texts)]
+    leaves = [value.detach().requires_grad_() for value in scalars]
+    loss, values = loss_function(*embeds, *leaves, *[None] * (2 - len(leaves)))
     gradients = torch.autograd.grad(loss, [*embeds, *leaves], materialize_grads=True)
     image_gradients = gradients[0].split([len(part) for part in images])
     text_gradients = gradients[1].split([len(part) for part in texts])
@@ -103,29 +118,35 @@ def cached_backward(
             surrogate = (outputs.image_embeds * image_gradients[i]).sum()
             surrogate = surrogate + (outputs.text_embeds * text_gradients[i]).sum()
             if is_last:
-                live = [similarity.get_scale(), similarity.get_bias()]
-                for value, gradient in zip(live, gradients[2:], strict=False):
+                for value, gradient in zip(scale_and_bias(similarity), gradients[2:], strict=True):
                     surrogate = surrogate + value * gradient
             backward(surrogate)
     write_random_state(after, device)
-    return loss.detach(), others
+    return loss.detach(), values
+
+
+def scale_and_bias(similarity: Similarity) -> list[torch.Tensor]:
+    """The scale, and the bias if there is one."""
+    bias = similarity.get_bias()
+    return [similarity.get_scale()] + ([] if bias is None else [bias])
 
 
 def count_idle_turns(num_parts: int, device: torch.device) -> int:
-    """How many parts fewer this process has than the one with the most.
+    """The number of parts that this process has fewer than the process with the most.
 
-    With sharded weights, every pass needs all processes, so this one must run idle passes.
+    With sharded weights, every pass needs all processes, so this one must run as many idle passes.
     """
-    if count_processes() == 1:
-        return 0
-    most = torch.tensor(num_parts, device=device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most) - num_parts
+    return all_reduce_max([num_parts], device)[0] - num_parts
 
 
 @contextmanager
 def gradient_exchange(model: Any, is_on: bool) -> Iterator[None]:
-    """Let a backward pass exchange gradients over processes, or keep them until a later one."""
+    """Let a backward pass exchange gradients over processes, or accumulate them until a later one.
+
+    Args:
+        model: as FSDP2, DeepSpeed or DistributedDataParallel wrapped it, or not wrapped.
+        is_on: whether to exchange gradients.
+    """
     if is_on:
         yield
     elif hasattr(model, "set_requires_gradient_sync"):  # FSDP2

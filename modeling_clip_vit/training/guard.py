@@ -13,16 +13,16 @@ class TrainingError(UserError):
 
 
 class UpdateGuard:
-    """Looks at each gradient before it is used.
+    """Checks the loss and the gradient before each update.
 
     Args:
         max_spike: skip gradients whose norm exceeds this multiple of its running mean; 0 disables.
         max_skipped: stop after this many skipped updates in a row.
     """
 
-    #: Share that the running mean of the lengths keeps at each update.
+    #: Decay rate of the running mean of the gradient norms.
     memory = 0.98
-    #: Updates before a spike can be told from the start of training.
+    #: Updates before spikes are detected: gradients are large at the start of training.
     settling = 20
 
     def __init__(self, max_spike: float, max_skipped: int):
@@ -35,10 +35,10 @@ class UpdateGuard:
 
         Args:
             step: number of the update, for messages.
-            loss, norm: the loss and the length of its gradient, the same on all processes.
+            loss, norm: the loss and the norm of its gradient, the same on all processes.
 
         Raises:
-            TrainingError: too many in a row were skipped.
+            TrainingError: too many updates in a row were skipped.
         """
         reason = self.find_reason(loss, norm)
         if reason is None:
@@ -52,7 +52,7 @@ class UpdateGuard:
         if self.skipped_in_a_row >= self.max_skipped:
             raise TrainingError(
                 f"stopped at update {step}: {reason}, and the last {self.skipped_in_a_row} updates "
-                "were skipped; lower learning_rate, or look at the data, and go on with "
+                "were skipped; lower learning_rate, or check the data, and continue with "
                 "--resume_from_checkpoint latest"
             )
         logger.warning(
@@ -65,21 +65,21 @@ class UpdateGuard:
         return False
 
     def find_reason(self, loss: float, norm: float) -> str | None:
-        """What speaks against an update, or None."""
+        """Why an update should be skipped, or None."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
-            return f"the gradient has length {norm}"
+            return f"the gradient norm is {norm}"
         limit = self.max_spike * self.mean_norm
         if self.max_spike and self.seen >= self.settling and norm > limit:
-            return f"the gradient has length {norm:.3g}, where {self.mean_norm:.3g} is usual"
+            return f"the gradient norm is {norm:.3g}, and its running mean {self.mean_norm:.3g}"
         return None
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed run needs to go on as this one would."""
+        """The state that a resumed run continues from."""
         names = ("mean_norm", "seen", "skipped", "skipped_in_a_row")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, float]):
-        """Take over a state."""
+        """Continue from a saved state."""
         vars(self).update(state)

@@ -1,34 +1,48 @@
-"""Choose memory format and attention kernel by what the device does fast."""
+"""Choose memory format, attention kernel and packing for the device."""
+
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
-from ..configuration_clip_vit import is_foreign
+from ..configuration_clip_vit import (
+    ClipVitTextConfig,
+    ClipVitVisionConfig,
+    TowerConfig,
+    is_foreign,
+)
 from ..utils.errors import UserError
 from .arguments import TrainArguments
 
-#: On a CPU in bfloat16, torch's fused attention goes backward more slowly than the written-out
-#: product, up to about this many tokens: 9 times so at 16 tokens, as fast at 256.
+#: On a CPU in bfloat16, the backward pass of torch's fused attention is slower than that of eager
+#: attention up to about this many tokens: 9 times slower at 16 tokens, as fast at 256.
 SHORT_SEQUENCE = 256
 
 
 def choose_kernels(
-    model: PreTrainedModel, args: TrainArguments, device: torch.device, precision: str
+    model: PreTrainedModel,
+    args: TrainArguments,
+    device: torch.device,
+    precision: str,
+    is_sharded: bool = False,
 ):
-    """Set memory format and attention kernel where nobody has named one.
+    """Set the memory format, and the attention kernel unless the arguments name one.
 
-    Convolution kernels are stored with channels last, as fast kernels on CPU and GPU want them.
-    Towers of another model type keep Transformers' choice of attention.
+    Convolution kernels are stored with channels last, which is faster on CPUs and GPUs, unless FSDP
+    shards them, which takes contiguous weights only. Towers of another model type keep
+    Transformers' choice of attention.
 
     Args:
         model: a CLIP or a classifier.
-        args: which may name an attention kernel.
-        device: what it trains on.
+        args: of the run.
+        device: to train on.
         precision: `bf16`, `fp16` or `no`.
+        is_sharded: whether FSDP will shard the weights.
     """
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    if not is_sharded:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     is_slow_fused = device.type == "cpu" and precision == "bf16"
-    # NNCF puts its rounding around the operations of a kernel: fewer of them lose less.
+    # NNCF quantises the operations of a kernel: the fewer they are, the less precision is lost.
     is_static = args.quantization.quantization_mode == "static"
     if args.model.attn_implementation is not None or not is_slow_fused or is_static:
         return
@@ -38,20 +52,22 @@ def choose_kernels(
             tower.set_attn_implementation("eager")
 
 
-def is_short(config) -> bool:
-    """Whether the sequences of one of our towers are short ones."""
-    if hasattr(config, "max_position_embeddings"):
-        return config.max_position_embeddings <= SHORT_SEQUENCE
+def is_short(config: TowerConfig) -> bool:
+    """Whether one of our towers has sequences of at most `SHORT_SEQUENCE` tokens."""
+    # Not isinstance: the configuration may come from a checkpoint's copy of the class.
+    if config.model_type == ClipVitTextConfig.model_type:
+        return cast(ClipVitTextConfig, config).max_position_embeddings <= SHORT_SEQUENCE
+    config = cast(ClipVitVisionConfig, config)
     return config.grid_size**2 + config.num_prefix_tokens <= SHORT_SEQUENCE
 
 
 def choose_packing(args: TrainArguments, text_tower: PreTrainedModel, device_type: str) -> bool:
-    """Whether texts share rows.
+    """Whether to pack several texts into a row.
 
     Raises:
-        UserError: packing is requested where it is not supported.
+        UserError: `pack_texts` is true, but not supported.
     """
-    wanted = args.model.pack_texts
+    pack_texts = args.model.pack_texts
     kernel = text_tower.config._attn_implementation
     reasons = {
         "a text tower of another model type": is_foreign(text_tower.config),
@@ -59,9 +75,9 @@ def choose_packing(args: TrainArguments, text_tower: PreTrainedModel, device_typ
         "torch_compile": args.model.torch_compile,
         "quantization_mode='static'": args.quantization.quantization_mode == "static",
     }
-    against = next((reason for reason, holds in reasons.items() if holds), None)
-    if wanted is True and against:
-        raise UserError(f"pack_texts=true is not allowed with {against}: leave it at auto")
-    if wanted == "auto":
-        return against is None and device_type == "cpu"
-    return bool(wanted)
+    obstacle = next((reason for reason, holds in reasons.items() if holds), None)
+    if pack_texts is True and obstacle:
+        raise UserError(f"pack_texts=true is not allowed with {obstacle}: leave it at auto")
+    if pack_texts == "auto":
+        return obstacle is None and device_type == "cpu"
+    return bool(pack_texts)

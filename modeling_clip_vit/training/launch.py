@@ -1,9 +1,9 @@
-"""Start Accelerate, and keep a second run out of the folder of one that is still running."""
+"""Start Accelerate, and lock the folders of a run against other runs."""
 
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -15,22 +15,22 @@ from ..utils.errors import UserError
 from ..utils.processes import start_processes
 from ..utils.resources import find_resource
 from .arguments import TrainArguments
+from .deepspeed import build_zero_plugin, is_zero_launched, set_zero_precision
 from .precision import choose_precision
 from .trackers import find_trackers
-from .zero import build_zero_plugin, is_zero_launched, set_zero_precision
 
 logger = logging.getLogger(__name__)
 
 
 class LaunchError(UserError):
-    """A launch that would not do what was asked; the message is one clear sentence."""
+    """A launch that would not train as requested; the message is one clear sentence."""
 
 
 def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
-    """Accelerate, in the precision that the arguments and the device allow.
+    """Start Accelerate in the precision for the arguments and the device.
 
     Returns:
-        It, and the precision: `bf16`, `fp16` or `no`.
+        The accelerator and its precision: `bf16`, `fp16` or `no`.
 
     Raises:
         UserError: it would not train as requested, or a tracker is not installed.
@@ -41,12 +41,12 @@ def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
     is_zero = is_zero_launched()
     zero_plugin = build_zero_plugin(args) if is_zero else None
     start_processes(**process_options(device, is_zero))
-    # The processes settle this together, so they have to be there.
+    # Needs the processes, because all of them use what the main one measures.
     precision = choose_precision(args.run, device.type)
     if zero_plugin is not None:
         set_zero_precision(zero_plugin, precision)
     accelerator = Accelerator(
-        # (With cpu=True, DeepSpeed would be left out in silence.)
+        # With cpu=True, Accelerate would silently ignore DeepSpeed.
         cpu=device.type == "cpu" and not is_zero,
         mixed_precision="no" if is_zero else precision,
         deepspeed_plugin=zero_plugin,
@@ -58,12 +58,19 @@ def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
     return accelerator, precision
 
 
-def process_options(device: torch.device, is_zero: bool) -> dict[str, Any]:
-    """How the processes meet, where DeepSpeed needs it to differ from `start_processes`."""
+class ProcessOptions(TypedDict, total=False):
+    """Options of `start_processes`."""
+
+    cpu: bool
+    backend: str
+
+
+def process_options(device: torch.device, is_zero: bool) -> ProcessOptions:
+    """Options of `start_processes` that DeepSpeed needs."""
     if not is_zero:
         return {}
-    backend = {"backend": "gloo"} if device.type == "cpu" else {}
-    return {"cpu": False, **backend}  # with cpu=True, DeepSpeed would be left out in silence
+    # With cpu=True, Accelerate would silently ignore DeepSpeed.
+    return {"cpu": False, "backend": "gloo"} if device.type == "cpu" else {"cpu": False}
 
 
 def check_environment(device: torch.device):
@@ -76,23 +83,23 @@ def check_environment(device: torch.device):
         return
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise LaunchError(
-            "FSDP needs GPUs: here Accelerate would quietly train with DistributedDataParallel; "
+            "FSDP needs GPUs: here Accelerate would silently train with DistributedDataParallel; "
             f"launch with --config_file {find_resource('accelerate', 'cpu')}"
         )
     # Accelerate's CPU launcher sets a rendezvous address for several processes, but starts one.
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise LaunchError(
-            "several processes were asked for, but Accelerate's CPU launcher started one: launch "
+            "several processes were requested, but Accelerate's CPU launcher started one: launch "
             f"with --config_file {find_resource('accelerate', 'cpu')}"
         )
 
 
 class FolderLock:
-    """Keeps a second run from writing to the folder of one that is still running.
+    """Locks the folder of a run against other runs.
 
     Args:
-        folder: where the run writes; made if it is not there.
-        field: the argument that names it, for the message.
+        folder: that the run writes to; created if it does not exist.
+        field: the option that names it, for the message.
 
     Raises:
         LaunchError: another run writes to it.
@@ -100,24 +107,24 @@ class FolderLock:
 
     def __init__(self, folder: Path, field: str):
         folder.mkdir(parents=True, exist_ok=True)
-        # The system lets go of it when this process ends, however it ends.
+        # The operating system releases it when this process ends, even if it is killed.
         self.lock = FileLock(folder / ".lock")
         try:
             self.lock.acquire(timeout=0)
         except Timeout as error:
             raise LaunchError(
-                f"another run writes to {folder}: wait for it, or give another {field}"
+                f"another run writes to {folder}: wait for it, or choose another {field}"
             ) from error
         except (NotImplementedError, OSError) as error:
             logger.warning(
-                "%s cannot be locked (%s): see to it that no other run writes there", folder, error
+                "%s cannot be locked (%s): make sure that no other run writes to it", folder, error
             )
 
     def __enter__(self) -> "FolderLock":
         return self
 
     def __exit__(self, *error):
-        """Let others write."""
+        """Release the lock."""
         if self.lock.is_locked:
             Path(self.lock.lock_file).unlink(missing_ok=True)
             self.lock.release()

@@ -13,15 +13,14 @@ from transformers import (
 )
 
 from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
-from ..data.captions import CaptionMaker
-from ..data.streams import StreamCaptions
+from ..data.captions import Captions
 from ..data.tokenizer import train_tokenizer
-from ..inference.loading import is_quantized
 from ..modeling_clip_vit import ClipVitModel
 from ..towers import change_fields
 from ..utils.errors import UserError, as_user_error
 from ..utils.from_pretrained import (
     find_checkpoint,
+    is_quantized,
     load_config,
     load_image_processor,
     load_processor,
@@ -90,7 +89,7 @@ def find_config(options: ModelOptions) -> Path:
 
 def build_model(
     options: ModelOptions,
-    captions: CaptionMaker | StreamCaptions,
+    captions: Captions,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[ClipVitModel, CLIPProcessor]:
     """A new model, pretrained towers in it where asked for, and its processor.
@@ -137,9 +136,7 @@ def build_model(
     return model, processor
 
 
-def train_tokenizer_for(
-    config: ClipVitTextConfig, captions: CaptionMaker | StreamCaptions
-) -> PreTrainedTokenizerBase:
+def train_tokenizer_for(config: ClipVitTextConfig, captions: Captions) -> PreTrainedTokenizerBase:
     """A tokenizer that learned from the captions, of the configuration's size."""
     return train_tokenizer(captions.corpus(), config.vocab_size, config.max_position_embeddings)
 

@@ -1,6 +1,6 @@
-"""Muon: momentum, orthogonalised, for matrices; AdamW for everything else.
+"""Muon, which orthogonalises the momentum of matrices; AdamW for everything else.
 
-Shape legend: `N` matrices, `M` rows, `K` columns.
+Shape legend: `Z` stacked matrices, `N` rows, `M` columns.
 """
 
 from collections import defaultdict
@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
+from ..utils.processes import full_tensor
+
 #: Coefficients (a, b, c) of the iteration X <- aX + bXXᵀX + cX(XᵀX)², one row a step. Five steps
 #: bring singular values between 0.01 and 1 to within 0.2 of 1
 #: (https://leloykun.github.io/ponder/muon-opt-coeffs).
@@ -22,55 +24,55 @@ NEWTON_SCHULZ = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-#: With at least this many columns per row, iterating on XXᵀ (M, M) costs less than on X (M, K).
+#: With at least this many columns per row, iterating on XXᵀ (N, N) costs less than on X (N, M).
 WIDE = 3
 TINY = 1e-7
 
 
-def orthogonalize(matrices_NMK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix, roughly: U Vᵀ of the decomposition U S Vᵀ.
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Approximate the nearest semi-orthogonal matrix: U Vᵀ of the decomposition U S Vᵀ.
 
     Newton–Schulz iterations (Jordan et al., 2024), a batch of matrices at a time.
 
     Args:
-        matrices_NMK: (N, M, K) with M <= K.
-        dtype: of the products: float32, or bfloat16 where the device multiplies that faster.
+        matrices: (Z, N, M) with N <= M.
+        dtype: to multiply in: float32, or bfloat16 if the device multiplies that faster.
 
     Returns:
-        (N, M, K) in `dtype`, all singular values near 1.
+        (Z, N, M) in `dtype`, all singular values near 1.
     """
-    x_NMK = matrices_NMK.to(dtype)
-    x_NMK = x_NMK / x_NMK.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY)
-    is_wide = x_NMK.shape[2] >= WIDE * x_NMK.shape[1]
-    # bfloat16 has too few digits for the squares that the iteration on XXᵀ works with.
+    x_ZNM = matrices.to(dtype)
+    x_ZNM = x_ZNM / x_ZNM.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY)
+    is_wide = x_ZNM.shape[2] >= WIDE * x_ZNM.shape[1]
+    # bfloat16 has too few digits for the iteration on XXᵀ, which squares singular values.
     if is_wide and dtype != torch.bfloat16:
-        return torch.bmm(gram_factor(torch.bmm(x_NMK, x_NMK.mT)), x_NMK)
+        return torch.bmm(gram_factor(torch.bmm(x_ZNM, x_ZNM.mT)), x_ZNM)
     for a, b, c in NEWTON_SCHULZ:
-        gram_NMM = torch.bmm(x_NMK, x_NMK.mT)
-        factor_NMM = torch.baddbmm(gram_NMM, gram_NMM, gram_NMM, beta=b, alpha=c)
-        x_NMK = torch.baddbmm(x_NMK, factor_NMM, x_NMK, beta=a)
-    return x_NMK
+        gram_ZNN = torch.bmm(x_ZNM, x_ZNM.mT)
+        factor_ZNN = torch.baddbmm(gram_ZNN, gram_ZNN, gram_ZNN, beta=b, alpha=c)
+        x_ZNM = torch.baddbmm(x_ZNM, factor_ZNN, x_ZNM, beta=a)
+    return x_ZNM
 
 
-def gram_factor(gram_NMM: torch.Tensor) -> torch.Tensor:
-    """The product of all steps' factors, which takes X to its orthogonal part: (N, M, M).
+def gram_factor(gram: torch.Tensor) -> torch.Tensor:
+    """The product of all steps' factors, which takes X to its orthogonal part: (Z, N, N).
 
     Each factor is a polynomial in XXᵀ, so the iteration needs X only at its beginning and end.
     """
-    factors_NMM: list[torch.Tensor] = []
+    factors_ZNN: list[torch.Tensor] = []
     for a, b, c in NEWTON_SCHULZ:
-        if factors_NMM:
-            gram_NMM = torch.bmm(torch.bmm(factors_NMM[-1], gram_NMM), factors_NMM[-1])
-        factor_NMM = torch.baddbmm(gram_NMM, gram_NMM, gram_NMM, beta=b, alpha=c)
-        factor_NMM.diagonal(dim1=-2, dim2=-1).add_(a)
-        factors_NMM.append(factor_NMM)
-    return reduce(torch.bmm, factors_NMM)
+        if factors_ZNN:
+            gram = torch.bmm(torch.bmm(factors_ZNN[-1], gram), factors_ZNN[-1])
+        factor_ZNN = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor_ZNN.diagonal(dim1=-2, dim2=-1).add_(a)
+        factors_ZNN.append(factor_ZNN)
+    return reduce(torch.bmm, factors_ZNN)
 
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
-    """A weight as a matrix (out, everything else); a view, also of kernels with channels last.
+    """A view of a weight as a matrix (out, everything else), also if its channels are last.
 
-    The order of the columns is of no matter to its orthogonal part.
+    The orthogonal part does not depend on the order of the columns.
     """
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
@@ -81,15 +83,15 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024) for the groups with `use_muon`, AdamW for the others.
 
     A matrix moves by the orthogonal part of its Nesterov momentum, times `lr` and
-    `sqrt(max(1, rows / columns))`; both kinds of group decay their weights apart from the gradient.
-    Matrices of one shape, either way up, are orthogonalised in one batched product.
+    `sqrt(max(1, rows / columns))`. Weight decay is decoupled from the gradient in both kinds of
+    group. Matrices of the same shape, transposed or not, are orthogonalised in one batched product.
 
     Args:
         groups: parameter groups, each with `lr`, `weight_decay` and `use_muon`.
-        momentum: decay of the running mean of a matrix's gradient.
-        betas: AdamW's decay of the mean of the gradient and of its square.
+        momentum: decay rate of the running mean of a matrix's gradient.
+        betas: AdamW's decay rates of the mean of the gradient and of its square.
         eps: added to AdamW's denominator.
-        product_dtype: what matrices are multiplied in while they are orthogonalised.
+        product_dtype: dtype of the products that orthogonalise matrices.
     """
 
     def __init__(
@@ -111,38 +113,38 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient.
 
         Args:
-            closure: computes the loss anew, as `torch.optim.Optimizer.step` takes it; or None.
+            closure: recomputes the loss, as in `torch.optim.Optimizer.step`; or None.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            learning = [p for p in group["params"] if p.grad is not None]
+            parameters = [p for p in group["params"] if p.grad is not None]
             if group["use_muon"]:
-                self.move_matrices(learning, group)
-            elif learning:
-                self.move_rest(learning, group)
+                self.step_muon(parameters, group)
+            elif parameters:
+                self.step_adamw(parameters, group)
         return loss
 
-    def move_matrices(self, parameters: list[nn.Parameter], group: dict):
+    def step_muon(self, parameters: list[nn.Parameter], group: dict):
         """Muon's update."""
         by_shape: dict[tuple[int, int], list] = defaultdict(list)
         for parameter in parameters:
-            matrix = as_matrix(whole(self.advance_momentum(parameter, group["momentum"])))
+            matrix = as_matrix(full_tensor(self.advance_momentum(parameter, group["momentum"])))
             rows, columns = matrix.shape
             by_shape[min(rows, columns), max(rows, columns)].append((parameter, matrix))
         for members in by_shape.values():
             upright = [matrix.mT if is_tall(matrix) else matrix for _, matrix in members]
-            orthogonal_NMK = orthogonalize(torch.stack(upright), self.product_dtype)
-            for (parameter, matrix), update in zip(members, orthogonal_NMK, strict=True):
+            orthogonal_ZNM = orthogonalize(torch.stack(upright), self.product_dtype)
+            for (parameter, matrix), update in zip(members, orthogonal_ZNM, strict=True):
                 rows, columns = matrix.shape
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 add_matrix(parameter, update.mT if is_tall(matrix) else update, -rate)
 
     def advance_momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
-        """Take a gradient into the momentum; returns where Nesterov's update points."""
+        """Update a parameter's momentum, and return the direction of Nesterov's update."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "momentum_buffer" not in state:
@@ -150,7 +152,7 @@ class Muon(torch.optim.Optimizer):
         mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         return gradient.lerp(mean, momentum)
 
-    def move_rest(self, parameters: list[nn.Parameter], group: dict):
+    def step_adamw(self, parameters: list[nn.Parameter], group: dict):
         """AdamW's update (Loshchilov and Hutter, 2019)."""
         for parameter in parameters:
             state = self.state[parameter]
@@ -178,21 +180,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def is_tall(matrix: torch.Tensor) -> bool:
-    """Whether it has more rows than columns."""
+    """Whether a matrix has more rows than columns."""
     return matrix.shape[0] > matrix.shape[1]
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor, all-gathered if it is sharded over processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def add_matrix(parameter: torch.Tensor, matrix: torch.Tensor, factor: float):
-    """Add a multiple of what `as_matrix` made of a weight's momentum to the weight."""
+    """Add a multiple of a matrix to the weight that `as_matrix` turned into one of its shape."""
     if isinstance(parameter, DTensor):
         update = matrix.to(parameter.dtype).reshape(parameter.shape)
         mesh, placements = parameter.device_mesh, parameter.placements
-        shared = distribute_tensor(update, mesh, placements, src_data_rank=None)
-        parameter.add_(shared, alpha=factor)
+        sharded = distribute_tensor(update, mesh, placements, src_data_rank=None)
+        parameter.add_(sharded, alpha=factor)
     else:
         as_matrix(parameter).add_(matrix.to(parameter.dtype), alpha=factor)

@@ -1,4 +1,4 @@
-"""Optimiser and parameter groups."""
+"""Optimiser, parameter groups, layer-wise learning-rate decay and schedule."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from .arguments import OptimizerOptions
-from .learning import learning_rate_scales
+from .blocks import depths
 from .muon import Muon
 from .precision import choose_product_dtype
 
@@ -18,13 +18,13 @@ def build_optimizer(
 
     Muon (Jordan et al., 2024) also takes convolution kernels, as matrices.
 
-    Matrices and convolution kernels decay; embeddings, norms, biases and the logit scale do not.
-    With `layer_decay`, weights of equal depth share a learning rate.
+    Weight decay applies to matrices and convolution kernels, not to embeddings, norms, biases and
+    the logit scale. With `layer_decay`, weights of equal depth have the same learning rate.
 
     Args:
         model: may still be on the CPU.
         options: which optimiser, and how it updates.
-        device_type: what the updates will run on.
+        device_type: type of the device that the updates run on.
     """
     scales = learning_rate_scales(model, options.layer_decay)
     matrices, rest = split_parameters(model)
@@ -60,18 +60,36 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, max_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the updates, as Transformers schedules it."""
+    """The learning-rate schedule of Transformers that the options name."""
     warmup = round(options.warmup_ratio * max_steps)
-    more: dict = {}
+    scheduler_options = {}
     if options.lr_scheduler_type == "warmup_stable_decay":
-        more = {"num_decay_steps": round(options.decay_ratio * max_steps)}
+        scheduler_options["num_decay_steps"] = round(options.decay_ratio * max_steps)
     return get_scheduler(
         options.lr_scheduler_type,
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=max_steps,
-        scheduler_specific_kwargs=more,
+        scheduler_specific_kwargs=scheduler_options,
     )
+
+
+def learning_rate_scales(model: nn.Module, decay: float) -> dict[int, float]:
+    """Factor of each weight's learning rate by `id`: `decay` for each block after its own.
+
+    Layer-wise learning-rate decay (Clark et al., 2020, section 3.2): earlier layers of a pretrained
+    tower are more general, so they get a smaller learning rate. Projections and other weights after
+    the blocks keep factor 1.
+    """
+    scales: dict[int, float] = {}
+    if decay == 1:
+        return scales
+    towers = (getattr(model, f"{name}_model", None) for name in ("vision", "text"))
+    for tower in filter(None, towers):
+        depth = depths(tower)
+        top = max(depth.values())
+        scales |= {key: decay ** (top - value) for key, value in depth.items()}
+    return scales
 
 
 def by_scale(

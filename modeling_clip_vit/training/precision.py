@@ -1,4 +1,4 @@
-"""Choose the number format to compute in, by what the device multiplies well."""
+"""Choose the dtype to compute in by timing the device."""
 
 from functools import cache
 
@@ -11,12 +11,12 @@ from .arguments import RunOptions
 
 #: Train in bfloat16 if its matrix product is at least this many times as fast as float32's.
 LEAST_GAIN = 1.5
-#: The same threshold for Muon, which needs fewer products in float32.
+#: The same for Muon, which in float32 needs fewer products than in bfloat16.
 LEAST_ORTHOGONALIZATION_GAIN = 4
 
 
 def choose_precision(options: RunOptions, device_type: str) -> str:
-    """`bf16`, `fp16` or `no`, as Accelerate's `mixed_precision` takes it.
+    """Accelerate's `mixed_precision`: `bf16`, `fp16` or `no`.
 
     Raises:
         UserError: fp16 is set on a device without loss scaling, or together with bf16.
@@ -34,16 +34,16 @@ def choose_precision(options: RunOptions, device_type: str) -> str:
 
 def computes_in_bf16(device_type: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
-    return agreed_gain(device_type) >= LEAST_GAIN
+    return shared_gain(device_type) >= LEAST_GAIN
 
 
 def choose_product_dtype(device_type: str) -> torch.dtype:
-    """What Muon multiplies matrices in."""
-    is_fast = agreed_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
+    """The dtype that Muon multiplies matrices in."""
+    is_fast = shared_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
     return torch.bfloat16 if is_fast else torch.float32
 
 
 @cache
-def agreed_gain(device_type: str) -> float:
-    """`bfloat16_gain` as the main process measured it; all processes ask together."""
+def shared_gain(device_type: str) -> float:
+    """`bfloat16_gain` of the main process; all processes must call this together."""
     return from_main(bfloat16_gain(device_type))

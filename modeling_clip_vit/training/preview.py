@@ -10,7 +10,7 @@ import torch
 from ..data.errors import DataError
 from ..data.mixing import mix_batch
 from ..utils.errors import UserError
-from ..utils.folders import check_picture
+from ..utils.folders import check_picture, replaced_file
 from .arguments import TrainArguments
 from .command import parse_arguments
 from .restart import Restart
@@ -51,7 +51,7 @@ def save_preview(args: TrainArguments, path: Path, count: int = 24):
     from ..inference.pictures import Found, save_picture_grid
 
     # Workers would prepare the same images, and nothing is evaluated.
-    args = replace(args, data=replace(args.data, eval_split=None, dataloader_num_workers=0))
+    args = replace(args, data=replace(args.data, evaluations=[], dataloader_num_workers=0))
     task = find_task(args.run.task)(args)
     preparation = task.prepare(Restart())
     data = preparation.data
@@ -65,7 +65,8 @@ def save_preview(args: TrainArguments, path: Path, count: int = 24):
     titles = task.describe_batch(batch, preparation)
     ids = batch["image_ids"].tolist()
     order = sorted(range(len(ids)), key=lambda row: ids.index(ids[row]))[:count]
-    save_picture_grid(path, [Found(pixels[row].numpy(), titles[row]) for row in order])
+    with replaced_file(path) as partial:
+        save_picture_grid(partial, [Found(pixels[row].numpy(), titles[row]) for row in order])
 
 
 def draw_pixels(batch: dict, processor: Any) -> torch.Tensor:

@@ -63,19 +63,6 @@ def read_restart(path: Path, progress: dict, processor_class: Any) -> Restart:
     return Restart(processor, **kept)
 
 
-def take_columns(args: TrainArguments, restart: Restart):
-    """Fill in the columns that the first part of the run found, where the arguments name none."""
-    recipe = restart.recipe
-    for section, names in (
-        (args.data, ("image_column",)),
-        (args.captions, ("caption_columns", "label_column")),
-    ):
-        if any(getattr(section, name) for name in names):
-            continue
-        for name in names:
-            setattr(section, name, recipe.get(name) or getattr(section, name))
-
-
 def tell_changes(args: TrainArguments, restart: Restart, num_rows: int):
     """Say what is not as it was when the checkpoint was saved."""
     now = args.to_flat_dict()

@@ -3,6 +3,7 @@
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from ..utils.errors import UserError
+from ..utils.packages import MissingPackageError
 
 
 def find_trackers(report_to: str) -> list[str]:
@@ -13,7 +14,8 @@ def find_trackers(report_to: str) -> list[str]:
             `none`.
 
     Raises:
-        UserError: there is no such tracker, or it is not installed.
+        UserError: there is no such tracker.
+        MissingPackageError: it is not installed.
     """
     names = [name.strip() for name in report_to.split(",") if name.strip()]
     available = [str(name) for name in get_available_trackers()]
@@ -29,8 +31,5 @@ def find_trackers(report_to: str) -> list[str]:
                 f"{', '.join(known)}"
             )
         if name not in available:
-            raise UserError(
-                f"report_to={name!r} needs a package that is not installed: pip install "
-                f"{name}, or set report_to=none"
-            )
+            raise MissingPackageError([name], "", f"report_to={name!r}")
     return [name for name in names if name != "none"]

@@ -14,36 +14,37 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.mixing import mix_batch
+from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import Metric, as_dict
 from ..quantization.static import HOOKS
 from ..utils.devices import peak_memory
 from ..utils.errors import warn_only
 from ..utils.folders import SaveError
+from ..utils.processes import all_reduce_max, full_tensor
 from .arguments import RunOptions, TrainArguments
 from .averaging import WeightAverage
+from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
+from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .guard import UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator
-from .learning import find_blocks
 from .optimizer import build_optimizer, build_schedule
-from .quantized import QuantizedTraining
-from .reader import build_reader
+from .quantization_aware import QuantizedTraining
 from .restart import (
     Restart,
     keep_fields,
     read_restart,
     restore_fields,
-    take_columns,
     tell_changes,
 )
+from .resumable_batches import build_batches
 from .tasks import Preparation, Task, find_task
-from .zero import ZeroUpdates, check_zero_checkpoint
+from .tasks.task import Value
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,8 @@ def build_trainer(args: TrainArguments) -> "Trainer":
     with closing(find_checkpoint(accelerator, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
-        take_columns(args, restart)
         preparation = task.prepare(restart)
+        args = args.with_columns(preparation.columns)
         trainer = Trainer(task, preparation, accelerator, args, precision)
         if found:
             trainer.load(*found)
@@ -137,23 +138,15 @@ def find_checkpoint(
         except CheckpointError as reason:
             logger.warning("%s", reason)
             error = reason
-        # All processes take the same one.
-        if worst_status(accelerator, 0 if state else 1)[0] == 0 and state:
+        # All processes resume from the same one.
+        if all_reduce_max([0 if state else 1], accelerator.device) == [0] and state:
             yield path, state
             return
     raise error
 
 
-def worst_status(accelerator: Accelerator, *states: int) -> list[int]:
-    """The largest of each number over all processes."""
-    if accelerator.num_processes == 1:
-        return list(states)
-    told = torch.tensor(states, device=accelerator.device)
-    return accelerator.gather(told).view(-1, len(states)).amax(dim=0).tolist()
-
-
 class Trainer:
-    """One run: train, evaluate on the way, save. `report.finish_run` writes its result.
+    """One run: train, evaluate on the way, save. `results.finish_run` writes its result.
 
     Args:
         task: what is learned, and how.
@@ -181,7 +174,8 @@ class Trainer:
         self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
         self.checkpoints = open_store(args.run)
         # Before anything is put around the operations of the towers.
-        choose_kernels(preparation.model, args, accelerator.device, precision)
+        is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        choose_kernels(preparation.model, args, accelerator.device, precision, is_sharded)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
             self.quantization = QuantizedTraining(args, preparation, accelerator)
@@ -192,7 +186,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
-        self.reader = build_reader(accelerator, preparation.data, args.data)
+        self.reader = build_batches(accelerator, preparation.data, args.data)
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
@@ -310,7 +304,7 @@ class Trainer:
         """Whether the values of an update are logged."""
         return step % self.args.run.logging_steps == 0 or step == self.max_steps
 
-    def train_step(self, batch: dict) -> dict[str, Any]:
+    def train_step(self, batch: dict) -> dict[str, Value]:
         """One batch forward and backward, and one update when enough have accumulated."""
         if self.quantization and self.quantization.begin_step(self.progress.step) and self.average:
             self.average.restart(HOOKS)
@@ -325,8 +319,8 @@ class Trainer:
             self.optimizer.zero_grad()
         return values
 
-    def backward(self, batch: dict) -> dict[str, Any]:
-        """The gradients of a batch; returns the loss and what else is logged of it."""
+    def backward(self, batch: dict) -> dict[str, Value]:
+        """The gradients of a batch; returns the loss and other values to log."""
         is_logged = self.accelerator.sync_gradients and self.is_logged(self.progress.step + 1)
         return self.task.backward(
             self.model, self.unwrapped(), batch, self.accelerator.backward, is_logged
@@ -342,7 +336,7 @@ class Trainer:
     def accepts(self, values: dict) -> bool:
         """Whether to make this update."""
         step, loss = self.progress.step + 1, float(values["loss"])
-        norm = float(plain(values["gradient_norm"]))
+        norm = float(full_tensor(values["gradient_norm"]))
         scaler = self.accelerator.scaler
         if scaler is not None and math.isfinite(loss) and not math.isfinite(norm):
             return True  # in float16, the loss scaling skips it and takes a smaller scale
@@ -366,27 +360,28 @@ class Trainer:
             is_empty = True
             for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
-                worst = self.agree(0 if "pixel_values" in batch else 1)
-                if worst == 2:  # another process has come to the end of its part
+                status = self.reduce_status(0 if "pixel_values" in batch else 1)
+                if status == 2:  # another process has come to the end of its part
                     break
-                if worst == 0:
+                if status == 0:
                     is_empty = False
                     yield batch
                 if self.progress.step >= self.max_steps:
                     return
             else:
-                self.agree(2)
+                self.reduce_status(2)
             self.reader.end_pass(is_empty and begun == 0)
             self.progress.epoch += 1
             self.progress.batch = 0
 
-    def agree(self, state: int) -> int:
-        """The worst state of a batch in all processes: 0 to train on, 1 to skip, 2 for the end.
+    def reduce_status(self, status: int) -> int:
+        """The highest status of a batch over all processes: 0 to train, 1 to skip, 2 for the end.
 
-        They also learn here whether one of them was asked to stop, so that all save together.
+        Signals to stop are exchanged at the same time, so that all processes save together.
         """
-        worst, self.stop_signal = worst_status(self.accelerator, state, self.noted_signal)
-        return worst
+        states = [status, self.noted_signal]
+        highest, self.stop_signal = all_reduce_max(states, self.accelerator.device)
+        return highest
 
     def set_training_mode(self):
         """Training mode, but for what is frozen."""
@@ -410,19 +405,28 @@ class Trainer:
         with self.average.applied() if self.average else nullcontext():
             model = self.whole_model()
             with warn_only("the evaluation"):
-                self.log_metrics(as_dict(self.evaluate(model, everything=False)))
+                self.log_metrics(as_dict(self.evaluate(model, is_end=False)))
         self.set_training_mode()
 
-    def evaluate(self, model: Any, everything: bool) -> list[Metric]:
-        """Metrics of a model, on the main process; empty where nothing is measured."""
-        if self.preparation.evaluator is None or not self.accelerator.is_main_process:
+    def evaluate(self, model: Any, is_end: bool) -> list[Metric]:
+        """Metrics of a model, on the main process; empty where nothing is evaluated.
+
+        Args:
+            model: on this process, with its full weights.
+            is_end: also evaluate what the recipe evaluates at the end only.
+        """
+        if not self.accelerator.is_main_process:
             return []
         # In the weights' own precision, not in autocast: what is measured is what gets saved.
-        return self.preparation.evaluator(model, self.processor, everything)
+        was_training = model.training
+        encoder = self.task.encoder(model.eval(), self.processor)
+        metrics = evaluate_run(self.preparation.evaluations, encoder, is_end)
+        model.train(was_training)
+        return metrics
 
     def log(self, values: dict, bar: tqdm):
         """Log training values to trackers and bar."""
-        numbers = {name: float(plain(value)) for name, value in values.items()}
+        numbers = {name: float(full_tensor(value)) for name, value in values.items()}
         seconds = self.progress.seconds - self.last_log[0]
         images = self.progress.images - self.last_log[1]
         self.last_log = (self.progress.seconds, self.progress.images)
@@ -520,8 +524,3 @@ class Trainer:
         """Restore the previous signal handlers."""
         for signal_number, handler in self.former_handlers.items():
             signal.signal(signal_number, handler)
-
-
-def plain(value):
-    """The full value, all-gathered if it is sharded over processes."""
-    return value.full_tensor() if isinstance(value, DTensor) else value

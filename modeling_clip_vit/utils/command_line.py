@@ -40,13 +40,17 @@ class CommandParser(ArgumentParser):
 
     Args:
         example: a command line that works, shown at the end of `--help`.
+        replaced: former option -> what to write instead, as the end of a sentence.
         kwargs: passed to jsonargparse's `ArgumentParser`.
     """
 
-    def __init__(self, example: str = "", **kwargs: Any):
+    def __init__(self, example: str = "", replaced: Mapping[str, str] | None = None, **kwargs: Any):
+        self.replaced = replaced or {}
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         epilog = f"example: {example}" if example else None
-        super().__init__(parser_mode=YAML_1_2, allow_abbrev=False, epilog=epilog, **kwargs)
+        # jsonargparse makes parsers of this class for nested options, with a mode of their own.
+        defaults = {"parser_mode": YAML_1_2, "allow_abbrev": False, "epilog": epilog}
+        super().__init__(**{**defaults, **kwargs})
 
     def parse(self, arguments: list[str], options: Any = None) -> Namespace:
         """Parse a command line as people write it, see `normalize`.
@@ -67,6 +71,11 @@ class CommandParser(ArgumentParser):
         if "nrecognized" in message or "not accepted" in message:
             names = self.option_names()
             words = message.replace("'", " ").replace("=", " ").replace("--", " ").split()
+            first_parts = (word.split(".")[0] for word in words)
+            former = next((name for name in first_parts if name in self.replaced), None)
+            if former is not None:
+                print(f"error: {former} is now {self.replaced[former]}", file=sys.stderr)
+                raise SystemExit(2)
             close = [name for word in words for name in get_close_matches(word, names, n=2)]
             if close:
                 message += f". Did you mean {', '.join(dict.fromkeys(close))}?"

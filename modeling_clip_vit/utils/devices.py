@@ -14,8 +14,8 @@ TURNS = 20
 
 def default_device() -> torch.device:
     """The accelerator that torch finds (CUDA, ROCm, MPS, XPU and others), else the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None else found
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
 
 
 def copies_pinned(device_type: str) -> bool:

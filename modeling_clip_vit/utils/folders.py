@@ -5,12 +5,14 @@ disk, a kill or a power cut, the previous files are still there.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError, first_line
 
@@ -31,8 +33,8 @@ def is_disk_full(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
         # safetensors has an error of its own around the system's, and torch says no number at all.
-        found = re.search(r"os error (\d+)", str(error))
-        if (found and int(found[1]) in FULL) or re.search(TORCH_WRITE_FAILED, str(error)):
+        number = re.search(r"os error (\d+)", str(error))
+        if (number and int(number[1]) in FULL) or re.search(TORCH_WRITE_FAILED, str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -99,6 +101,16 @@ def check_new(target: Path):
         raise UserError(f"{str(target)!r} exists and is not an empty folder")
 
 
+def write_json(path: Path, content: Any):
+    """Write values as indented JSON.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot express.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends and is removed on an error.
@@ -107,7 +119,13 @@ def new_folder(target: Path) -> Iterator[Path]:
         UserError: the target is there already, and not empty.
     """
     check_new(target)
-    target = target.resolve()  # where a link leads
+    with replaced_folder(target.resolve()) as partial:  # a link stays one
+        yield partial
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which replaces `target` when the block ends; on an error, nothing does."""
     with partial_folder(target) as partial:
         yield partial
         replace_folder(partial, target)
@@ -116,22 +134,51 @@ def new_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def partial_folder(target: Path) -> Iterator[Path]:
     """An empty folder next to `target`, which is removed when the block ends."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(target)
     try:
-        partial.mkdir(parents=True)
+        make_empty(partial)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def partial_path(target: Path) -> Path:
+    """Where a folder is filled before it becomes `target`: the same name on every process."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def make_empty(folder: Path):
+    """Make a folder, without what an interrupted run may have left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """A path to write to, which replaces the file `target` when the block ends.
+
+    It has the suffix of `target`. On an error, or if another process writes `target` as well, the
+    file is still a whole one.
+    """
+    partial = target.with_name(f".{os.getpid()}.partial.{target.name}")
+    try:
+        yield partial
+        sync_file(partial)
+        os.replace(partial, target)
+        sync_folder(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def committed_files(folder: Path, names: list[str]) -> Iterator[Path]:
-    """A folder to fill, whose files go to `folder` when the block ends, and none on an error.
+    """A folder to fill, whose files replace those of `folder` when the block ends.
+
+    On an error, none is replaced.
 
     Args:
-        folder: where to; made if it is not there.
-        names: gets the names of the files that went there.
+        folder: of the files; made if it does not exist.
+        names: extended by the names of the files that were written.
     """
     with partial_folder(folder / "files") as partial:
         yield partial
@@ -160,9 +207,14 @@ def sync_files(folder: Path):
     """Wait until the files of a folder are on the disk, not only in the system's memory."""
     for path in [*folder.rglob("*")]:
         if path.is_file():
-            # Windows syncs only what may be written.
-            with open(path, "rb+" if os.name == "nt" else "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
+
+
+def sync_file(path: Path):
+    """Wait until a file is on the disk, not only in the system's memory."""
+    # Windows syncs only what may be written.
+    with open(path, "rb+" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path):

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from .errors import UserError, first_line
+from .packages import require
 
 #: What Transformers raises of checkpoints that are damaged, incomplete or of another kind.
 LOADING_ERRORS = (
@@ -68,6 +69,11 @@ def load_config(path: str) -> Any:
     return load_auto(AutoConfig, path)
 
 
+def is_quantized(config: Any) -> bool:
+    """Whether a checkpoint's weights are integers, which can be neither trained nor exported."""
+    return getattr(config, "quantization_config", None) is not None
+
+
 def load_processor(path: str) -> Any:
     """The processor of a checkpoint, as `load_auto` loads it."""
     processor = load_auto(AutoProcessor, path)
@@ -115,9 +121,12 @@ def load_model(model_class: Any, path: str, **kwargs: Any) -> Any:
     Raises:
         LoadError: there is no such checkpoint, it lacks weights or has others than the model, or
             it is damaged.
+        MissingPackageError: it is quantised, and torchao is not installed.
     """
     from ..pretrained import load_whole
 
+    if is_quantized(load_config(path)):
+        require(("torchao",), "quantize", f"the quantised checkpoint {path!r}")
     path = find_checkpoint(path)
     with loading(path):
         return load_whole(model_class, path, trust_remote_code=False, **kwargs)

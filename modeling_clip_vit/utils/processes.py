@@ -1,11 +1,15 @@
 """The processes that were launched together."""
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from torch.distributed.tensor import DTensor
 
 from .devices import default_device
 from .errors import UserError
@@ -41,3 +45,22 @@ def from_main(value: Value) -> Value:
     if not PartialState._shared_state or PartialState().num_processes == 1:
         return value
     return broadcast_object_list([value])[0]
+
+
+def all_reduce_max(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of each number over all processes, which all call it.
+
+    Args:
+        values: as many numbers on each process.
+        device: of this process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(values)
+    largest = torch.tensor(values, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def full_tensor(value: Any) -> Any:
+    """The full tensor, all-gathered if it is sharded over processes; other values as they are."""
+    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -29,10 +29,10 @@ def code_version() -> str:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Package -> version, of those that are installed as packages."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

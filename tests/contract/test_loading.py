@@ -1,10 +1,10 @@
 """Loading as any model of Transformers is loaded: where to, how precise, from which files."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import VISION, make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
 from transformers import AutoModel, BertConfig
 from transformers.testing_utils import CaptureLogger
@@ -19,6 +19,7 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
     ClipVitVisionModelWithProjection,
 )
+from tests.support.models import VISION, make_images, make_texts, small_config, small_model
 
 PARTS = ("vision_model", "text_model", "visual_projection", "text_projection", "similarity")
 BERT = BertConfig(
@@ -74,7 +75,7 @@ def save(model, folder):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_where_the_weights_lie_changes_nothing(tmp_path, variant, placement):
+def test_where_the_weights_are_changes_nothing(tmp_path, variant, placement):
     model = build(*VARIANTS[variant])
     folder = save(model, tmp_path / "saved")
     options = {**PLACEMENTS[placement], "offload_folder": tmp_path / "offload"}
@@ -87,26 +88,32 @@ def test_where_the_weights_lie_changes_nothing(tmp_path, variant, placement):
         assert_close(outputs[name], expected[name], atol=1e-6, rtol=1e-5)
 
 
+#: Images of other shapes than the model was made for.
+SHAPES = {
+    "larger": {"pixel_values": make_images(2, size=48), "interpolate_pos_encoding": True},
+    "patches": {
+        "pixel_values": make_images(2)[..., :18].reshape(2, 9, 192)[:, :6],
+        "pixel_attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
+        "spatial_shapes": torch.tensor([[2, 3], [1, 4]]),
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_an_offloaded_tower_takes_images_of_any_shape(tmp_path):
+def test_an_offloaded_tower_takes_images_of_any_shape(tmp_path, shape):
     model = small_model().vision_model
     folder = save(model, tmp_path / "saved")
     loaded = ClipVitVisionModel.from_pretrained(folder, device_map={"": "disk"}).eval()
-    larger = {"pixel_values": make_images(2, size=48), "interpolate_pos_encoding": True}
-    patches = {
-        "pixel_values": torch.randn(2, 6, 192),
-        "pixel_attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
-        "spatial_shapes": torch.tensor([[2, 3], [1, 4]]),
-    }
-    for inputs in (larger, patches):
-        assert torch.equal(loaded(**inputs).pooler_output, model(**inputs).pooler_output)
+    expected = model(**SHAPES[shape]).pooler_output
+    assert torch.equal(loaded(**SHAPES[shape]).pooler_output, expected)
 
 
 @pytest.mark.parametrize("variant", ["plain", "bert"])
 @torch.no_grad()
-def test_the_precision_is_chosen_at_loading(tmp_path, variant):
+def test_a_model_loads_in_half_precision_and_embeds_nearly_the_same(tmp_path, variant):
     model = build(*VARIANTS[variant])
-    folder = save(model, tmp_path / "float32")
+    folder = save(model, tmp_path)
     half = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
     outputs, expected = half(**example()), model(**example())
@@ -114,111 +121,141 @@ def test_the_precision_is_chosen_at_loading(tmp_path, variant):
         assert outputs[name].dtype == torch.bfloat16
         cosines = torch.cosine_similarity(outputs[name].float(), expected[name])
         assert cosines.min() > 0.999
-    save(half, tmp_path / "bfloat16")
-    for dtype, kept in {"auto": torch.bfloat16, "float32": torch.float32}.items():
-        again = AutoModel.from_pretrained(tmp_path / "bfloat16", dtype=dtype)
-        assert {weight.dtype for weight in again.parameters()} == {kept}
 
 
-def kernels(model: ClipVitModel) -> tuple[str, str]:
-    """What each tower attends with."""
-    towers = model.vision_model, model.text_model
-    return tuple(tower.config._attn_implementation for tower in towers)
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32)]
+)
+@pytest.mark.parametrize("variant", ["plain", "bert"])
+def test_a_model_in_half_precision_loads_in_its_own_or_another(tmp_path, variant, dtype, expected):
+    folder = save(build(*VARIANTS[variant]).to(torch.bfloat16), tmp_path)
+    model = AutoModel.from_pretrained(folder, dtype=dtype)
+    assert {weight.dtype for weight in model.parameters()} == {expected}
 
 
+def kernels(model: ClipVitModel) -> dict[str, str]:
+    """The attention kernel of each tower."""
+    return {
+        "vision_config": model.vision_model.config._attn_implementation,
+        "text_config": model.text_model.config._attn_implementation,
+    }
+
+
+@pytest.mark.parametrize("moment", ["at loading", "after it"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "mixed"])
 @pytest.mark.parametrize("variant", ["plain", "bert"])
 @torch.no_grad()
-def test_the_kernel_is_chosen_at_loading_and_after(tmp_path, variant):
+def test_the_kernel_can_be_chosen(tmp_path, variant, kernel, moment):
+    expected = {"vision_config": kernel, "text_config": kernel}
+    if kernel == "mixed":
+        kernel = expected = {"vision_config": "eager", "text_config": "sdpa"}
     model = build(*VARIANTS[variant])
     folder = save(model, tmp_path)
-    expected = model(**example()).logits_per_image
-    per_tower = {"vision_config": "eager", "text_config": "sdpa"}
-    for chosen in ("eager", "sdpa", per_tower):
-        wanted = tuple(chosen.values()) if isinstance(chosen, dict) else (chosen, chosen)
-        loaded = AutoModel.from_pretrained(folder, attn_implementation=chosen).eval()
-        changed = AutoModel.from_pretrained(folder).eval()
-        changed.set_attn_implementation(chosen)
-        for other in (loaded, changed):
-            assert kernels(other) == wanted
-            assert_close(other(**example()).logits_per_image, expected, atol=1e-4, rtol=1e-4)
+    if moment == "at loading":
+        loaded = AutoModel.from_pretrained(folder, attn_implementation=kernel).eval()
+    else:
+        loaded = AutoModel.from_pretrained(folder).eval()
+        loaded.set_attn_implementation(kernel)
+    assert kernels(loaded) == expected
+    logits = model(**example()).logits_per_image
+    assert_close(loaded(**example()).logits_per_image, logits, atol=1e-4, rtol=1e-4)
 
 
+#: Tower -> its output, and the shape of its attention over two items.
+TOWERS = {
+    "vision": ("vision_model_output", (2, 4, 17, 17)),
+    "text": ("text_model_output", (2, 2, 6, 6)),
+}
+
+
+@pytest.fixture(params=["plain", "bert"])
+def eager(request, tmp_path) -> ClipVitModel:
+    """A model with the kernel that returns attentions."""
+    folder = save(build(*VARIANTS[request.param]), tmp_path)
+    return AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@torch.no_grad()
+def test_attentions_come_from_both_towers(eager, tower):
+    name, shape = TOWERS[tower]
+    attentions = eager(**example(), output_attentions=True)[name].attentions
+    assert [weights.shape for weights in attentions] == [shape, shape]
+    for weights in attentions:
+        assert_close(weights.sum(dim=-1), torch.ones(shape[:-1]))
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@torch.no_grad()
+def test_hidden_states_come_from_both_towers(eager, tower):
+    output = eager(**example(), output_hidden_states=True)[TOWERS[tower][0]]
+    shape = output.last_hidden_state.shape
+    assert [states.shape for states in output.hidden_states] == [shape] * 3
+    assert (output.hidden_states[0] - output.hidden_states[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("field", ["attentions", "hidden_states"])
+@torch.no_grad()
+def test_neither_is_returned_by_default(eager, tower, field):
+    assert getattr(eager(**example())[TOWERS[tower][0]], field) is None
+
+
+CALLS = {
+    "forward": lambda model, **options: model(**example(), **options),
+    "images": lambda model, **options: model.get_image_features(make_images(2), **options),
+    "texts": lambda model, **options: model.get_text_features(**make_texts([4, 6]), **options),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("variant", ["plain", "bert"])
 @torch.no_grad()
-def test_attentions_and_hidden_states_come_from_both_towers(tmp_path, variant):
-    folder = save(build(*VARIANTS[variant]), tmp_path)
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    asked = {"output_attentions": True, "output_hidden_states": True}
-    outputs = model(**example(), **asked)
-    towers = {
-        "vision": (outputs.vision_model_output, (2, 4, 17, 17)),
-        "text": (outputs.text_model_output, (2, 2, 6, 6)),
-    }
-    for tower, (output, shape) in towers.items():
-        assert [weights.shape for weights in output.attentions] == [shape, shape], tower
-        for weights in output.attentions:
-            assert_close(weights.sum(dim=-1), torch.ones(shape[:-1]))
-        assert [states.shape for states in output.hidden_states] == [
-            output.last_hidden_state.shape
-        ] * 3
-        assert (output.hidden_states[0] - output.hidden_states[1]).abs().max() > 1e-3
-    silent = model(**example())
-    assert silent.vision_model_output.attentions is None
-    assert silent.text_model_output.hidden_states is None
-
-
-@pytest.mark.parametrize("variant", ["plain", "bert"])
-@torch.no_grad()
-def test_a_tuple_has_the_fields_in_their_order(tmp_path, variant):
+def test_a_tuple_has_the_fields_in_their_order(variant, call):
     model = build(*VARIANTS[variant])
-    texts = make_texts([4, 6])
-    model.config.return_dict = True
-    calls = {
-        "forward": lambda **how: model(**example(), **how),
-        "images": lambda **how: model.get_image_features(make_images(2), **how),
-        "texts": lambda **how: model.get_text_features(**texts, **how),
-    }
-    for name, call in calls.items():
-        expected = call(output_hidden_states=True).to_tuple()
-        given = call(output_hidden_states=True, return_dict=False)
-        assert_equal(given, expected, name)
-    save(model, tmp_path)
-    model = AutoModel.from_pretrained(tmp_path, return_dict=False).eval()
-    for name, call in calls.items():
-        assert_equal(call(), call(return_dict=True).to_tuple(), name)
+    outputs = CALLS[call](model, output_hidden_states=True, return_dict=False)
+    assert_equal(outputs, CALLS[call](model, output_hidden_states=True).to_tuple())
 
 
-def assert_equal(given, expected, name: str):
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("variant", ["plain", "bert"])
+@torch.no_grad()
+def test_a_model_can_be_loaded_to_return_tuples(tmp_path, variant, call):
+    folder = save(build(*VARIANTS[variant]), tmp_path)
+    model = AutoModel.from_pretrained(folder, return_dict=False).eval()
+    assert_equal(CALLS[call](model), CALLS[call](model, return_dict=True).to_tuple())
+
+
+def assert_equal(outputs, expected):
     """The same tensors in the same places of tuples of tuples."""
     if isinstance(expected, torch.Tensor):
-        assert torch.equal(given, expected), name
+        assert torch.equal(outputs, expected)
         return
-    assert type(given) is tuple, name
-    # What belongs to one tower keeps its names within the joint tuple.
+    assert type(outputs) is tuple
+    # The output of one tower keeps its names within the joint tuple.
     expected = tuple(expected.values()) if isinstance(expected, dict) else expected
-    assert len(given) == len(expected), name
-    for one, other in zip(given, expected, strict=True):
+    for one, other in zip(outputs, expected, strict=True):
         if isinstance(other, dict):
             one, other = tuple(one.values()), tuple(other.values())
-        assert_equal(one, other, name)
+        assert_equal(one, other)
 
 
 def load_mismatched(model_class, folder, **fields):
-    """Load with other sizes; without leave, Transformers' report names what does not fit."""
+    """Load with other sizes; unless that is allowed, Transformers names the misfits and fails."""
     logger = logging.get_logger("transformers.modeling_utils")
     with CaptureLogger(logger) as report, pytest.raises(RuntimeError, match="mismatched_sizes"):
         model_class.from_pretrained(folder, **fields)
-    loaded, found = model_class.from_pretrained(
+    loaded, info = model_class.from_pretrained(
         folder, ignore_mismatched_sizes=True, output_loading_info=True, **fields
     )
-    misfits = {name for name, *_ in found["mismatched_keys"]}
+    misfits = {name for name, *_ in info["mismatched_keys"]}
     assert all(name in report.out for name in misfits)
     return loaded, misfits
 
 
-def assert_equal_weights(model, expected, beside: set):
+def assert_equal_weights(model, expected, but: set):
     for name, weight in expected.state_dict().items():
-        if name not in beside:
+        if name not in but:
             assert torch.equal(model.state_dict()[name], weight), name
 
 
@@ -234,47 +271,75 @@ def test_a_classifier_takes_another_number_of_labels(tmp_path):
     assert loaded.classifier.weight.std() > 0
 
 
-def test_another_image_size_starts_new_positions(tmp_path):
+POSITIONS = "embeddings.position_embedding.weight"
+
+
+def test_a_tower_of_another_image_size_starts_new_positions(tmp_path):
     model = small_model()
     folder = save(model, tmp_path)
-    images = make_images(2, size=48)
-    name = "embeddings.position_embedding.weight"
     tower, misfits = load_mismatched(ClipVitVisionModel, folder, image_size=48)
-    assert misfits == {name}
+    assert misfits == {POSITIONS}
     assert_equal_weights(tower, model.vision_model, misfits)
-    assert tower.eval()(images).last_hidden_state.shape == (2, 37, 32)
+    assert tower.eval()(make_images(2, size=48)).last_hidden_state.shape == (2, 37, 32)
+
+
+def test_a_joint_model_of_another_image_size_starts_new_positions(tmp_path):
+    model = small_model()
+    folder = save(model, tmp_path)
     config = ClipVitConfig.from_pretrained(folder)
     config.vision_config.image_size = 48
     joint, misfits = load_mismatched(ClipVitModel, folder, config=config)
-    assert misfits == {f"vision_model.{name}"}
+    assert misfits == {f"vision_model.{POSITIONS}"}
     assert_equal_weights(joint, model, misfits)
-    assert joint.eval().get_image_features(images).pooler_output.isfinite().all()
+    features = joint.eval().get_image_features(make_images(2, size=48)).pooler_output
+    assert features.isfinite().all()
 
 
-def test_shards_come_back_bit_equal_whole_and_as_towers(tmp_path):
-    model = small_model()
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(model.state_dict())
-    shards = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert shards == set(index["weight_map"].values())
-    assert len(shards) > 3
-    images, texts = make_images(2), make_texts([4, 6])
-    calls = {
-        ClipVitModel: lambda m: m(**example()).logits_per_image,
-        ClipVitVisionModel: lambda m: m(images).pooler_output,
-        ClipVitTextModel: lambda m: m(**texts).pooler_output,
-        ClipVitVisionModelWithProjection: lambda m: m(images).image_embeds,
-        ClipVitTextModelWithProjection: lambda m: m(**texts).text_embeds,
-    }
-    expected = {
-        ClipVitModel: model(**example()).logits_per_image,
-        ClipVitVisionModel: model.vision_model(images).pooler_output,
-        ClipVitTextModel: model.text_model(**texts).pooler_output,
-        ClipVitVisionModelWithProjection: model.get_image_features(images).pooler_output,
-        ClipVitTextModelWithProjection: model.get_text_features(**texts).pooler_output,
-    }
-    for model_class, call in calls.items():
-        loaded, found = model_class.from_pretrained(tmp_path, output_loading_info=True)
-        assert not any(found.values()), model_class
-        assert torch.equal(call(loaded.eval()), expected[model_class]), model_class
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """The folder of a model that is saved in several files."""
+    folder = tmp_path_factory.mktemp("shards")
+    small_model().save_pretrained(folder, max_shard_size="20KB")
+    return folder
+
+
+def test_the_index_lists_every_weight_and_shard(shards):
+    index = json.loads((shards / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(small_model().state_dict())
+    files = {path.name for path in shards.glob("*.safetensors")}
+    assert files == set(index["weight_map"].values())
+    assert len(files) > 3
+
+
+#: Class -> what it computes of images and texts, and the joint model's computation of it.
+PARTS_OF_SHARDS = {
+    ClipVitModel: (
+        lambda model, images, texts: model(pixel_values=images, **texts).logits_per_image,
+        lambda joint, images, texts: joint(pixel_values=images, **texts).logits_per_image,
+    ),
+    ClipVitVisionModel: (
+        lambda model, images, texts: model(images).pooler_output,
+        lambda joint, images, texts: joint.vision_model(images).pooler_output,
+    ),
+    ClipVitTextModel: (
+        lambda model, images, texts: model(**texts).pooler_output,
+        lambda joint, images, texts: joint.text_model(**texts).pooler_output,
+    ),
+    ClipVitVisionModelWithProjection: (
+        lambda model, images, texts: model(images).image_embeds,
+        lambda joint, images, texts: joint.get_image_features(images).pooler_output,
+    ),
+    ClipVitTextModelWithProjection: (
+        lambda model, images, texts: model(**texts).text_embeds,
+        lambda joint, images, texts: joint.get_text_features(**texts).pooler_output,
+    ),
+}
+
+
+@pytest.mark.parametrize("model_class", PARTS_OF_SHARDS)
+def test_shards_come_back_bit_equal_whole_and_as_towers(shards, model_class):
+    compute, expect = PARTS_OF_SHARDS[model_class]
+    inputs = make_images(2), make_texts([4, 6])
+    loaded, info = model_class.from_pretrained(shards, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(compute(loaded.eval(), *inputs), expect(small_model(), *inputs))

@@ -1,7 +1,7 @@
 """Transformers' own model tests pass on our models.
 
-They come out of the source archive of the installed release, which pip downloads when the test is
-run; the cases are in `mixin_cases.py`.
+They are in the source archive of the installed release, which pip downloads when the test runs; the
+cases are in `tests/support/programs/mixin_cases.py`.
 """
 
 import os
@@ -10,15 +10,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from source import find_tests
+import pytest
 
-#: So many cases passed when they were last counted; the others are skipped by Transformers.
+from tests.support import REPOSITORY
+from tests.support.transformers_tests import DownloadError, find_tests
+
+#: Cases that passed when they were last counted; Transformers skips the others.
 CASES = 350
 
 
-def test_the_model_tests_of_transformers_pass():
-    environment = {**os.environ, "PYTHONPATH": str(find_tests())}
-    cases = Path(__file__).parent / "mixin_cases.py"
+@pytest.fixture(scope="module")
+def transformers_tests() -> Path:
+    """The folder of the package with Transformers' tests, from the network the first time."""
+    try:
+        return find_tests()
+    except DownloadError as error:
+        pytest.skip(str(error))
+
+
+def test_the_model_tests_of_transformers_pass(transformers_tests):
+    environment = {**os.environ, "PYTHONPATH": str(transformers_tests)}
+    cases = REPOSITORY / "tests" / "support" / "programs" / "mixin_cases.py"
     command = [
         sys.executable,
         "-m",

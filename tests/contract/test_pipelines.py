@@ -1,10 +1,11 @@
 """Pipelines of Transformers and models of Sentence Transformers, made from our folders."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import COLORS, TEXT, VISION, draw_picture, run_without_package, small_model
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from torch.testing import assert_close
@@ -20,6 +21,9 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
 )
 from modeling_clip_vit.hub.sentence_transformers import write_sentence_transformers_files
+from tests.support.models import TEXT, VISION, small_model
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import run_without_package
 
 pytestmark = pytest.mark.slow
 
@@ -29,11 +33,6 @@ LABELS = ["cat", "dog", "bird"]
 
 def pictures() -> list:
     return [draw_picture(color, seed) for seed, color in enumerate(("red", "green", "blue"))]
-
-
-@pytest.fixture
-def processor(checkpoint):
-    return AutoProcessor.from_pretrained(checkpoint)
 
 
 @torch.no_grad()
@@ -48,26 +47,26 @@ def test_image_classification_names_the_labels(tmp_path, processor):
     processor.image_processor.save_pretrained(tmp_path)
     inputs = processor.image_processor(pictures(), return_tensors="pt")
     expected = model(**inputs).logits.softmax(dim=-1)
-    found = pipeline("image-classification", model=str(tmp_path))(pictures(), top_k=3)
-    for entries, scores in zip(found, expected, strict=True):
+    answers = pipeline("image-classification", model=str(tmp_path))(pictures(), top_k=3)
+    for entries, scores in zip(answers, expected, strict=True):
         assert [entry["label"] for entry in entries] == [
             LABELS[number] for number in scores.argsort(descending=True)
         ]
-        given = torch.tensor([entry["score"] for entry in entries])
-        assert_close(given, scores.sort(descending=True).values)
+        listed = torch.tensor([entry["score"] for entry in entries])
+        assert_close(listed, scores.sort(descending=True).values)
 
 
+@pytest.mark.parametrize(("pool", "field"), [(False, "last_hidden_state"), (True, "pooler_output")])
 @torch.no_grad()
-def test_image_feature_extraction_gives_states_and_pooled_output(tmp_path, processor):
+def test_image_feature_extraction_gives_states_or_pooled_output(tmp_path, processor, pool, field):
     torch.manual_seed(0)
     model = ClipVitVisionModel(ClipVitVisionConfig(**VISION)).eval()
     model.save_pretrained(tmp_path)
     processor.image_processor.save_pretrained(tmp_path)
     picture = pictures()[0]
     expected = model(**processor.image_processor(picture, return_tensors="pt"))
-    for pool, field in {False: "last_hidden_state", True: "pooler_output"}.items():
-        extract = pipeline("image-feature-extraction", model=str(tmp_path), pool=pool)
-        assert torch.equal(extract(picture, return_tensors=True), expected[field])
+    extract = pipeline("image-feature-extraction", model=str(tmp_path), pool=pool)
+    assert torch.equal(extract(picture, return_tensors=True), expected[field])
 
 
 @torch.no_grad()
@@ -89,10 +88,10 @@ def test_zero_shot_scores_are_a_softmax_also_with_a_bias(tmp_path, processor):
     processor.save_pretrained(tmp_path)
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
     picture, texts = pictures()[0], [f"a {color}" for color in COLORS]
-    found = classify(picture, candidate_labels=texts, hypothesis_template="{}")
+    answers = classify(picture, candidate_labels=texts, hypothesis_template="{}")
     inputs = processor(text=texts, images=picture, return_tensors="pt", padding=True)
     scores = model(**inputs).logits_per_image[0].softmax(dim=0)
-    assert {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in found} == dict(
+    assert {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in answers} == dict(
         zip(texts, scores.tolist(), strict=True)
     )
 
@@ -139,7 +138,7 @@ def bert_clip() -> ClipVitModel:
 
 @torch.no_grad()
 def embed(model, processor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model itself makes of the texts and the pictures, of length 1."""
+    """The model's own embeddings of the texts and the pictures, of length 1."""
     texts = processor.tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     images = processor.image_processor(pictures(), return_tensors="pt")
     return (
@@ -148,27 +147,48 @@ def embed(model, processor) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@pytest.mark.parametrize("kind", ["own", "bert"])
-def test_sentence_transformers_embed_as_the_model(tmp_path, processor, kind):
-    model = small_model(text={"pooling": "mean"}) if kind == "own" else bert_clip()
-    folder, again = tmp_path / "folder", tmp_path / "again"
+@dataclass
+class Folders:
+    """A model with its processor, its folder, and one that Sentence Transformers saved of it."""
+
+    model: ClipVitModel
+    processor: object
+    folder: Path
+    again: Path
+
+
+@pytest.fixture(scope="module", params=["own", "bert"])
+def folders(request, checkpoint, tmp_path_factory) -> Folders:
+    model = small_model(text={"pooling": "mean"}) if request.param == "own" else bert_clip()
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    root = tmp_path_factory.mktemp(request.param)
+    folder, again = root / "folder", root / "again"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_sentence_transformers_files(folder)
-    texts, images = embed(model, processor)
-    encoder = SentenceTransformer(str(folder), device="cpu")
+    SentenceTransformer(str(folder), device="cpu").save_pretrained(str(again))
+    return Folders(model, processor, folder, again)
+
+
+def test_sentence_transformers_build_the_model_and_its_norm(folders):
+    encoder = SentenceTransformer(str(folders.folder), device="cpu")
     assert [type(module).__name__ for module in encoder] == ["Transformer", "Normalize"]
     assert encoder.get_embedding_dimension() == 16
-    encoder.save_pretrained(str(again))
-    reloaded = SentenceTransformer(str(again), device="cpu")
-    for encode in (encoder.encode, reloaded.encode):
-        assert_close(encode(TEXTS, convert_to_tensor=True), texts, atol=1e-5, rtol=0)
-        assert_close(encode(pictures(), convert_to_tensor=True), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("saved_by", ["folder", "again"])
+def test_sentence_transformers_embed_as_the_model(folders, saved_by):
+    texts, images = embed(folders.model, folders.processor)
+    encoder = SentenceTransformer(str(getattr(folders, saved_by)), device="cpu")
+    assert_close(encoder.encode(TEXTS, convert_to_tensor=True), texts, atol=1e-5, rtol=0)
+    assert_close(encoder.encode(pictures(), convert_to_tensor=True), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "modules.json"])
+def test_our_files_for_sentence_transformers_are_those_that_it_writes(folders, name):
     ours, theirs = (
-        json.loads((path / "sentence_bert_config.json").read_text()) for path in (folder, again)
+        json.loads((path / name).read_text()) for path in (folders.folder, folders.again)
     )
-    assert ours == theirs
-    ours, theirs = (json.loads((path / "modules.json").read_text()) for path in (folder, again))
     assert ours == theirs
 
 

@@ -1,13 +1,13 @@
-"""What users of a built-in model do with it: compile, export, fine-tune, train with Trainer."""
+"""Uses of a built-in model: compile, export, fine-tune, train with Trainer."""
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
 from modeling_clip_vit import ClipVitForImageClassification
+from tests.support.models import make_images, make_texts, small_model
 
 MODERN = {
     "norm_type": "rmsnorm",
@@ -48,16 +48,26 @@ def test_it_exports(vision, text):
     assert_close(again["logits_per_image"], model(**inputs).logits_per_image, atol=1e-4, rtol=1e-4)
 
 
-def test_lora_trains_every_linear_layer_and_nothing_else():
-    model, inputs = small_model(), example()
-    before = model(**inputs).logits_per_image
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
-    assert_close(tuned(**inputs).logits_per_image, before)
+@pytest.fixture
+def tuned():
+    """A model with LoRA on every linear layer."""
+    return get_peft_model(small_model(), LoraConfig(r=2, target_modules="all-linear"))
+
+
+def test_lora_changes_nothing_at_first(tuned):
+    expected = small_model()(**example()).logits_per_image
+    assert_close(tuned(**example()).logits_per_image, expected)
+
+
+def test_lora_is_on_every_kind_of_linear_layer_and_the_rest_is_frozen(tuned):
     names = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name for name in names)
     for part in ("qkv_proj", "out_proj", "fc1", "fc2", "text_projection", "visual_projection"):
         assert any(part in name for name in names), part
-    tuned(**inputs, return_loss=True).loss.backward()
+
+
+def test_lora_has_gradients(tuned):
+    tuned(**example(), return_loss=True).loss.backward()
     assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import small_model
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.inference.embedding import embed_texts
-from modeling_clip_vit.inference.loading import load_clip
+from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from tests.support.models import small_model
 
 
 @pytest.fixture
@@ -33,12 +33,20 @@ def test_every_weight_lies_between(alpha, checkpoint, other, tmp_path, capsys):
     for name, weight in merged.items():
         expected = (1 - alpha) * first[name].double() + alpha * second[name].double()
         torch.testing.assert_close(weight, expected.float(), rtol=1e-6, atol=1e-7)
-    assert (target / "model.safetensors").is_file()
-    assert (target / "modules.json").is_file()
-    model, processor = load_clip(str(target))
-    if alpha == 1:
-        expected = embed_texts(*load_clip(str(other))[:1], processor.tokenizer, ["a red square"])
-        assert torch.equal(embed_texts(model, processor.tokenizer, ["a red square"]), expected)
+
+
+def test_a_merged_folder_embeds_texts_and_loads_with_sentence_transformers(
+    checkpoint, other, tmp_path
+):
+    target = tmp_path / "merged"
+    assert main(["merge", str(checkpoint), str(other), str(target), "--alpha", "1"]) == 0
+    merged, expected = (
+        load_encoder(str(folder)).encode_text(["a red square"]) for folder in (target, other)
+    )
+    assert torch.equal(merged, expected)
+    encoder = SentenceTransformer(str(target), device="cpu")
+    again = encoder.encode(["a red square"], convert_to_tensor=True)
+    torch.testing.assert_close(again, expected)
 
 
 #: What differs -> the fields of the other model, and what the sentence names.
@@ -53,7 +61,7 @@ APART = {
 
 
 @pytest.mark.parametrize("what", list(APART))
-def test_other_architectures_are_refused_by_name(what, checkpoint, tmp_path, capsys):
+def test_other_architectures_are_rejected_by_name(what, checkpoint, tmp_path, capsys):
     fields, sentence = APART[what]
     _, processor = load_clip(str(checkpoint))
     text = {"pooling": "mean", "is_causal": False}
@@ -67,13 +75,19 @@ def test_other_architectures_are_refused_by_name(what, checkpoint, tmp_path, cap
     assert not target.exists()
 
 
-def test_other_arguments_are_refused(checkpoint, other, tmp_path, capsys):
+def test_a_share_outside_of_0_to_1_is_rejected(checkpoint, other, tmp_path, capsys):
     pair = [str(checkpoint), str(other)]
     assert main(["merge", *pair, str(tmp_path / "merged"), "--alpha", "1.5"]) == 1
     assert "alpha=1.5 is not allowed: it must be from 0 to 1" in capsys.readouterr().err
-    assert main(["merge", *pair, str(other)]) == 1
+
+
+def test_a_target_that_is_not_empty_is_rejected(checkpoint, other, capsys):
+    assert main(["merge", str(checkpoint), str(other), str(other)]) == 1
     assert "exists and is not an empty folder" in capsys.readouterr().err
+
+
+def test_different_vocabularies_are_rejected(checkpoint, other, tmp_path, capsys):
     tokens = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(tokens.replace('"<bos>"', '"<start>"'))
-    assert main(["merge", *pair, str(tmp_path / "merged")]) == 1
+    assert main(["merge", str(checkpoint), str(other), str(tmp_path / "merged")]) == 1
     assert "use different vocabularies" in capsys.readouterr().err

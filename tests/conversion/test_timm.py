@@ -3,18 +3,24 @@
 import pytest
 import timm
 import torch
-from conftest import make_images, small_model
-from models import NARROW, assert_bit_equal, assert_same_gradient, hf_chinese_clip, stir
 from timm.layers import RmsNorm, SwiGLU, SwiGLUPacked
 from torch import nn
 
-from modeling_clip_vit import ClipVitVisionConfig, ClipVitVisionModel
+from modeling_clip_vit import ClipVitModel, ClipVitVisionConfig, ClipVitVisionModel
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.conversion import (
     ConversionError,
     from_hf_chinese_clip,
     from_timm_vit,
     to_timm_vit,
+)
+from tests.support.models import make_images, small_model
+from tests.support.peers import (
+    NARROW,
+    assert_bit_equal,
+    assert_same_gradient,
+    hf_chinese_clip,
+    stir,
 )
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -46,13 +52,18 @@ def pooled(peer, images: torch.Tensor) -> torch.Tensor:
     return peer.forward_head(peer.forward_features(images), pre_logits=True)
 
 
+def assert_close(given: torch.Tensor, expected: torch.Tensor):
+    """The same to 1e-5 of the largest value."""
+    assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("options", TIMM)
 def test_an_image_tower_goes_to_timm_and_back(options):
     peer = make_peer(options)
     ours = from_timm_vit(peer)
     images = make_images(3)
     mine, theirs = ours(images).pooler_output, pooled(peer, images)
-    assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    assert_close(mine, theirs)
     for output in (mine, theirs):
         (output * torch.linspace(-1, 1, output.shape[1])).sum().backward()
     assert_same_gradient(
@@ -62,29 +73,47 @@ def test_an_image_tower_goes_to_timm_and_back(options):
     assert_bit_equal(from_timm_vit(to_timm_vit(ours)), ours)
 
 
-@pytest.mark.parametrize("eps", [1e-6, 1e-5, 3e-4])
-@pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm"])
-@pytest.mark.parametrize("mlp_type", ["mlp", "glu"])
-def test_what_timm_can_write_it_reads(tmp_path, capsys, eps, norm_type, mlp_type):
+def with_registers(norm_type: str, mlp_type: str, eps: float) -> ClipVitModel:
     vision = {"layer_norm_eps": eps, "norm_type": norm_type, "mlp_type": mlp_type}
-    ours = small_model(vision={**vision, "num_register_tokens": 2}, text={"pooling": "mean"})
-    images = make_images(3)
-    expected = ours.vision_model(images).pooler_output
-    difference = pooled(to_timm_vit(ours), images) - expected
-    assert difference.abs().max() <= 1e-5 * expected.abs().max()
+    return small_model(vision={**vision, "num_register_tokens": 2}, text={"pooling": "mean"})
 
+
+#: Kinds of norm and feed-forward, and the small numbers in norms that a folder of timm can state.
+STATED = {
+    ("layernorm", "mlp"): (1e-6, 1e-5),
+    ("layernorm", "glu"): (1e-6,),
+    ("rmsnorm", "mlp"): (1e-6,),
+    ("rmsnorm", "glu"): (1e-6,),
+}
+WRITABLE = [(*kind, eps) for kind, every in STATED.items() for eps in every]
+UNWRITABLE = [
+    (*kind, eps) for kind, every in STATED.items() for eps in (1e-6, 1e-5, 3e-4) if eps not in every
+]
+
+
+@pytest.mark.parametrize("kind", [*WRITABLE, *UNWRITABLE])
+def test_a_norms_small_number_goes_to_timm_in_memory(kind):
+    ours, images = with_registers(*kind), make_images(3)
+    assert_close(pooled(to_timm_vit(ours), images), ours.vision_model(images).pooler_output)
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_a_small_number_that_timms_folder_cannot_state_is_rejected(tmp_path, capsys, kind):
+    with_registers(*kind).save_pretrained(tmp_path / "ours")
+    there = str(tmp_path / "there")
+    assert main(["convert", str(tmp_path / "ours"), there, "--to", "timm"]) == 1
+    assert f"cannot say layer_norm_eps={kind[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", WRITABLE)
+def test_a_folder_goes_to_timm_and_back(tmp_path, capsys, kind):
+    ours = with_registers(*kind)
     ours.save_pretrained(tmp_path / "ours")
     there, back = str(tmp_path / "there"), str(tmp_path / "back")
-    rc = main(["convert", str(tmp_path / "ours"), there, "--to", "timm"])
-    known = {("layernorm", "mlp"): (1e-6, 1e-5)}.get((norm_type, mlp_type), (1e-6,))
-    if eps not in known:
-        assert rc == 1
-        assert f"cannot say layer_norm_eps={eps}" in capsys.readouterr().err
-        return
-    assert rc == 0
+    assert main(["convert", str(tmp_path / "ours"), there, "--to", "timm"]) == 0
     peer = timm.create_model(f"local-dir:{there}", pretrained=True).eval()
-    assert (pooled(peer, images) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert peer(images).shape == (3, 32)
+    assert_close(pooled(peer, make_images(3)), ours.vision_model(make_images(3)).pooler_output)
+    assert peer(make_images(3)).shape == (3, 32)
     assert main(["convert", there, back]) == 0
     again = ClipVitVisionModel.from_pretrained(back)
     assert_bit_equal(to_timm_vit(again), peer)
@@ -94,16 +123,20 @@ def test_what_timm_can_write_it_reads(tmp_path, capsys, eps, norm_type, mlp_type
 
 
 @pytest.mark.parametrize("fields", [{}, {"hidden_size": 48, "num_hidden_layers": 3}])
-def test_a_saved_image_tower_alone_goes_to_timm(tmp_path, capsys, fields):
+def test_a_saved_image_tower_alone_goes_to_timm(tmp_path, fields):
     tower = stir(small_model(vision={"layer_norm_eps": 1e-6, **fields}).vision_model)
     tower.save_pretrained(tmp_path / "ours")
     there = str(tmp_path / "there")
     assert main(["convert", str(tmp_path / "ours"), there, "--to", "timm"]) == 0
     peer = timm.create_model(f"local-dir:{there}", pretrained=True).eval()
-    expected = tower(make_images(3)).pooler_output
-    assert (pooled(peer, make_images(3)) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_close(pooled(peer, make_images(3)), tower(make_images(3)).pooler_output)
     assert_bit_equal(from_timm_vit(there), tower)
-    assert main(["convert", there, str(tmp_path / "clip"), "--to", "hf_clip"]) == 1
+
+
+def test_an_image_tower_alone_is_not_written_as_a_clip(tmp_path, capsys):
+    small_model().vision_model.save_pretrained(tmp_path / "ours")
+    target = str(tmp_path / "clip")
+    assert main(["convert", str(tmp_path / "ours"), target, "--to", "hf_clip"]) == 1
     assert "image tower alone, and hf_clip has two towers" in capsys.readouterr().err
 
 
@@ -113,8 +146,7 @@ def test_the_image_tower_of_a_peer_goes_to_timm(tmp_path):
     there = str(tmp_path / "there")
     assert main(["convert", str(tmp_path / "peer"), there, "--to", "timm"]) == 0
     again = timm.create_model(f"local-dir:{there}", pretrained=True).eval()
-    expected = peer.vision_model(make_images(3)).pooler_output
-    assert (pooled(again, make_images(3)) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_close(pooled(again, make_images(3)), peer.vision_model(make_images(3)).pooler_output)
 
 
 def test_registers_keep_the_sum_of_a_class_token_and_its_position():
@@ -123,8 +155,7 @@ def test_registers_keep_the_sum_of_a_class_token_and_its_position():
     peer = to_timm_vit(ours)
     position = ours.embeddings.position_embedding.weight[0]
     assert torch.equal(peer.cls_token.flatten(), ours.embeddings.cls_token + position)
-    expected = ours(make_images(3)).pooler_output
-    assert (pooled(peer, make_images(3)) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_close(pooled(peer, make_images(3)), ours(make_images(3)).pooler_output)
 
 
 REFUSED = {
@@ -141,7 +172,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("sentence", REFUSED)
-def test_what_ours_cannot_hold_is_refused(sentence):
+def test_what_ours_cannot_hold_is_rejected(sentence):
     with pytest.raises(ConversionError, match=sentence):
         from_timm_vit(make_peer(REFUSED[sentence]))
 
@@ -162,7 +193,7 @@ def test_what_ours_cannot_hold_is_refused(sentence):
         {"norm_placement": "post"},
     ],
 )
-def test_what_timm_cannot_hold_is_refused_with_its_field(fields):
+def test_what_timm_cannot_hold_is_rejected_with_its_field(fields):
     config = ClipVitVisionConfig(
         hidden_size=32, num_attention_heads=2, num_hidden_layers=1, **fields
     )
@@ -171,7 +202,7 @@ def test_what_timm_cannot_hold_is_refused_with_its_field(fields):
         to_timm_vit(ClipVitVisionModel(config))
 
 
-def test_a_tower_of_another_type_is_refused():
+def test_a_tower_of_another_type_is_rejected():
     model = from_hf_chinese_clip(hf_chinese_clip(1, NARROW))
     model.vision_model = model.text_model
     with pytest.raises(ConversionError, match="timm's ViT cannot hold a tower of type 'bert'"):

@@ -6,22 +6,24 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import draw_picture, write_recipe
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 from transformers import CLIPImageProcessor
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.batches import ConceptBatchSampler
-from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.captions import CaptionOptions, stable_number
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import decode_image, resize_part, to_pixels, to_tensor
 from modeling_clip_vit.data.policies import SampleAugment, seeded
 from modeling_clip_vit.data.rows import Row
-from modeling_clip_vit.data.stream_samples import SampleMaker
+from modeling_clip_vit.data.samples import SampleMaker
+from modeling_clip_vit.data.streaming.captions import StreamTexts
 from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support.pictures import draw_picture
+from tests.support.runs import write_recipe
 
 #: Name -> how one image is varied.
 WAYS = {
@@ -97,7 +99,7 @@ def test_batches_are_the_same_with_any_number_of_workers(
         "concept_column": None,
         "caption_columns": ["caption"],
         "tags_columns": {},
-        "eval_split": None,
+        "evaluations": [],
         "per_device_train_batch_size": 8,
         "cache_images": cache == "true",
         **WAYS[way],
@@ -120,9 +122,10 @@ def test_batches_are_the_same_with_any_number_of_workers(
 def test_a_row_of_a_stream_is_varied_by_its_name_and_epoch_alone():
     def make(name: str, epoch: int) -> torch.Tensor:
         options = AugmentOptions(crop_scale=[0.3, 0.9], policy="trivialaugment")
-        maker = SampleMaker("image", CaptionOptions(["caption"]), None, 32, seed=0, augment=options)
+        texts = StreamTexts(CaptionOptions(["caption"]))
+        maker = SampleMaker("image", texts, SampleAugment(options, 32), seed=0)
         row = Row(name, {"image": photo(), "caption": "a photo"})
-        return maker.decode(maker.draw(row, epoch)).pixels
+        return maker.make(row, epoch, stable_number(name)).pixels
 
     first = make("a", 0)
     assert torch.equal(first, make("a", 0))

@@ -5,9 +5,10 @@ import unicodedata
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
 from datasets import load_dataset
 from sklearn.datasets import load_digits
+
+from tests.support import REPOSITORY
 
 FOLDER = REPOSITORY / "data" / "digits"
 

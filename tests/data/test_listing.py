@@ -5,12 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import draw_picture
-from stream_files import encode, write_tar
 
 from modeling_clip_vit.data.errors import DataError
-from modeling_clip_vit.data.sources import open_dataset
-from modeling_clip_vit.data.streams import peek_kinds
+from modeling_clip_vit.data.sources import open_dataset, open_shards, peek_kinds
+from tests.support.pictures import draw_picture
+from tests.support.stream_files import encode, write_tar
 
 
 def put(folder: Path, *names: str):
@@ -141,8 +140,11 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path):
 
 def test_a_stream_reads_folders_by_the_same_rule(tmp_path):
     put(tmp_path / "classes", "cat/1.png", "train/2.png")
-    assert peek_kinds(str(tmp_path / "classes"), "train") == {"image": "image", "label": "label"}
+    assert peek_kinds(open_shards(str(tmp_path / "classes"), "train")) == {
+        "image": "image",
+        "label": "label",
+    }
     put(tmp_path / "table", "pictures/1.png")
     (tmp_path / "table" / "pairs.csv").write_text("image_path,caption\npictures/1.png,one\n")
-    kinds = peek_kinds(str(tmp_path / "table"), "train")
+    kinds = peek_kinds(open_shards(str(tmp_path / "table"), "train"))
     assert kinds == {"image_path": "text", "caption": "text"}

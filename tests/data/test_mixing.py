@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import train, write_recipe
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -15,6 +14,7 @@ from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targe
 from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.objective import ContrastiveObjective
+from tests.support.runs import train, write_recipe
 
 COUNT = 400
 BOTH = MixOptions(mixup_probability=0.4, cutmix_probability=0.3)

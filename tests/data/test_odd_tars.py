@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from stream_files import make_loader, noisy_image, write_tar
 
-from modeling_clip_vit.data import readers
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
-from modeling_clip_vit.data.sources import get_problems, open_dataset
+from modeling_clip_vit.data.sources import get_problems, open_dataset, row_files
+from tests.support.stream_files import make_loader, noisy_image, write_tar
 
 
 def captions(folder: Path) -> list:
@@ -141,7 +140,7 @@ def test_a_tar_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(readers, "read_tar", fail)
+    monkeypatch.setattr(row_files, "read_tar", fail)
     again = open_dataset(str(tmp_path))
     assert again["train"]["caption"] == first["train"]["caption"] == ["one", "two"]
     assert get_problems(again, "train") == get_problems(first, "train") != []

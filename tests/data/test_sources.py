@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import COLORS, draw_picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from stream_files import encode, tar_files, write_tar, write_tars
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.columns import (
+    Columns,
     choose_image_column,
     choose_label_column,
     choose_texts,
@@ -26,10 +25,11 @@ from modeling_clip_vit.data.columns import (
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.images import decode_all
 from modeling_clip_vit.data.labels import NO_CLASS, read_labels
-from modeling_clip_vit.data.sources import get_split, open_dataset
-from modeling_clip_vit.data.streams import peek_kinds
+from modeling_clip_vit.data.sources import get_split, open_dataset, open_shards, peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.stream_files import encode, tar_files, write_tar, write_tars
 
 NAMES = list(COLORS)[:4]
 
@@ -319,11 +319,11 @@ def test_what_cannot_be_guessed_is_asked_for_with_the_columns_that_there_are():
 
 
 def test_a_stream_says_what_its_columns_hold(tmp_path):
-    kinds = peek_kinds(str(write_tars(tmp_path / "tars", [2])), "train")
+    kinds = peek_kinds(open_shards(str(write_tars(tmp_path / "tars", [2])), "train"))
     assert choose_image_column(kinds, "x") == "image"
     assert choose_texts(kinds, "image", "x") == (["caption"], None)
     pairs().to_parquet(tmp_path / "pairs.parquet")
-    kinds = peek_kinds(str(tmp_path / "pairs.parquet"), "train")
+    kinds = peek_kinds(open_shards(str(tmp_path / "pairs.parquet"), "train"))
     assert kinds == {"image": "image", "caption": "text"}
 
 
@@ -414,10 +414,8 @@ def test_one_line_is_enough_to_train(kind, tmp_path, linear_config):
     else:
         field = ["--dataset", str(SOURCES[kind](tmp_path))]
     small = ["--per_device_train_batch_size", "4", "--model_config", str(linear_config)]
-    args = parse_arguments([*field, *small, "--eval_split", "null"])
-    preparation = prepare(args)
-    assert args.data.image_column == "image"
-    assert (args.captions.caption_columns, args.captions.label_column) == (captions, label)
+    preparation = prepare(parse_arguments([*field, *small, "--evaluations", "[]"]))
+    assert preparation.columns == Columns("image", captions, label)
     preparation.data.sampler.set_epoch(0)
     batch = next(iter(preparation.data.loader))
     texts = preparation.processor.tokenizer.batch_decode(
@@ -439,10 +437,10 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path, line
         (["--label_column", "label"], "no column 'label': it has image, caption"),
         (["--concept_column", "key"], "no column 'key': it has image, caption"),
         ([], "the dataset has 4: use a smaller per_device_train_batch_size"),
-        (["--eval_split", "dev"], "no split 'dev': it has train; name one with eval_split, or"),
+        (["--evaluations", "[{split: dev}]"], "no split 'dev': it has train; name another with"),
     ):
         arguments = ["--dataset", str(path), "--model_config", str(linear_config), *field]
-        arguments += [] if "--eval_split" in field else ["--eval_split", "null"]
+        arguments += [] if "--evaluations" in field else ["--evaluations", "[]"]
         if field:
             arguments += ["--per_device_train_batch_size", "4"]
         assert main(["train", *arguments, "--output_dir", str(tmp_path / "out")]) == 1

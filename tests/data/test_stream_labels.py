@@ -5,13 +5,14 @@ import json
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
-from stream_files import make_loader, noisy_image, write_tar
 
 from modeling_clip_vit.data.captions import CaptionOptions, stable_number
 from modeling_clip_vit.data.columns import choose_texts
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
-from modeling_clip_vit.data.streams import StreamCaptions, find_class_names, peek_kinds
+from modeling_clip_vit.data.sources import open_shards, peek_kinds
+from modeling_clip_vit.data.streaming.captions import StreamCaptions, find_class_names
+from tests.support.stream_files import make_loader, noisy_image, write_tar
 
 NAMES = ["sea_lion", "red panda", "fox"]
 CHINESE = ["海狮", "小熊猫", "狐狸"]
@@ -61,9 +62,9 @@ def test_classes_of_parquet_come_in_the_phrases_of_each_language(labelled):
     assert none.reason == "its 'label' is empty"
 
     texts = StreamCaptions(loader.options, "train", captions)
-    assert texts.class_names == NAMES == find_class_names(loader.options, "train", "label")
+    assert texts.classes == NAMES == find_class_names(loader.options, "train", "label")
     assert {*names, *CHINESE} <= set(texts.corpus())
-    kinds = peek_kinds(str(labelled), "train")
+    kinds = peek_kinds(open_shards(str(labelled), "train"))
     assert choose_texts(kinds, "image", str(labelled)) == ([], "label")
     with pytest.raises(DataError, match="label_names has 2 names for 'zh', but 'label' has 3"):
         StreamCaptions(loader.options, "train", options(label_names={"zh": CHINESE[:2]}))

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from stream_files import (
+
+from modeling_clip_vit.data.batches import Collator
+from modeling_clip_vit.data.captions import CaptionOptions, stable_number
+from modeling_clip_vit.data.errors import DataError
+from modeling_clip_vit.data.rows import Sample, SkippedSample
+from modeling_clip_vit.data.streaming.captions import StreamCaptions
+from modeling_clip_vit.data.streaming.options import StreamOptions
+from modeling_clip_vit.data.tokenizer import train_tokenizer
+from modeling_clip_vit.data.transforms import AugmentOptions
+from tests.support import REPOSITORY
+from tests.support.stream_files import (
     caption_of,
     make_loader,
     noisy_image,
@@ -21,14 +31,6 @@ from stream_files import (
     write_tar,
     write_tars,
 )
-
-from modeling_clip_vit.data.batches import Collator
-from modeling_clip_vit.data.captions import CaptionOptions, stable_number
-from modeling_clip_vit.data.errors import DataError
-from modeling_clip_vit.data.rows import Sample, SkippedSample
-from modeling_clip_vit.data.streams import StreamCaptions, StreamOptions
-from modeling_clip_vit.data.tokenizer import train_tokenizer
-from modeling_clip_vit.data.transforms import AugmentOptions
 
 #: Shards of unequal sizes, one of them with a single sample.
 SIZES = [11, 1, 7, 13, 9]
@@ -211,8 +213,8 @@ def test_a_resume_in_a_large_file_is_exact(folders):
 
 PROCESS = """
 import json, sys
-sys.path.insert(0, {tests!r})
-from test_streams import make_collator, make_loader
+sys.path.insert(0, {repository!r})
+from tests.data.test_streams import make_collator, make_loader
 import torch
 loader = make_loader({sources!r}, collate=make_collator(), num_workers={workers},
                      **{options!r})
@@ -235,7 +237,7 @@ def test_a_new_process_goes_on_to_the_bit(folders, tmp_path, workers, name):
 
     def run(count: int, state: str) -> tuple[list[dict], str]:
         code = PROCESS.format(
-            tests=str(Path(__file__).parent),
+            repository=str(REPOSITORY),
             sources=sources,
             workers=workers,
             options={**STREAMS[name], **EACH_ONCE},
@@ -511,7 +513,7 @@ def test_a_damaged_parquet_file_is_named_and_the_others_are_read(tmp_path):
 
 
 def test_a_stream_of_nothing_usable_ends_in_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_clip_vit.data.streams.LONGEST_FAILURE", 50)
+    monkeypatch.setattr("modeling_clip_vit.data.streaming.samples.LONGEST_FAILURE", 50)
     write_tar(tmp_path / "a.tar", {"1.jpg": b"no image", "1.txt": b"sample 1"})
     with pytest.raises(DataError, match=r"50 samples of one batch cannot be used; .* a.tar, 1"):
         next(iter(make_loader([tmp_path], samples_per_epoch=8)))

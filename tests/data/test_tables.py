@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import draw_picture
-from stream_files import encode
 
 from modeling_clip_vit.data.errors import DataError
+from modeling_clip_vit.data.files.tables import read_table
 from modeling_clip_vit.data.labels import read_labels
 from modeling_clip_vit.data.sources import get_problems, open_dataset
-from modeling_clip_vit.data.tables import read_table
+from tests.support.pictures import draw_picture
+from tests.support.stream_files import encode
 
 
 def rows_of(path: Path, content: str | bytes, encoding: str = "utf-8") -> list:

@@ -4,11 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent
+from tests.support import REPOSITORY
+
 #: Accelerate's launcher. `--multi_gpu` is what it calls any number of processes;
 #: `Accelerator(cpu=True)` then joins them without a GPU.
 LAUNCH = [
@@ -17,7 +17,7 @@ LAUNCH = [
 ]
 
 
-SCRIPT = str(FOLDER / "check_gradients.py")
+PROGRAM = ("--module", "tests.support.programs.check_gradients")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -34,11 +34,12 @@ COMBINATIONS = 8 * 2 * 2 * 2 + 1
 def test_every_loss_and_strategy_gives_the_gradients_of_one_process(processes):
     command = [*LAUNCH, "--num_machines", "1", "--num_processes", str(processes)]
     done = subprocess.run(
-        [*command, "--main_process_port", "0", SCRIPT, str(processes)],
+        [*command, "--main_process_port", "0", *PROGRAM, str(processes)],
         capture_output=True,
         text=True,
         timeout=300,
         env=ENVIRONMENT,
+        cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert count_equal(done.stdout) == COMBINATIONS, done.stdout
@@ -55,12 +56,13 @@ def test_two_machines_train_as_one():
         subprocess.Popen(
             [
                 *(*LAUNCH, "--num_machines", "2", "--num_processes", "2"),
-                *("--machine_rank", str(rank), *place, SCRIPT, "2"),
+                *("--machine_rank", str(rank), *place, *PROGRAM, "2"),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=ENVIRONMENT,
+            cwd=REPOSITORY,
         )
         for rank in range(2)
     ]

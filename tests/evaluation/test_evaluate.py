@@ -10,9 +10,7 @@ import sys
 
 import pytest
 import torch
-from checkpoints import save_hf_clip, save_hf_siglip
 from clip_benchmark.metrics import zeroshot_retrieval
-from conftest import COLORS, REPOSITORY, draw_picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PillowImage
 from transformers import AutoModel, AutoProcessor
@@ -21,11 +19,18 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.templates import load_templates
-from modeling_clip_vit.evaluation.rows import Embedder
-from modeling_clip_vit.evaluation.tasks import NEEDS, Evaluation, EvaluationOptions
+from modeling_clip_vit.evaluation.evaluate import EvaluationReport, evaluate, open_evaluation
+from modeling_clip_vit.evaluation.images import ImagesOnDisk
+from modeling_clip_vit.evaluation.options import EvaluationOptions
+from modeling_clip_vit.evaluation.sharing import SharedEncoder
+from modeling_clip_vit.evaluation.tasks import TASKS
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
+from tests.support import REPOSITORY
+from tests.support.peers import save_hf_clip, save_hf_siglip
+from tests.support.pictures import COLORS, draw_picture
 
+ALL_BUT_CLASSIFICATION = [name for name in TASKS if name != "classification"]
 #: No processes that decode: starting them takes longer than these datasets.
 QUICK = ["--num_workers", "0"]
 
@@ -122,7 +127,7 @@ def test_a_siglip_text_embeds_the_same_beside_a_longer_one(checkpoints):
 def test_everything_is_measured_written_and_printed(checkpoint, color_dataset, tmp_path, capsys):
     usual = run(checkpoint, color_dataset, tmp_path / "usual")
     assert not any(name.startswith("robustness") for name in usual["metrics"])
-    report = run(checkpoint, color_dataset, tmp_path / "out", "--tasks", *NEEDS)
+    report = run(checkpoint, color_dataset, tmp_path / "out", "--tasks", *ALL_BUT_CLASSIFICATION)
     tasks = {name.split("/")[0] for name in report["metrics"]}
     assert tasks == {
         *("retrieval", "zero_shot", "linear_probe", "knn", "calibration", "robustness")
@@ -153,9 +158,8 @@ def test_each_of_several_captions_is_right(checkpoint, tmp_path):
     metrics = run(checkpoint, data, tmp_path / "out", "--tasks", "retrieval")["metrics"]
     model, processor = load_clip(str(checkpoint))
     split = open_dataset(str(data))["validation"]
-    images, _, _ = Embedder(TorchEncoder(model, processor), 3, 0).embed_rows(
-        split, "image", "data", 0
-    )
+    encoder = SharedEncoder(TorchEncoder(model, processor), batch_size=3)
+    images = ImagesOnDisk(split, "image", "data").embed(encoder).embeds
     texts = [text for some in captions for text in some]
     owners = torch.tensor([row for row, some in enumerate(captions) for _ in some])
     scores = embed_texts(model, processor.tokenizer, texts) @ images.t()
@@ -201,7 +205,7 @@ def test_unreadable_images_are_left_out_and_named(checkpoint, tmp_path, capsys):
 def test_images_are_not_kept(checkpoint, color_dataset):
     """However many rows there are, a batch of images is alive at a time."""
     model, processor = load_clip(str(checkpoint))
-    embedder = Embedder(TorchEncoder(model, processor), batch_size=4, num_workers=0)
+    encoder = SharedEncoder(TorchEncoder(model, processor), batch_size=4)
     split = open_dataset(str(color_dataset))["train"]
     prepare, alive = processor.image_processor, []
 
@@ -216,7 +220,7 @@ def test_images_are_not_kept(checkpoint, color_dataset):
     before = count()
     processor.image_processor = count_and_prepare
     try:
-        embedder.embed_rows(split, "image", "colors", 0)
+        ImagesOnDisk(split, "image", "colors").embed(encoder)
     finally:
         processor.image_processor = prepare
     assert len(alive) == 4
@@ -226,7 +230,8 @@ def test_images_are_not_kept(checkpoint, color_dataset):
 def test_a_draw_of_rows_is_the_seeds(checkpoint, color_dataset):
     def drawn(seed: int) -> list:
         options = EvaluationOptions(str(color_dataset), max_samples=3, seed=seed, num_workers=0)
-        return list(Evaluation(load_encoder(str(checkpoint)), options).split["key"])
+        splits = open_dataset(str(color_dataset))
+        return open_evaluation(options, splits, ImagesOnDisk).captions["caption_en"]
 
     assert drawn(0) == drawn(0)
     assert len(drawn(0)) == 3
@@ -242,7 +247,7 @@ WRONG = {
     "no such column": (
         [{"label": 0}] * 2,
         labelled(),
-        ["--label_column", "kind"],
+        ["--label_columns", "kind"],
         "has no column 'kind'",
     ),
     "no such image column": ([{}] * 2, {}, ["--image_column", "photo"], "has no column 'photo'"),
@@ -262,7 +267,7 @@ WRONG = {
     "fractions as labels": (
         [{"label": 0.5}] * 2,
         {"label": Value("float64")},
-        ["--label_column", "label"],
+        ["--label_columns", "label"],
         "holds float, not classes",
     ),
     "numbers as captions": (
@@ -339,6 +344,13 @@ def test_an_empty_split_is_one_sentence(checkpoint, tmp_path, capsys):
     assert f"split 'validation' of {str(data)!r} is empty" in capsys.readouterr().err
 
 
+def evaluate_all(checkpoint, options: EvaluationOptions) -> EvaluationReport:
+    source = open_evaluation(options, open_dataset(options.dataset), ImagesOnDisk)
+    report = evaluate(source, load_encoder(str(checkpoint)))
+    assert report is not None
+    return report
+
+
 @pytest.mark.parametrize("names", [["warm", "cold"], ["mild", "cold"]])
 def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
     splits = DatasetDict()
@@ -352,9 +364,9 @@ def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
     options = EvaluationOptions(str(tmp_path), tasks=["knn"], num_workers=0)
     if "mild" in names:
         with pytest.raises(DataError, match="'mild', which is none of the classes"):
-            Evaluation(load_encoder(str(checkpoint)), options)()
+            evaluate_all(checkpoint, options)
         return
-    report = Evaluation(load_encoder(str(checkpoint)), options)()
+    report = evaluate_all(checkpoint, options)
     values = {metric.task_key: metric.value for metric in report.metrics}
     assert values["knn/label/accuracy"] == 1
 

@@ -18,17 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from modeling_clip_vit.data.captions import find_texts
 from modeling_clip_vit.data.errors import DataError
-from modeling_clip_vit.evaluation import retrieval
-from modeling_clip_vit.evaluation.calibration import bin_confidences, measure_calibration
-from modeling_clip_vit.evaluation.probe import fit, measure_linear_probe, measure_neighbours
-from modeling_clip_vit.evaluation.retrieval import (
-    average_precision,
-    list_captions,
-    measure_retrieval,
-    rank_of_best_match,
-    retrieval_metrics,
-)
-from modeling_clip_vit.evaluation.zero_shot import average_phrases, class_texts, measure_zero_shot
+from modeling_clip_vit.evaluation import ranking
+from modeling_clip_vit.evaluation.class_names import average_templates, class_texts
+from modeling_clip_vit.evaluation.dataset import list_captions
+from modeling_clip_vit.evaluation.ranking import average_precision, rank_of_best_match
+from modeling_clip_vit.evaluation.tasks.calibration import bin_confidences, measure_calibration
+from modeling_clip_vit.evaluation.tasks.knn import measure_neighbours
+from modeling_clip_vit.evaluation.tasks.linear_probe import fit, measure_linear_probe
+from modeling_clip_vit.evaluation.tasks.retrieval import measure_retrieval, retrieval_metrics
+from modeling_clip_vit.evaluation.tasks.zero_shot import measure_zero_shot
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +49,8 @@ def clustered(rows: int, seed: int, num_classes: int = 7) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("tile", [(1, 1), (50, 7), (10_000, 59), (10_000, 60)])
 def test_any_tiles_give_what_sorting_gives(tile, monkeypatch):
     scores_at_once, tile_width = tile
-    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", scores_at_once)
-    monkeypatch.setattr(retrieval, "TILE_WIDTH", tile_width)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(ranking, "TILE_WIDTH", tile_width)
     queries, gallery = embeds(40, 0), embeds(60, 1)
     query_ids = torch.arange(40) % 15
     gallery_ids = (torch.arange(60) % 17)[torch.randperm(60)]  # of some items three, of others four
@@ -128,8 +126,8 @@ def test_memory_does_not_grow_with_queries_times_items(monkeypatch):
                 largest = max(largest, result.untyped_storage().nbytes() // result.itemsize)
             return result
 
-    monkeypatch.setattr(retrieval, "SCORES_AT_ONCE", 1000)
-    monkeypatch.setattr(retrieval, "TILE_WIDTH", 50)
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 1000)
+    monkeypatch.setattr(ranking, "TILE_WIDTH", 50)
     sides = (embeds(300, 0), embeds(400, 1), torch.arange(300) % 100, torch.arange(400) % 100)
     with Watch():
         measure_retrieval(*sides)
@@ -198,7 +196,7 @@ def test_phrases_are_averaged_as_clip_benchmark_does():
         "cpu",
         amp=False,
     )
-    ours = average_phrases(torch.stack([vectors[text] for text in texts]), 2)
+    ours = average_templates(torch.stack([vectors[text] for text in texts]), 2)
     torch.testing.assert_close(ours.t(), theirs)
 
 

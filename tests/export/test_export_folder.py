@@ -1,5 +1,6 @@
 """An exported folder, other files in it and in its place; and images of every kind."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_example
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.images import decode_image
-from modeling_clip_vit.inference import runtimes
-from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from modeling_clip_vit.inference.loading import load_encoder
+from tests.support.processes import run_example
 
 
 @pytest.fixture(scope="module")
@@ -49,37 +49,48 @@ def test_the_example_sees_every_picture_as_the_package_does(tmp_path, exported, 
     draw(kind, path)
     texts = ["a red square", "蓝色方块", "green"]
     printed = run_example(exported, str(path), *texts)
-    found = [float(line.split()[0]) for line in printed.splitlines()]
+    cosines = [float(line.split()[0]) for line in printed.splitlines()]
     encoder = load_encoder(str(exported))
     text_embeds = encoder.encode_text(texts)
     expected = text_embeds @ encoder.encode_image([decode_image(str(path))])[0]
-    assert found == pytest.approx(expected.tolist(), abs=1e-3)
+    assert cosines == pytest.approx(expected.tolist(), abs=1e-3)
     # The picture as Pillow converts it by itself is another one.
     plain = Image.fromarray(np.asarray(Image.open(path).convert("RGB")))
     plain = text_embeds @ encoder.encode_image([plain])[0]
     assert (plain - expected).abs().max() > 5e-3
 
 
-def test_programs_of_torch_hold_one_tower_and_their_example_needs_torch_alone(
-    tmp_path, checkpoint, color_dataset
-):
-    options = ["--precision", "int8", "--calibration", str(color_dataset)]
-    options += ["--num_calibration", "8"]
-    embeds = {}
-    for name, chosen in (("float", []), ("rounded", options)):
-        folder = tmp_path / name
-        command = ["export", str(checkpoint), str(folder), "--format", "torch_export", *chosen]
-        assert main([*command, "--part", "image"]) == 0
-        program = torch.export.load(folder / "image.pt2")
-        assert not [key for key in program.state_dict if "text" in key]
-        draw("palette", tmp_path / "picture.png")
-        others = ("torchao", "transformers", "modeling_clip_vit")
-        printed = run_example(folder, str(tmp_path / "picture.png"), without=others)
-        embeds[name] = torch.tensor([float(n) for n in printed.strip(" []\n").split(",")])
-    assert 0.97 < cosine_similarity(embeds["float"], embeds["rounded"], dim=0) < 1 - 1e-7
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory, checkpoint, color_dataset) -> dict[str, Path]:
+    """The image tower as a program of torch, in float and in int8."""
+    root = tmp_path_factory.mktemp("programs")
+    calibration = ["--calibration", str(color_dataset), "--num_calibration", "8"]
+    options = {"fp32": [], "int8": ["--precision", "int8", *calibration]}
+    for precision, more in options.items():
+        command = ["export", str(checkpoint), str(root / precision), "--format", "torch_export"]
+        assert main([*command, "--part", "image", *more]) == 0
+    return {precision: root / precision for precision in options}
 
 
-def test_what_was_put_beside_an_export_is_not_read(tmp_path, exported):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_program_of_torch_holds_one_tower(programs, precision):
+    program = torch.export.load(programs[precision] / "image.pt2")
+    assert not [key for key in program.state_dict if "text" in key]
+
+
+def test_the_examples_of_programs_of_torch_need_torch_alone_and_agree(programs, tmp_path):
+    draw("palette", tmp_path / "picture.png")
+    others = ("torchao", "transformers", "modeling_clip_vit")
+    embeds = [
+        torch.tensor(
+            json.loads(run_example(folder, str(tmp_path / "picture.png"), without=others))
+        ).flatten()
+        for folder in programs.values()
+    ]
+    assert 0.97 < cosine_similarity(*embeds, dim=0) < 1 - 1e-7
+
+
+def test_files_added_to_an_export_are_not_read(tmp_path, exported):
     folder = Path(shutil.copytree(exported, tmp_path / "copied"))
     texts = ["a red square", "unknown ☃ words"]
     expected = load_encoder(str(exported)).encode_text(texts)
@@ -93,13 +104,20 @@ def export_to(target: str, checkpoint: Path) -> int:
     return main(["export", str(checkpoint), target, "--format", "onnx", "--part", "text"])
 
 
-def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path, checkpoint, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (".", "the current folder cannot be replaced"),
+        ("notes/sub", "cannot be made: .*notes' is a file"),
+    ],
+)
+def test_a_place_where_no_folder_can_be_made_is_rejected(
+    target, sentence, tmp_path, checkpoint, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert export_to(".", checkpoint) == 1
-    assert "the current folder cannot be replaced" in capsys.readouterr().err
     (tmp_path / "notes").write_text("mine")
-    assert export_to("notes/sub", checkpoint) == 1
-    assert re.search("cannot be made: .*notes' is a file", capsys.readouterr().err)
+    assert export_to(target, checkpoint) == 1
+    assert re.search(sentence, capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
@@ -109,12 +127,3 @@ def test_a_link_to_an_empty_folder_leads_to_it(tmp_path, checkpoint):
     assert export_to(str(tmp_path / "link"), checkpoint) == 0
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "empty" / "text.onnx").is_file()
-
-
-def test_a_quantised_checkpoint_names_the_extra_that_reads_it(tmp_path, checkpoint, monkeypatch):
-    target = str(tmp_path / "small")
-    assert main(["quantize", str(checkpoint), target]) == 0
-    found = runtimes.find_spec
-    monkeypatch.setattr(runtimes, "find_spec", lambda n: None if n == "torchao" else found(n))
-    with pytest.raises(ValueError, match=r"needs torchao, .* 'clip-vit\[quantize\]'"):
-        load_clip(target)

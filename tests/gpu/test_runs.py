@@ -198,7 +198,8 @@ def test_a_trained_model_is_evaluated_and_searched(tmp_path, pictures, model_con
     assert load_clip(str(folder))[0].device.type == "cuda"
     assert main(["search", str(folder), "a red square", "--images", str(pictures)]) == 0
     assert "a red square" in capsys.readouterr().out.splitlines()[1]
-    assert main(["evaluate", str(folder), "--dataset", str(pictures)]) == 0
+    arguments = ["--dataset", str(pictures), "--output_dir", str(tmp_path / "evaluation")]
+    assert main(["evaluate", str(folder), *arguments]) == 0
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert metrics["validation/caption/text_to_image/R@1"] >= 0.75
 

@@ -5,13 +5,15 @@ import shutil
 
 import pytest
 import torch
-from conftest import COLORS, MISFITS, draw_picture, spoil
+from transformers import BertConfig, BertModel
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
 from modeling_clip_vit.inference.loading import LoadError, load_clip, load_encoder
 from modeling_clip_vit.inference.search import ImageSearch, open_gallery
+from tests.support.checkpoints import MISFITS, spoil
+from tests.support.pictures import COLORS, draw_picture
 
 
 @pytest.fixture
@@ -27,18 +29,26 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_gallery_takes_sub_folders_and_names_what_it_cannot_read(folder, checkpoint):
-    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)))
+@pytest.fixture
+def search(folder, checkpoint) -> ImageSearch:
+    """These pictures, embedded in several batches."""
+    encoder = load_encoder(str(checkpoint))
+    return ImageSearch(encoder, open_gallery(str(folder)), batch_size=3)
+
+
+def test_a_gallery_takes_sub_folders(search):
     assert [p.name for p in search.pictures] == sorted(
         f"{number % 2}/{color}.png" for number, color in enumerate(COLORS)
     )
-    assert len(search.unreadable) == 1
-    assert search.unreadable[0].startswith("cut.PNG")
 
 
-def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
+def test_a_gallery_names_what_it_cannot_read(search):
+    [name] = search.unreadable
+    assert name.startswith("cut.PNG")
+
+
+def test_the_best_are_those_of_largest_cosine_in_order(search, checkpoint):
     model, processor = load_clip(str(checkpoint))
-    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)), batch_size=3)
     found, pictures = search("a red square", top_k=4), search.pictures
     images = embed_images(model, processor, [picture.decode() for picture in pictures])
     text = embed_texts(model, processor.tokenizer, ["a red square"])[0]
@@ -52,30 +62,28 @@ def test_the_best_are_those_of_largest_cosine_in_order(folder, checkpoint):
     )
 
 
-def test_more_than_there_are_gives_all(folder, checkpoint):
-    encoder = load_encoder(str(checkpoint))
-    assert len(ImageSearch(encoder, open_gallery(str(folder)))("red", 99)) == 8
+def test_more_than_there_are_gives_all(search):
+    assert len(search("red", 99)) == 8
 
 
-def test_a_chinese_query_finds_something_else_than_an_english_one(folder, checkpoint):
+def test_a_chinese_query_is_embedded_otherwise_than_an_english_one(checkpoint):
     model, processor = load_clip(str(checkpoint))
     texts = embed_texts(model, processor.tokenizer, ["红色方块", "a red square"])
     assert (texts[0] - texts[1]).norm() > 1e-3
 
 
 @pytest.mark.parametrize("query", ["", "  \n"])
-def test_an_empty_query_is_refused(folder, checkpoint, query):
-    search = ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(folder)))
+def test_an_empty_query_is_rejected(search, query):
     with pytest.raises(ValueError, match="the query is empty"):
         search(query)
 
 
-def test_a_missing_split_is_refused_with_those_there_are(color_dataset):
+def test_a_missing_split_is_rejected_with_those_there_are(color_dataset):
     with pytest.raises(DataError, match="no split 'tset': it has train, validation"):
         list(open_gallery(str(color_dataset), split="tset"))
 
 
-def test_a_folder_of_unreadable_pictures_is_refused(tmp_path, checkpoint):
+def test_a_folder_of_unreadable_pictures_is_rejected(tmp_path, checkpoint):
     (tmp_path / "broken.jpg").write_bytes(b"not a picture at all")
     with pytest.raises(DataError, match=r"no readable picture.*broken\.jpg"):
         ImageSearch(load_encoder(str(checkpoint)), open_gallery(str(tmp_path)))
@@ -95,27 +103,38 @@ def test_what_a_system_hides_is_not_searched(folder):
     assert not any("/." in f"/{name}" or name == "Thumbs.db" for name in names)
 
 
-def test_a_picture_beside_a_data_set_is_not_searched_in_its_place(color_dataset, tmp_path):
+def test_a_picture_next_to_a_dataset_is_not_searched_in_its_place(color_dataset, tmp_path):
     shutil.copytree(color_dataset, tmp_path / "data")
     draw_picture("red", 1).save(tmp_path / "data" / "preview.png")
     assert len(list(open_gallery(str(tmp_path / "data")))) == 24
 
 
-@pytest.mark.parametrize("save", ["found.docx", "found", "."])
-def test_a_picture_that_cannot_be_saved_is_found_out_first(save, folder, tmp_path, capsys):
-    arguments = ["search", "./nowhere", "red", "--images", str(folder)]
+@pytest.mark.parametrize(
+    ("save", "sentence"),
+    [
+        ("found.docx", "is no name of a picture: it must end in one of"),
+        ("found", "is no name of a picture: it must end in one of"),
+        ("folder.png", "is a folder: name a file"),
+        ("file/found.png", "cannot be made"),
+    ],
+)
+def test_a_picture_that_cannot_be_saved_is_rejected_before_the_search(
+    save, sentence, tmp_path, capsys
+):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    arguments = ["search", "./nowhere", "red", "--images", "./nowhere"]
     assert main([*arguments, "--save", str(tmp_path / save)]) == 1
-    assert "nowhere" not in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
-def test_a_model_that_does_not_embed_both_is_refused(tmp_path):
-    from transformers import BertConfig, BertModel
-
+def test_a_model_that_does_not_embed_both_is_rejected(tmp_path, processor):
     config = BertConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
     )
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match=r"cannot load|does not embed"):
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="'bert', which does not embed images and texts"):
         load_clip(str(tmp_path))
 
 

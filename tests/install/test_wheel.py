@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COLORS, REPOSITORY, draw_picture
+
+from tests.support import REPOSITORY
+from tests.support.pictures import COLORS, draw_picture
 
 pytestmark = pytest.mark.slow
 
@@ -57,33 +59,61 @@ def run(site: Path, place: Path, *arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_it_trains_searches_converts_and_exports_anywhere(site, place):
-    small = ["--max_steps", "3", "--per_device_train_batch_size", "8", "--report_to", "none"]
-    quiet = ["--eval_split", "null", "--save_steps", "0"]
-    train = ["train", "--dataset", "pictures", "--output_dir", "model", *small, *quiet]
-    assert "the model, its card" in run(site, place, *train)
-    found = run(site, place, "search", "model", "a red square", "--images", "pictures")
-    assert "in 32 pictures of pictures" in found
-    run(site, place, "export", "model", "exported", "--format", "onnx")
-    run(site, place, "search", "exported", "red", "--images", "pictures", "--save", "new/out.png")
+SHORT = ("--max_steps", "3", "--per_device_train_batch_size", "8", "--report_to", "none")
+QUIET = ("--evaluations", "[]", "--save_steps", "0")
+TRAIN = ("train", "--dataset", "pictures", *SHORT, *QUIET, "--output_dir")
+
+
+@pytest.fixture(scope="module")
+def model(site, place) -> str:
+    """The folder of a model that the installed command trained."""
+    assert "the model, its card" in run(site, place, *TRAIN, "model")
+    return "model"
+
+
+@pytest.fixture(scope="module")
+def exported(site, place, model) -> str:
+    run(site, place, "export", model, "exported", "--format", "onnx")
+    return "exported"
+
+
+def test_it_searches(site, place, model):
+    printed = run(site, place, "search", model, "a red square", "--images", "pictures")
+    assert "in 32 pictures of pictures" in printed
+
+
+def test_it_searches_with_an_export_and_saves_a_picture(site, place, exported):
+    run(site, place, "search", exported, "red", "--images", "pictures", "--save", "new/out.png")
     assert (place / "new" / "out.png").is_file()
-    architecture = ["--model_config", "clip-vit-tiny-patch16", "--frozen_towers", "[text]"]
-    tiny = ["--vision_fields", '{"num_hidden_layers": 1}', "--output_dir", "tiny"]
-    run(site, place, *train[:3], *small, *quiet, *architecture, *tiny)
+
+
+def test_it_trains_a_ready_made_architecture_that_can_be_converted(site, place):
+    architecture = ("--model_config", "clip-vit-tiny-patch16", "--frozen_towers", "[text]")
+    one_block = ("--vision_fields", '{"num_hidden_layers": 1}')
+    run(site, place, *TRAIN, "tiny", *architecture, *one_block)
     run(site, place, "convert", "tiny", "back", "--to", "hf_clip")
+    assert (place / "back" / "model.safetensors").is_file()
 
 
 def test_recipes_are_found_by_name(site, place):
-    few = ["--max_steps", "1", "--report_to", "none", "--save_steps", "0", "--eval_split", "null"]
+    few = ["--max_steps", "1", "--report_to", "none", "--save_steps", "0", "--evaluations", "[]"]
     out = ["--output_dir", "digits"]
     run(site, place, "train", "--config", "digits_classification", *few, *out)
     assert (place / "digits" / "model.safetensors").is_file()
+
+
+def test_an_unknown_recipe_is_rejected_with_those_there_are(site, place):
     message = run(site, place, "train", "--config", "nothing", code=1)
     assert "no recipe 'nothing'" in message
     assert "emoji" in message
 
 
+def test_the_wheel_has_no_tests(site):
+    assert not (site / "tests").exists()
+    assert not list(site.rglob("conftest.py"))
+
+
 def test_without_data_it_says_what_to_give(site, place):
     message = run(site, place, "train", code=1)
-    assert "there is nothing to train on: give --dataset" in message
+    assert "there is nothing to train on: pass --dataset" in message
     assert "Traceback" not in message

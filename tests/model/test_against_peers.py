@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from conftest import make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, SiglipConfig, SiglipModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
@@ -19,6 +18,7 @@ from modeling_clip_vit.embeddings import ClipVitVisionEmbeddings, rotary_angles
 from modeling_clip_vit.encoder import ClipVitEncoderLayer
 from modeling_clip_vit.feed_forward import ClipVitGatedMLP, ClipVitMLP
 from modeling_clip_vit.normalization import build_norm
+from tests.support.models import make_images, make_texts, small_config, small_model
 
 
 def split_qkv(state: dict[str, torch.Tensor], prefix: str, names: tuple[str, str, str]):

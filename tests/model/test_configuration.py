@@ -3,7 +3,17 @@
 import pytest
 from transformers import AutoConfig
 
-from modeling_clip_vit import ClipVitConfig, ClipVitTextConfig, ClipVitVisionConfig
+from modeling_clip_vit import (
+    ClipVitConfig,
+    ClipVitTextConfig,
+    ClipVitVisionConfig,
+    attention,
+    configuration_clip_vit,
+    embeddings,
+    feed_forward,
+    normalization,
+    pooling,
+)
 
 REFUSED = [
     (ClipVitVisionConfig, {"image_size": 65, "patch_size": 32}, "multiple of patch_size=32"),
@@ -12,6 +22,7 @@ REFUSED = [
     (ClipVitVisionConfig, {"hidden_act": "gelo"}, "gelu"),
     (ClipVitVisionConfig, {"norm_type": "none"}, "layernorm, rmsnorm, groupnorm, batchnorm, dyt"),
     (ClipVitVisionConfig, {"mlp_type": "moe"}, "mlp, glu"),
+    (ClipVitTextConfig, {"attention_type": "linear"}, "softmax, sigmoid"),
     (ClipVitVisionConfig, {"num_attention_heads": 0}, "at least 1"),
     (ClipVitVisionConfig, {"num_attention_heads": 7}, "multiple of num_attention_heads=7"),
     (ClipVitVisionConfig, {"num_key_value_heads": 5}, "divisor of num_attention_heads=12"),
@@ -62,6 +73,21 @@ def test_refusal_names_field_value_and_what_is_allowed(config_class, fields, all
     assert any(f"{name}={value!r}" in message for name, value in fields.items())
 
 
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (configuration_clip_vit.PATCH_EMBEDDINGS, embeddings.PATCH_EMBEDDINGS),
+        (configuration_clip_vit.ATTENTION_TYPES, attention.ATTENTIONS),
+        (configuration_clip_vit.FEED_FORWARDS, feed_forward.FEED_FORWARDS),
+        (configuration_clip_vit.NORM_TYPES, normalization.NORM_LAYERS),
+        (configuration_clip_vit.IMAGE_POOLINGS, pooling.IMAGE_POOLINGS),
+        (configuration_clip_vit.TEXT_POOLINGS, pooling.TEXT_POOLINGS),
+    ],
+)
+def test_the_modules_have_what_the_configuration_allows(names, table):
+    assert sorted(names) == sorted(table)
+
+
 def test_a_value_of_the_wrong_type_is_refused():
     with pytest.raises(Exception, match="hidden_size"):
         ClipVitVisionConfig(hidden_size="wide")
@@ -77,6 +103,7 @@ def test_round_trip_keeps_every_field(tmp_path):
             "mlp_type": "glu",
             "hidden_act": "silu",
             "norm_type": "rmsnorm",
+            "attention_type": "sigmoid",
             "num_key_value_heads": 3,
             "drop_path_rate": 0.2,
             "attention_k_bias": False,

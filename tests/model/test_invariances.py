@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_config, small_model
 from torch.testing import assert_close
 from transformers import AutoTokenizer, Siglip2ImageProcessor
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.embeddings import drop_patches, patch_places
 from modeling_clip_vit.normalization import build_norm
+from tests.support.models import make_images, make_texts, small_config, small_model
 
 VISION_VARIANTS = [
     {},
@@ -28,6 +28,7 @@ VISION_VARIANTS = [
     {"num_register_tokens": 2, "pooling": "mean", "pool_prefix_tokens": True},
     {"position_embedding_type": "none", "patch_dropout": 0.5, "projection_type": "mlp"},
     {"mlp_type": "glu", "hidden_act": "relu2", "adjust_glu_size": True, "projection_bias": True},
+    {"attention_type": "sigmoid", "num_key_value_heads": 2},
 ]
 TEXT_VARIANTS = [
     *(
@@ -40,6 +41,8 @@ TEXT_VARIANTS = [
     {"position_embedding_type": "none", "norm_type": "groupnorm", "norm_placement": "sandwich"},
     {"norm_type": "batchnorm", "norm_placement": "post", "num_key_value_heads": 1},
     {"norm_type": "dyt", "final_norm": "after_pooling", "layer_scale_init_value": 0.1},
+    {"attention_type": "sigmoid", "num_key_value_heads": 1},
+    {"attention_type": "sigmoid", "is_causal": False, "position_embedding_type": "rope"},
 ]
 
 
@@ -87,9 +90,14 @@ def test_eager_and_fused_attention_agree(vision):
     eager = model(**inputs, output_attentions=True)
     assert_close(fused.image_embeds, eager.image_embeds, atol=1e-5, rtol=0)
     assert_close(fused.text_embeds, eager.text_embeds, atol=1e-5, rtol=0)
-    for weights in eager.vision_model_output.attentions:
-        assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
     assert len(eager.vision_model_output.attentions) == 2
+
+
+def test_weights_of_softmax_attention_sum_to_one():
+    model = small_model()
+    model.set_attn_implementation("eager")
+    for weights in model.vision_model(make_images(3), output_attentions=True).attentions:
+        assert_close(weights.sum(dim=-1), torch.ones(3, 4, 17))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -232,6 +240,7 @@ NATIVE_VARIANTS = [
     {"pooling": "map", "position_embedding_type": "sincos", "norm_type": "groupnorm"},
     {"pooling": "mean", "position_embedding_type": "none", "norm_type": "batchnorm"},
     {"pooling": "mean", "patch_embedding": "linear", "qk_norm": True},
+    {"pooling": "mean", "attention_type": "sigmoid"},
 ]
 
 

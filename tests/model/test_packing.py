@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 
 from modeling_clip_vit.data.packing import plan_for_mask, plan_packing
 from modeling_clip_vit.packing import pack, unpack
+from tests.support.models import make_images, make_texts, small_model
 
 LENGTHS = [3, 16, 2, 7, 5, 9, 4, 2]
 #: Text towers: every pooling, both directions of sight, every kind of position.
@@ -16,6 +16,8 @@ TOWERS = {
     "last, sines": {"pooling": "last", "position_embedding_type": "sincos"},
     "batch norm": {"norm_type": "batchnorm", "pooling": "cls", "is_causal": False},
     "grouped, gated": {"num_key_value_heads": 1, "mlp_type": "glu", "qk_norm": True},
+    "sigmoid": {"attention_type": "sigmoid", "is_causal": False, "pooling": "mean"},
+    "causal sigmoid": {"attention_type": "sigmoid", "num_key_value_heads": 1},
 }
 
 

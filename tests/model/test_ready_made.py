@@ -6,8 +6,9 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+
+from tests.support import REPOSITORY
 
 FOLDER = REPOSITORY / "configuration" / "model"
 

@@ -7,14 +7,6 @@ import textwrap
 
 import pytest
 import torch
-from conftest import (
-    COLORS,
-    draw_picture,
-    make_images,
-    make_texts,
-    run_without_package,
-    small_model,
-)
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
@@ -27,6 +19,9 @@ from modeling_clip_vit import (
     ClipVitVisionModel,
     ClipVitVisionModelWithProjection,
 )
+from tests.support.models import make_images, make_texts, small_model
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.processes import run_without_package
 
 MODEL_FILES = {
     "attention.py",

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import TEXT, VISION, WEIGHT, make_images, make_texts, small_config, small_model, spoil
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
@@ -23,6 +22,8 @@ from transformers import (
 )
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
+from tests.support.checkpoints import WEIGHT, spoil
+from tests.support.models import TEXT, VISION, make_images, make_texts, small_config, small_model
 
 SMALL = {
     "hidden_size": 24,

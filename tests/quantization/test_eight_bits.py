@@ -1,11 +1,10 @@
 """torchao's rounding: fake equals real, what is saved comes back, and which layers are chosen."""
 
 import copy
-import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import make_images, make_texts, run_without_package, small_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, SiglipVisionConfig
@@ -15,11 +14,13 @@ from modeling_clip_vit.pretrained import load_whole
 from modeling_clip_vit.quantization.eight_bits import (
     fake_quantize,
     quantize,
-    require_torchao,
     switch_fake,
     without_fakes,
 )
 from modeling_clip_vit.quantization.layers import QuantizationError, choose_layers
+from modeling_clip_vit.quantization.options import DEFAULT_SKIP
+from tests.support.models import make_images, make_texts, small_model
+from tests.support.processes import run_without_package
 
 WAYS = [("dynamic", 8), ("dynamic", 4), ("dynamic", 2), ("weight_only", 8), ("weight_only", 3)]
 MODELS = {
@@ -35,46 +36,90 @@ def example() -> dict[str, torch.Tensor]:
     return {"pixel_values": make_images(4), **make_texts([4, 6, 5, 9])}
 
 
-def relative(given: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((given - expected).abs().max() / expected.abs().max()).item()
+def relative(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, of the largest value."""
+    return ((values - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize(("mode", "bits"), WAYS)
-@pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
-def test_what_training_rounds_is_what_the_quantised_model_computes(name, mode, bits, tmp_path):
-    vision, text = MODELS[name]
-    model = small_model(vision, text)
+@dataclass
+class Case:
+    """A model in float, as training rounds it, and as it is quantised."""
+
+    name: str
+    layers: list[str]
+    exact: ClipVitModel
+    fake: ClipVitModel
+    real: ClipVitModel
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(name, *way) for name in MODELS for way in WAYS],
+    ids=lambda param: "-".join(map(str, param)),
+)
+def case(request) -> Case:
+    name, mode, bits = request.param
+    model = small_model(*MODELS[name])
     layers = choose_layers(model, embeddings=True)
-    exact, inputs = model(**example()), example()
     rounding = copy.deepcopy(model)
     fake_quantize(rounding, layers, mode, bits)
-    assert list(rounding.state_dict()) == list(model.state_dict())
-    fake = rounding(**inputs)
-    plain = without_fakes(rounding)
-    real_model = quantize(plain, layers, mode, bits)
-    real = real_model(**inputs)
-    for side in ("image_embeds", "text_embeds"):
-        # Summed in another order, a number at the edge of two steps may fall on the other one.
-        assert torch.cosine_similarity(fake[side], real[side]).min() > 0.99999, side
-        if name == "plain":
-            assert relative(fake[side], real[side]) <= 1e-5, side
-        assert relative(fake[side], exact[side]) > 1e-4, side
-        assert torch.equal(plain(**inputs)[side], exact[side])
-    compare_layers(rounding, real_model, layers)
+    return Case(name, layers, model, rounding, quantize(model, layers, mode, bits))
+
+
+def test_rounding_in_training_changes_no_name(case):
+    assert list(case.fake.state_dict()) == list(case.exact.state_dict())
+
+
+@pytest.mark.parametrize("side", ["image_embeds", "text_embeds"])
+@torch.no_grad()
+def test_what_training_rounds_is_what_the_quantised_model_computes(case, side):
+    fake, real = case.fake(**example())[side], case.real(**example())[side]
+    # Summed in another order, a number at the edge of two steps may fall on the other one.
+    assert torch.cosine_similarity(fake, real).min() > 0.99999
+    if case.name == "plain":
+        assert relative(fake, real) <= 1e-5
+
+
+@pytest.mark.parametrize("side", ["image_embeds", "text_embeds"])
+@torch.no_grad()
+def test_rounding_in_training_changes_what_is_computed(case, side):
+    assert relative(case.fake(**example())[side], case.exact(**example())[side]) > 1e-4
+
+
+@torch.no_grad()
+def test_a_model_without_its_rounding_is_the_float_one(case):
+    plain = without_fakes(case.fake)
+    expected = case.exact(**example()).logits_per_image
+    assert torch.equal(plain(**example()).logits_per_image, expected)
+
+
+@torch.no_grad()
+def test_rounding_in_training_can_be_turned_off(case):
+    rounding = copy.deepcopy(case.fake)
     switch_fake(rounding, False)
-    assert torch.equal(rounding(**inputs).logits_per_image, exact.logits_per_image)
-    real_model.save_pretrained(tmp_path)
+    expected = case.exact(**example()).logits_per_image
+    assert torch.equal(rounding(**example()).logits_per_image, expected)
+
+
+@torch.no_grad()
+def test_a_quantised_model_comes_back_as_it_was_saved(case, tmp_path):
+    case.real.save_pretrained(tmp_path)
     again = load_whole(AutoModel, tmp_path).eval()
-    assert torch.equal(again(**inputs).logits_per_image, real.logits_per_image)
+    expected = case.real(**example()).logits_per_image
+    assert torch.equal(again(**example()).logits_per_image, expected)
+
+
+def test_a_quantised_model_is_saved_in_integers(case, tmp_path):
+    case.real.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     stored = weights["text_model.embeddings.token_embedding._weight_qdata"]
     assert stored.dtype == torch.int8
     assert weights["visual_projection.weight"].dtype == torch.float32
 
 
-def compare_layers(rounding: nn.Module, real_model: nn.Module, layers: list[str]):
-    """Each layer alone, on the inputs that it has in the quantised model."""
+@torch.no_grad()
+def test_each_layer_alone_rounds_as_the_quantised_one(case):
+    """On the inputs that the layer has in the quantised model."""
     seen = {}
 
     def note(name: str):
@@ -83,12 +128,15 @@ def compare_layers(rounding: nn.Module, real_model: nn.Module, layers: list[str]
 
         return keep
 
-    for name in layers:
-        real_model.get_submodule(name).register_forward_hook(note(name))
-    real_model(**example())
-    assert set(seen) == set(layers)
+    hooks = [
+        case.real.get_submodule(name).register_forward_hook(note(name)) for name in case.layers
+    ]
+    case.real(**example())
+    for hook in hooks:
+        hook.remove()
+    assert set(seen) == set(case.layers)
     for name, (inputs, output) in seen.items():
-        assert relative(rounding.get_submodule(name)(*inputs), output) <= 1e-5, name
+        assert relative(case.fake.get_submodule(name)(*inputs), output) <= 1e-5, name
 
 
 def test_gradients_pass_the_rounding():
@@ -120,45 +168,67 @@ def test_a_quantised_folder_loads_in_a_process_without_the_package(tmp_path, mon
     assert run_without_package(code, tmp_path).endswith("True\n")
 
 
-def test_patches_and_projections_stay_float_and_so_does_what_a_pattern_names():
+def kept_float(skip: list[str] | None) -> set[str]:
+    """The linear layers that are not chosen; None skips what is skipped by default."""
     model = small_model({"patch_embedding": "linear"})
     every = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = set(choose_layers(model))
-    assert {name for name in every - chosen if "patch_embedding" not in name} == {
-        "visual_projection",
-        "text_projection",
-    }
-    fewer = set(choose_layers(model, ["*.encoder.layers.0.*"]))
-    assert every - fewer == {name for name in every if ".layers.0." in name}
-    assert set(choose_layers(model, [])) == every
+    return every - set(choose_layers(model) if skip is None else choose_layers(model, skip))
 
 
-def test_what_cannot_be_quantised_is_named():
+def test_patches_and_projections_stay_float():
+    names = kept_float(None)
+    patches = {name for name in names if "patch_embedding" in name}
+    assert patches
+    assert names - patches == {"visual_projection", "text_projection"}
+
+
+def test_what_a_pattern_names_stays_float():
+    names = kept_float(["*.encoder.layers.0.*"])
+    assert len(names) == 8  # four in each tower's first block
+    assert all(".encoder.layers.0." in name for name in names)
+
+
+def test_without_a_pattern_no_layer_stays_float():
+    assert not kept_float([])
+
+
+def with_an_infinite_weight() -> ClipVitModel:
     model = small_model()
-    with pytest.raises(QuantizationError, match=r"did you mean text_model\.encoder\.layers\.0"):
-        choose_layers(model, ["text_model.encoder.layer.0"])
-    with pytest.raises(QuantizationError, match="no layer is left"):
-        choose_layers(model, ["*"])
-    layer = model.vision_model.encoder.layers[1].feed_forward.fc2
-    layer.weight.data[0, 0] = torch.inf
-    message = r"vision_model.encoder.layers.1.feed_forward.fc2 \(its weight is not finite\)"
-    with pytest.raises(QuantizationError, match=message):
-        choose_layers(model)
+    model.vision_model.encoder.layers[1].feed_forward.fc2.weight.data[0, 0] = torch.inf
+    return model
+
+
+def with_towers_of_transformers() -> ClipVitModel:
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     siglip = SiglipVisionConfig(**small, num_attention_heads=2, image_size=32, patch_size=8)
     bert = BertConfig(**small, num_attention_heads=2, vocab_size=300)
-    config = ClipVitConfig(
-        vision_config=siglip.to_dict(), text_config=bert.to_dict(), projection_dim=16
-    )
-    with pytest.raises(QuantizationError, match=r"attention.out_proj \(torch's attention uses"):
-        choose_layers(ClipVitModel(config))
+    towers = {"vision_config": siglip.to_dict(), "text_config": bert.to_dict()}
+    return ClipVitModel(ClipVitConfig(**towers, projection_dim=16))
+
+
+def with_gpt() -> ClipVitModel:
     gpt = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=300)
-    config = ClipVitConfig(text_config=gpt.to_dict(), projection_dim=16)
-    with pytest.raises(QuantizationError, match=r"c_attn \(a Conv1D\)"):
-        choose_layers(ClipVitModel(config), ["vision_model.*"])
+    return ClipVitModel(ClipVitConfig(text_config=gpt.to_dict(), projection_dim=16))
 
 
-def test_without_torchao_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchao.quantization.qat", None)
-    with pytest.raises(QuantizationError, match=r'torchao .*pip install "clip-vit\[quantize\]"'):
-        require_torchao()
+#: What the error says -> the model, and the layers to skip.
+REJECTED = {
+    r"did you mean text_model\.encoder\.layers\.0": (
+        small_model,
+        ["text_model.encoder.layer.0"],
+    ),
+    "no layer is left": (small_model, ["*"]),
+    r"vision_model.encoder.layers.1.feed_forward.fc2 \(its weight is not finite\)": (
+        with_an_infinite_weight,
+        DEFAULT_SKIP,
+    ),
+    r"attention.out_proj \(torch's attention uses": (with_towers_of_transformers, DEFAULT_SKIP),
+    r"c_attn \(a Conv1D\)": (with_gpt, ["vision_model.*"]),
+}
+
+
+@pytest.mark.parametrize("sentence", REJECTED)
+def test_what_cannot_be_quantised_is_named(sentence):
+    make, skip = REJECTED[sentence]
+    with pytest.raises(QuantizationError, match=sentence):
+        choose_layers(make(), skip)

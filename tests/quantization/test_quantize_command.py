@@ -1,16 +1,17 @@
 """The command `clip-vit quantize`: every mode, the report, and bad input."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.inference.embedding import embed_pixels, embed_texts
-from modeling_clip_vit.inference.loading import load_clip
+from modeling_clip_vit.evaluation.options import EvaluationOptions
+from modeling_clip_vit.inference.loading import load_clip, load_encoder
+from modeling_clip_vit.quantization.evaluation_set import read_quantization_set
 from modeling_clip_vit.quantization.layers import choose_layers
-from modeling_clip_vit.quantization.samples import read_samples
 from modeling_clip_vit.quantization.sensitivity import measure_sensitivity
 
 pytestmark = pytest.mark.slow
@@ -22,53 +23,83 @@ BROKEN = "vision_model.encoder.layers.0.attention.qkv_proj"
 @pytest.fixture
 def samples(color_dataset):
     columns = ["caption_en", "caption_zh"]
-    return read_samples(str(color_dataset), "validation", 32, "image", columns, "key")
+    options = EvaluationOptions(
+        dataset=str(color_dataset), caption_columns=columns, concept_column="key"
+    )
+    return read_quantization_set(options, 32)
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
-def test_every_mode_writes_a_model_that_embeds_alike(
-    mode, checkpoint, color_dataset, samples, tmp_path, capsys
-):
+@pytest.fixture(scope="module", params=["dynamic", "weight_only"])
+def small(request, checkpoint, color_dataset, tmp_path_factory) -> Path:
+    """The folder that the command writes in a mode."""
+    target = tmp_path_factory.mktemp(request.param) / "small"
     data = ["--dataset", str(color_dataset), *COLUMNS]
-    target = tmp_path / "small"
-    assert main(["quantize", str(checkpoint), str(target), "--mode", mode, *data]) == 0
-    assert f"is now {target}" in capsys.readouterr().out
-    model, processor = load_clip(str(checkpoint))
-    small, _ = load_clip(str(target))
-    for embed in (
-        lambda one: embed_pixels(one, processor, samples.pixels),
-        lambda one: embed_texts(one, processor.tokenizer, samples.examples["caption_zh"]),
-    ):
-        given, expected = embed(small), embed(model)
-        assert (given * expected).sum(dim=1).min() > 0.98
-        assert not torch.equal(given, expected)
-    facts = json.loads((target / "quantization.json").read_text())
+    assert main(["quantize", str(checkpoint), str(target), "--mode", request.param, *data]) == 0
+    return target
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_every_mode_writes_a_model_that_embeds_nearly_as_the_source(
+    small, side, checkpoint, samples
+):
+    embeds = []
+    for folder in (small, checkpoint):
+        encoder = load_encoder(str(folder))
+        if side == "image":
+            embeds.append(encoder.encode_pixels(samples.images.pixels))
+        else:
+            embeds.append(encoder.encode_text(samples.captions["caption_zh"]))
+    assert (embeds[0] * embeds[1]).sum(dim=1).min() > 0.98
+    assert not torch.equal(*embeds)
+
+
+def test_the_written_model_is_smaller(small):
+    facts = json.loads((small / "quantization.json").read_text())
     assert facts["bytes"] < facts["float_bytes"]
+
+
+def test_both_models_are_measured(small):
+    facts = json.loads((small / "quantization.json").read_text())
+    assert facts["metrics"]
     assert facts["metrics"].keys() == facts["float_metrics"].keys()
 
 
-@torch.no_grad()
-def test_the_report_ranks_a_broken_layer_first(
-    checkpoint, color_dataset, samples, tmp_path, capsys
-):
+@pytest.fixture
+def broken(checkpoint) -> tuple:
+    """A model that computes the same in float, but whose one layer rounds badly; its processor."""
     model, processor = load_clip(str(checkpoint))
     block = model.vision_model.encoder.layers[0]
-    # The same function in float; but the scale of a row now fits one weight of it alone.
-    block.norm1.weight[0] /= 1000
-    block.norm1.bias[0] /= 1000
-    block.attention.qkv_proj.weight[:, 0] *= 1000
-    broken = tmp_path / "broken"
-    model.save_pretrained(broken)
-    processor.save_pretrained(broken)
+    with torch.no_grad():
+        # The scale of each row now fits its first weight alone.
+        block.norm1.weight[0] /= 1000
+        block.norm1.bias[0] /= 1000
+        block.attention.qkv_proj.weight[:, 0] *= 1000
+    return model, processor
+
+
+def test_a_layer_that_rounds_badly_ranks_first(broken, samples):
+    model, processor = broken
+    layers = choose_layers(model, embeddings=True)
+    whole, first, second, *_ = measure_sensitivity(model, processor, samples, layers)
+    assert whole.layer == "all"
+    assert first.layer == BROKEN
+    assert first.distance > 5 * second.distance
+
+
+def test_measuring_leaves_the_weights_as_they_were(broken, samples):
+    model, processor = broken
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = measure_sensitivity(model, processor, samples, choose_layers(model, embeddings=True))
-    assert found[0].layer == "all"
-    assert found[1].layer == BROKEN
-    assert found[1].distance > 5 * found[2].distance
+    measure_sensitivity(model, processor, samples, [BROKEN])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_report_lists_every_layer_from_the_worst(broken, color_dataset, tmp_path, capsys):
+    model, processor = broken
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
     target = tmp_path / "report"
     arguments = ["--report", "--dataset", str(color_dataset), *COLUMNS]
-    assert main(["quantize", str(broken), str(target), *arguments]) == 0
+    assert main(["quantize", str(tmp_path / "broken"), str(target), *arguments]) == 0
     assert capsys.readouterr().out.splitlines()[3].startswith(f"| {BROKEN} ")
     listed = json.loads((target / "sensitivity.json").read_text())
     assert listed[1]["layer"] == BROKEN
@@ -76,27 +107,45 @@ def test_the_report_ranks_a_broken_layer_first(
     assert Image.open(target / "sensitivity.png").size[0] > 300
 
 
-def test_bad_input_ends_in_one_sentence(checkpoint, color_dataset, tmp_path, capsys):
-    def refused(*arguments: str) -> str:
-        assert main(["quantize", *arguments]) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line[:7] == "error: "]
-        assert len(lines) == 1
-        return lines[0]
+DATA = ("--dataset", "{data}")
+#: What the error says -> the arguments, in which braces stand for folders.
+REJECTED = {
+    "no folder to write to": ("{source}",),
+    "--report needs --dataset": ("{source}", "--report"),
+    "no layer is called 'text_mode.*'": ("{source}", "{target}", "--skip", "[text_mode.*]"),
+    "no column 'caption': it has image, caption_en": (
+        *("{source}", "{target}", *DATA),
+        *("--caption_columns", "[caption]"),
+    ),
+    "no column 'hex': it has image": (
+        *("{source}", "{target}", *DATA),
+        *("--caption_columns", "[caption_en]", "--concept_column", "hex"),
+    ),
+    "needs a column of captions": (
+        *("{source}", "{target}", *DATA),
+        *("--caption_columns", "[]"),
+    ),
+    "no checkpoint folder": ("./nowhere", "{target}"),
+    "is not an empty folder": ("{source}", "{source}"),
+}
 
-    source, target = str(checkpoint), str(tmp_path / "small")
-    assert "no folder to write to" in refused(source)
-    assert "--report needs --dataset" in refused(source, "--report")
-    assert "no layer is called 'text_mode.*'" in refused(source, target, "--skip", "[text_mode.*]")
-    assert "no column 'caption': it has image, caption_en" in refused(
-        source, target, "--dataset", str(color_dataset)
-    )
-    data = [source, target, "--dataset", str(color_dataset)]
-    assert "no column 'hex': it has image" in refused(
-        *data, "--caption_columns", "[caption_en]", "--concept_column", "hex"
-    )
-    assert "--caption_columns names no column" in refused(*data, "--caption_columns", "[]")
-    assert "no checkpoint folder" in refused("./nowhere", target)
-    assert "is not an empty folder" in refused(source, source)
-    assert main(["quantize", source, target]) == 0
-    assert "is quantised already" in refused(target, str(tmp_path / "again"))
-    assert not list(tmp_path.glob(".*.partial"))
+
+def reject(capsys, *arguments: str) -> str:
+    """The one sentence in which the command ends."""
+    assert main(["quantize", *arguments]) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("sentence", REJECTED)
+def test_arguments_that_do_not_fit_are_rejected(
+    sentence, checkpoint, color_dataset, tmp_path, capsys
+):
+    folders = {"source": checkpoint, "target": tmp_path / "small", "data": color_dataset}
+    arguments = [word.format(**folders) for word in REJECTED[sentence]]
+    assert sentence in reject(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantised_checkpoint_is_not_quantised_again(small, tmp_path, capsys):
+    assert "is quantised already" in reject(capsys, str(small), str(tmp_path / "again"))

@@ -1,14 +1,14 @@
-"""Smoothing: the same function, smaller outliers, less lost by rounding."""
+"""Smoothing: the same function, smaller outliers, smaller errors of rounding."""
 
 import copy
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 
 from modeling_clip_vit.quantization.eight_bits import fake_quantize
 from modeling_clip_vit.quantization.layers import QuantizationError, choose_layers
 from modeling_clip_vit.quantization.smoothing import find_pairs, find_peaks, smooth_tower
+from tests.support.models import make_images, make_texts, small_model
 
 KINDS = [
     {},
@@ -38,22 +38,30 @@ def add_outliers(model):
 
 
 def smooth(model):
-    for name, some in batches().items():
-        smooth_tower(getattr(model, name), some, 0.5)
+    for name, inputs in batches().items():
+        smooth_tower(getattr(model, name), inputs, 0.5)
 
 
 @pytest.mark.parametrize("fields", KINDS)
 @torch.no_grad()
-def test_a_smoothed_model_computes_the_same_from_smaller_activations(fields):
+def test_a_smoothed_model_computes_the_same(fields):
     model = small_model(fields, fields)
     add_outliers(model)
     inputs = {"pixel_values": make_images(4), **make_texts([4, 6, 5, 9])}
     expected = model(**inputs).logits_per_image
-    tower, some = model.vision_model, batches()["vision_model"]
-    before = find_peaks(tower, find_pairs(tower), some)
     smooth(model)
     torch.testing.assert_close(model(**inputs).logits_per_image, expected, atol=1e-4, rtol=1e-4)
-    after = find_peaks(tower, find_pairs(tower), some)
+
+
+@pytest.mark.parametrize("fields", KINDS)
+@torch.no_grad()
+def test_smoothing_makes_outliers_smaller(fields):
+    model = small_model(fields, fields)
+    add_outliers(model)
+    tower, images = model.vision_model, batches()["vision_model"]
+    before = find_peaks(tower, find_pairs(tower), images)
+    smooth(model)
+    after = find_peaks(tower, find_pairs(tower), images)
     for old, new in zip(before, after, strict=True):
         assert new.max() / new.median() < old.max() / old.median() / 5
 
@@ -64,21 +72,21 @@ def test_rounding_costs_less_after_it():
     add_outliers(model)
     inputs = {"pixel_values": make_images(4), **make_texts([4, 6, 5, 9])}
     expected = model(**inputs)
-    lost = {}
+    errors = {}
     for is_smoothed in (False, True):
         rounding = copy.deepcopy(model)
         if is_smoothed:
             smooth(rounding)
         fake_quantize(rounding, choose_layers(rounding), "dynamic")
-        found = rounding(**inputs)
-        lost[is_smoothed] = [
-            (found[side] - expected[side]).norm() for side in ("image_embeds", "text_embeds")
+        outputs = rounding(**inputs)
+        errors[is_smoothed] = [
+            (outputs[side] - expected[side]).norm() for side in ("image_embeds", "text_embeds")
         ]
-    for plainly, smoothed in zip(lost[False], lost[True], strict=True):
-        assert smoothed < plainly / 2
+    for error, smoothed in zip(errors[False], errors[True], strict=True):
+        assert smoothed < error / 2
 
 
-def test_a_tower_without_such_norms_is_refused():
+def test_a_tower_without_such_norms_is_rejected():
     model = small_model({"norm_placement": "post"})
     with pytest.raises(QuantizationError, match="quantization_smoothing needs blocks"):
         smooth_tower(model.vision_model, batches()["vision_model"], 0.5)

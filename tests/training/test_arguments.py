@@ -2,10 +2,10 @@
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
+from tests.support import REPOSITORY
 
 EMOJI = REPOSITORY / "configuration" / "train" / "emoji.yaml"
 

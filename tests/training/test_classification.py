@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import COLORS, REPOSITORY, VISION, draw_picture, train
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
 from safetensors.torch import load_file
@@ -26,6 +25,10 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.classification import ClassificationObjective
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from tests.support import REPOSITORY
+from tests.support.models import VISION
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.runs import train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 NAMES = list(COLORS)
@@ -59,7 +62,7 @@ def write_class_recipe(folder: Path, dataset: Path, model_config: Path, **fields
     recipe = {
         "task": "classification",
         "dataset": str(dataset),
-        "eval_split": "test",
+        "evaluations": [{"split": "test"}],
         "model_config": str(model_config),
         "max_steps": 60,
         "per_device_train_batch_size": 16,
@@ -137,7 +140,7 @@ def test_the_card_of_a_classifier_says_how_to_use_it(classifier, tmp_path):
     metrics = json.loads((classifier / "metrics.json").read_text())["metrics"]
     assert "pipeline_tag: image-classification" in card
     assert "library_name: transformers" in card
-    assert f"Top-1 accuracy | {100 * metrics['test/top1_accuracy']:.1f} %" in card
+    assert f"Top-1 accuracy | test | {100 * metrics['test/top1_accuracy']:.1f} %" in card
     assert "32 images of 8 classes" in card
     assert "red, green, blue" in card
     code = card.split("```python\n")[1].split("```")[0]
@@ -200,7 +203,7 @@ def test_a_classifier_trains_with_rounding(mode, tmp_path, labelled_colors, towe
 def test_a_resumed_classifier_has_the_weights_of_an_unbroken_run(
     tmp_path, labelled_colors, tower_config
 ):
-    fields = {"max_steps": 8, "save_steps": 5, "eval_split": None, "ema_decay": 0.9}
+    fields = {"max_steps": 8, "save_steps": 5, "evaluations": [], "ema_decay": 0.9}
     recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, **fields)
     train(recipe)
     weights = load_file(tmp_path / "out" / "model.safetensors")
@@ -234,7 +237,7 @@ def test_two_processes_train_a_classifier(tmp_path, labelled_colors, tower_confi
 def test_a_clip_and_a_classifier_are_gone_on_from(
     checkpoint, classifier, tmp_path, labelled_colors, tower_config
 ):
-    fields = {"max_steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "eval_split": None}
+    fields = {"max_steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "evaluations": []}
     for path, head_is_kept in ((checkpoint, False), (classifier, True)):
         recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, **fields)
         train(recipe, "--model_name_or_path", str(path))
@@ -260,7 +263,7 @@ def test_only_the_head_learns_on_a_frozen_tower(tmp_path, labelled_colors, tower
     from modeling_clip_vit.training.tasks.classification import prepare_classification
 
     recipe = write_class_recipe(
-        tmp_path, labelled_colors, tower_config, frozen_towers=["vision"], eval_split=None
+        tmp_path, labelled_colors, tower_config, frozen_towers=["vision"], evaluations=[]
     )
     preparation = prepare_classification(parse_arguments(["--config", str(recipe)]))
     learning = {name for name, p in preparation.model.named_parameters() if p.requires_grad}
@@ -275,7 +278,6 @@ def test_what_only_contrast_knows_is_refused(tmp_path, labelled_colors, tower_co
         "images_per_concept": "2",
         "caption_columns": "[a]",
         "stream_sources": "[a]",
-        "zero_shot_columns": "[label]",
         "teacher_name_or_path": "x",
         "label_templates": "[zh]",
         "quantization_mode": "static",
@@ -304,7 +306,8 @@ def test_bad_labels_and_models_end_in_one_sentence(
         (["--label_column", "kind"], "no column 'kind': it has img, label"),
         (["--label_column", "img"], "column 'img' of .* holds dict, not classes"),
         (["--image_column", "picture"], "no column 'picture': it has img, label"),
-        (["--eval_split", "validation"], "no split 'validation': .* null to measure nothing"),
+        (["--evaluations", "[{split: dev}]"], "no split 'dev': .* with evaluations: \\[\\]"),
+        (["--evaluations", "[{tasks: [zero_shot]}]"], "zero_shot on .* needs a CLIP"),
         (["--per_device_train_batch_size", "64"], "the dataset has 32"),
         (["--model_config", "nowhere"], "no model configuration 'nowhere'"),
         (["--vision_fields", '{"depth": 3}'], "depth=3 is not allowed: .* has no such field"),
@@ -318,7 +321,7 @@ def test_one_image_is_too_few(tmp_path, tower_config, capsys):
     features = Features({"img": Image(), "label": ClassLabel(names=["only"])})
     rows = Dataset.from_list([{"img": draw_picture("red", 1), "label": 0}], features=features)
     rows.to_parquet(tmp_path / "one" / "train.parquet")
-    recipe = write_class_recipe(tmp_path, tmp_path / "one", tower_config, eval_split=None)
+    recipe = write_class_recipe(tmp_path, tmp_path / "one", tower_config, evaluations=[])
     message = one_error(capsys, recipe)
     assert "but the dataset has 1: use a smaller per_device_train_batch_size" in message
 
@@ -342,7 +345,7 @@ def cifar10_recipe(tmp_path: Path, dataset: Path, model_config: Path, **fields) 
 
 def test_captions_of_labels_make_images_of_a_class_positives(tmp_path, labelled_colors):
     config = REPOSITORY / "configuration" / "model" / "cifar10"
-    recipe = cifar10_recipe(tmp_path, labelled_colors, config, eval_split=None)
+    recipe = cifar10_recipe(tmp_path, labelled_colors, config, evaluations=[])
     preparation = prepare(parse_arguments(["--config", str(recipe)]))
     data, tokenizer = preparation.data, preparation.processor.tokenizer
     data.sampler.set_epoch(0)
@@ -370,7 +373,7 @@ def test_the_recipe_of_cifar10_trains_on_data_of_its_form(tmp_path, labelled_col
     train(recipe, "--optim", "muon", "--learning_rate", "2e-3")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     # Eight colours: guessing finds one in eight.
-    assert metrics["zero_shot/label/accuracy"] >= 0.5, metrics
+    assert metrics["test/zero_shot/label/accuracy"] >= 0.5, metrics
     assert metrics["test/en/image_to_text/R@1"] >= 0.5, metrics
     card = (tmp_path / "out" / "README.md").read_text()
     assert (
@@ -390,7 +393,7 @@ def test_a_stream_of_labelled_images_trains_as_the_table_does(
     sources = ["--stream_sources", f"[{labelled_colors}]", "--samples_per_epoch", "32"]
     train(recipe, "--optim", "muon", "--learning_rate", "2e-3", *sources)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
-    assert metrics["zero_shot/label/accuracy"] >= 0.5, metrics
+    assert metrics["test/zero_shot/label/accuracy"] >= 0.5, metrics
     assert metrics["test/zh/image_to_text/R@1"] >= 0.5, metrics
 
 

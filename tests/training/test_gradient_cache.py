@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import make_images, make_texts, small_model
 from torch.testing import assert_close
 
 from modeling_clip_vit.losses import MultiPositiveLoss, SigLipLoss
 from modeling_clip_vit.training.gradient_cache import cached_backward, cut, refuse_batch_norm
+from tests.support.models import make_images, make_texts, small_model
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

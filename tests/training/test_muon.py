@@ -174,11 +174,11 @@ def test_products_are_chosen_by_the_device_that_trains(gain, monkeypatch):
 
     gains = {"cpu": 1.0, "cuda": gain}
     monkeypatch.setattr(precision, "bfloat16_gain", gains.get)
-    precision.agreed_gain.cache_clear()
+    precision.shared_gain.cache_clear()
     try:
         optimizer = build_optimizer(nn.Linear(3, 4), OptimizerOptions(optim="muon"), "cuda")
     finally:
-        precision.agreed_gain.cache_clear()
+        precision.shared_gain.cache_clear()
     assert optimizer.product_dtype == (torch.bfloat16 if gain >= 4 else torch.float32)
 
 
@@ -189,10 +189,10 @@ def test_products_are_in_what_the_device_multiplies_well(gain, expected, monkeyp
     from modeling_clip_vit.training import precision
 
     monkeypatch.setattr(precision, "bfloat16_gain", lambda device_type: gain)
-    precision.agreed_gain.cache_clear()
+    precision.shared_gain.cache_clear()
     try:
         assert choose_product_dtype("cpu") == getattr(torch, expected)
         assert precision.computes_in_bf16("cpu") == (gain >= 1.5)
     finally:
-        precision.agreed_gain.cache_clear()
+        precision.shared_gain.cache_clear()
     assert devices.product_speeds("cpu", torch.float32)[0] > 1e8

@@ -1,11 +1,30 @@
-"""From arguments to a model."""
+"""From arguments to the columns of the data and to a model."""
 
 import pytest
-from conftest import REPOSITORY, small_model
+from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from modeling_clip_vit.training.arguments import ModelOptions
+from modeling_clip_vit.data.captions import CaptionOptions
+from modeling_clip_vit.data.columns import Columns
+from modeling_clip_vit.data.errors import DataError
+from modeling_clip_vit.data.streaming.options import StreamOptions
+from modeling_clip_vit.training.arguments import (
+    DataOptions,
+    LossOptions,
+    ModelOptions,
+    OptimizerOptions,
+    TrainArguments,
+)
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.datasets import find_columns
 from modeling_clip_vit.training.models import build_model, build_processor, load_model
+from modeling_clip_vit.training.restart import Restart
+from modeling_clip_vit.training.tasks.contrastive import prepare
+from modeling_clip_vit.utils.errors import UserError
+from tests.support import REPOSITORY
+from tests.support.models import small_model
+from tests.support.pictures import draw_picture
+from tests.support.runs import write_recipe
 
 EMOJI = REPOSITORY / "configuration" / "model" / "emoji"
 
@@ -56,3 +75,62 @@ def test_a_checkpoint_goes_on_with_other_dropouts_but_not_with_another_shape(tmp
     more = ModelOptions(text_fields={"num_hidden_layers": 7})
     with pytest.raises(ValueError, match="lacks"):
         load_model(str(tmp_path), more)
+
+
+def test_columns_that_are_found_are_returned_and_the_arguments_stay_as_they_were(
+    tmp_path, color_dataset, linear_config
+):
+    fields = {"caption_columns": [], "tags_columns": {}, "evaluations": []}
+    recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
+    args = parse_arguments(["--config", str(recipe)])
+    before = args.to_flat_dict()
+    columns = prepare(args).columns
+    assert columns == Columns("image", ["caption_en", "caption_zh"], None)
+    assert args.to_flat_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("named", "kept", "expected"),
+    [
+        ({"image_column": "b"}, {"image_column": "c"}, Columns("b", ["text"], None)),
+        ({}, {"image_column": "c"}, Columns("c", ["text"], None)),
+        ({"caption_columns": ["a"]}, {"caption_columns": ["c"]}, Columns("image", ["a"], None)),
+        ({"caption_columns": ["a"]}, {"label_column": "c"}, Columns("image", ["a"], None)),
+        ({}, {"caption_columns": ["c"]}, Columns("image", ["c"], None)),
+        ({}, {"label_column": "c"}, Columns("image", [], "c")),
+        ({}, {}, Columns("image", ["text"], None)),
+    ],
+)
+def test_a_column_is_as_named_or_else_as_kept_or_else_guessed(named, kept, expected):
+    rows = Dataset.from_dict({"image": [{"bytes": b"", "path": None}], "text": ["one"]})
+    data = DataOptions("x", image_column=named.pop("image_column", None))
+    splits = DatasetDict(train=rows)
+    assert find_columns(data, CaptionOptions(**named), StreamOptions(), splits, kept) == expected
+
+
+def test_a_table_is_opened_by_the_image_column_that_was_kept(tmp_path, linear_config):
+    for number in range(2):
+        draw_picture("red", number).save(tmp_path / f"{number}.png")
+    lines = [f"moved/{number}.png,{number}.png,text {number}" for number in range(2)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join(["file_name,image_path,caption", *lines]))
+    args = TrainArguments(
+        data=DataOptions(str(table), evaluations=[]),
+        model=ModelOptions(str(linear_config)),
+        optimizer=OptimizerOptions(per_device_train_batch_size=2),
+    )
+    # A new run takes the first of the two columns, whose files are not there.
+    with pytest.raises(DataError, match=r"2 of 2 rows .* cannot be used"):
+        prepare(args)
+    preparation = prepare(args, Restart(recipe={"image_column": "image_path"}))
+    assert (preparation.data.bad.count, preparation.data.num_rows) == (0, 2)
+
+
+def test_options_that_do_not_fit_the_columns_are_rejected(tmp_path, linear_config):
+    rows = {"image": [{"bytes": b"", "path": None}] * 2, "label": [0, 1]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    args = TrainArguments(
+        data=DataOptions(str(tmp_path), evaluations=[]), loss=LossOptions(loss="clip")
+    )
+    with pytest.raises(UserError, match="loss='clip' is not allowed with label_column"):
+        prepare(args)

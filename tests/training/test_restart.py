@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import write_recipe
 from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -15,10 +14,11 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.arguments import TrainArguments
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
+from tests.support.runs import write_recipe
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
-FEW = {"max_steps": 2, "save_steps": 1, "eval_split": None, "zero_shot_columns": []}
+FEW = {"max_steps": 2, "save_steps": 1, "evaluations": []}
 RESUME = ("--resume_from_checkpoint", "latest")
 
 

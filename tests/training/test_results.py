@@ -4,15 +4,15 @@ import json
 
 import pytest
 import torch
-from conftest import train, write_recipe
 from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.evaluation.evaluator import Evaluator
-from modeling_clip_vit.training import report
+from modeling_clip_vit.training import results
+from modeling_clip_vit.training import trainer as training
 from modeling_clip_vit.training.tasks import ContrastiveTask
 from modeling_clip_vit.training.trainer import Trainer
+from tests.support.runs import train, write_recipe
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -34,10 +34,10 @@ def fail(*args, **kwargs):
 #: What breaks after training -> how, and what a warning says of it.
 BROKEN = {
     "card": (ContrastiveTask, "build_card", "writing the model card"),
-    "searches": (report, "save_retrieval_grid", "drawing retrieval.png"),
-    "curves": (report, "save_curves", "drawing training_curves.png"),
-    "evaluation": (Evaluator, "measure", "the evaluation"),
-    "metrics": (report, "code_version", "writing metrics.json"),
+    "searches": (results, "save_retrieval_grid", "drawing retrieval.png"),
+    "curves": (results, "save_curves", "drawing training_curves.png"),
+    "evaluation": (training, "evaluate_run", "the evaluation"),
+    "metrics": (results, "code_version", "writing metrics.json"),
 }
 
 
@@ -80,7 +80,7 @@ def test_a_tracker_that_fails_at_the_end_costs_a_warning(
 def test_a_broken_evaluation_on_the_way_does_not_stop_training(
     tmp_path, color_dataset, linear_config, monkeypatch, caplog
 ):
-    monkeypatch.setattr(Evaluator, "measure", fail)
+    monkeypatch.setattr(training, "evaluate_run", fail)
     train_anyway(write_recipe(tmp_path, color_dataset, linear_config, **{**FEW, "eval_steps": 1}))
     assert "the evaluation failed" in caplog.text
 
@@ -127,7 +127,10 @@ def test_any_caption_can_be_drawn_and_described(caption, tmp_path, color_dataset
 
 def test_the_split_is_called_by_its_own_name(tmp_path, color_dataset, linear_config):
     recipe = write_recipe(
-        tmp_path, color_dataset, linear_config, **{**FEW, "eval_split": "train", "loss": "siglip"}
+        tmp_path,
+        color_dataset,
+        linear_config,
+        **{**FEW, "evaluations": [{"split": "train"}], "loss": "siglip"},
     )
     train(recipe)
     card = (tmp_path / "out" / "README.md").read_text()

@@ -5,23 +5,30 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
-from ...data.batches import Collator, ImageTextSamples
+from ...data.batches import Collator
 from ...data.captions import CaptionOptions
-from ...data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
-from ...data.images import decode_all
-from ...data.labels import Labels, read_labels
+from ...data.columns import (
+    Columns,
+    choose_image_column,
+    choose_label_column,
+    column_kinds,
+)
+from ...data.labels import read_labels
+from ...data.map_style import ImageTextSamples
 from ...data.mixing import mix_class_targets
+from ...data.policies import SampleAugment
+from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
-from ...evaluation.classifier import ClassEvaluator
+from ...evaluation.classifier import TorchClassifier
 from ...hub.classifier_card import build_classifier_card
 from ...hub.model_card import CardFacts
 from ...modeling_clip_vit import ClipVitForImageClassification
@@ -35,22 +42,25 @@ from ...utils.from_pretrained import (
     load_processor,
     loading,
 )
-from ..arguments import LossOptions, ModelOptions, TrainArguments
-from ..datasets import TrainingData, build_loader, get_eval_split, prepare_images
-from ..learning import freeze
+from ..arguments import DataOptions, LossOptions, ModelOptions, TrainArguments
+from ..datasets import TrainingData, build_loader, prepare_images
+from ..evaluations import TrainedOn, open_evaluations
+from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
+
+ClassificationPreparation = Preparation[ClipVitForImageClassification, CLIPImageProcessor]
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]):
     """A ViT with a class head, on labelled images."""
 
     processor_class = AutoImageProcessor
     inapplicable_options = (
         *(option.name for option in fields(LossOptions) if option.name != "label_smoothing"),
         *(option.name for option in fields(CaptionOptions) if option.name != "label_column"),
-        *("concept_column", "images_per_concept", "zero_shot_columns", "new_concepts_split"),
+        *("concept_column", "images_per_concept"),
         *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
         *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
     )
@@ -75,29 +85,29 @@ class ClassificationTask(Task):
             )
         self.objective = ClassificationObjective(args.loss.label_smoothing)
 
-    def prepare(self, restart: Restart) -> Preparation:
+    def prepare(self, restart: Restart) -> ClassificationPreparation:
         """Open the data, and build or load the model with a head for its classes."""
         return prepare_classification(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitForImageClassification) -> list[PreTrainedModel]:
         """The only tower."""
         return [model.vision_model]
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitForImageClassification,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """The gradients of cross entropy."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss, values = self.objective(batch, logits)
         propagate(loss)
         return {"loss": loss.detach(), **values}
 
-    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+    def describe_batch(self, batch: dict, preparation: ClassificationPreparation) -> list[str]:
         """The class of each image, and how much of each where it is mixed."""
         names, labels = preparation.class_names, batch["labels"].tolist()
         if "mixed_labels" not in batch:
@@ -112,7 +122,13 @@ class ClassificationTask(Task):
             for first, second, weight in mixed
         ]
 
-    def image_size(self, model: Any) -> int:
+    def encoder(
+        self, model: ClipVitForImageClassification, processor: CLIPImageProcessor
+    ) -> TorchClassifier:
+        """The classifier."""
+        return TorchClassifier(model, processor)
+
+    def image_size(self, model: ClipVitForImageClassification) -> int:
         """The image size of the only tower."""
         return model.config.image_size
 
@@ -133,78 +149,91 @@ class ClassificationObjective:
         self.label_smoothing = label_smoothing
 
     def __call__(
-        self, batch: dict, logits_BC: torch.Tensor
+        self, batch: dict, logits: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and what else to log.
 
         Args:
             batch: this process's: `labels` (B,), and where images are mixed the `mixed_labels` of
                 those mixed in and the `mix_weight` of the first, (B,).
-            logits_BC: the model's, in any precision.
+            logits: the model's, in any precision.
         """
         right = targets = batch["labels"]
         if "mixed_labels" in batch:
             mixed, weight = batch["mixed_labels"], batch["mix_weight"]
-            targets = mix_class_targets(right, mixed, weight, logits_BC.shape[1])
+            targets = mix_class_targets(right, mixed, weight, logits.shape[1])
             right = targets.argmax(dim=1)
         # Softmax and loss in float32 also in a half-precision model.
-        logits_BC = logits_BC.float()
-        loss = F.cross_entropy(logits_BC, targets, label_smoothing=self.label_smoothing)
-        accuracy = (logits_BC.argmax(dim=1) == right).float().mean()
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        accuracy = (logits.argmax(dim=1) == right).float().mean()
         return loss, {"accuracy": accuracy}
 
 
-def prepare_classification(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+def prepare_classification(
+    args: TrainArguments, restart: Restart | None = None
+) -> ClassificationPreparation:
     """Open the data, and build or load the model with a head for its classes.
 
-    Columns that the arguments leave open are filled in there.
-
     Args:
-        args: of the run.
-        restart: what a checkpoint keeps, of a run that goes on.
+        args: of the run; columns that they leave open are found in the data.
+        restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
         DataError, ValueError: something about the data or the model is not as asked for; nothing
             has been written then.
     """
     args.check_dataset()
-    data, path = args.data, args.data.dataset
-    splits = open_dataset(path, data.image_column)
-    split = get_split(splits, data.train_split, path)
-    kinds = column_kinds(split.features)
-    data.image_column = data.image_column or choose_image_column(kinds, path)
-    column = args.captions.label_column or choose_label_column(kinds, path)
-    args.captions.label_column = column
-    labels = read_labels(split, column, path, (restart or Restart()).class_names)
+    restart = restart or Restart()
+    path = args.data.dataset
+    image_column = args.data.image_column or restart.recipe.get("image_column")
+    splits = open_dataset(path, image_column)
+    split = get_split(splits, args.data.train_split, path)
+    columns = find_columns(split, args.data, args.captions.label_column, restart.recipe)
+    args = args.with_columns(columns)
+    labels = read_labels(split, str(columns.label_column), path, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
     else:
         model, processor = build_classifier(args.model, labels.names)
     image_size = model.config.image_size
-    evaluator = None
-    if data.eval_split is not None:
-        eval_split = get_eval_split(args, splits)
-        eval_labels = read_labels(eval_split, column, path, labels.names)
-        evaluator = read_evaluator(args, eval_split, eval_labels, image_size)
-    unread = get_problems(splits, data.train_split)
-    images = prepare_images(args, split, image_size, unread, labels.problems)
-    samples = ImageTextSamples(
-        images.read, None, labels.rows, images.name, args.run.seed, images.vary
+    trained_on = TrainedOn(splits, args.data, args.captions, labels.names)
+    evaluations = open_evaluations(trained_on, image_size, is_classifier=True)
+    unread = get_problems(splits, args.data.train_split)
+    images = prepare_images(split, args.data, image_size, unread, labels.problems)
+    augment = SampleAugment(args.augment, image_size)
+    maker = SampleMaker(columns.image_column, None, augment, args.run.seed)
+    loader, sampler = build_loader(
+        ImageTextSamples(images.images, maker, labels.rows),
+        {row: row for row in images.rows},
+        Collator(None, args.augment, processor.image_mean, processor.image_std),
+        args.data,
+        args.optimizer.per_device_train_batch_size,
+        args.run.seed,
     )
-    collate = Collator(None, args.augment, processor.image_mean, processor.image_std)
-    loader, sampler = build_loader(args, samples, {row: row for row in images.rows}, collate)
-    ready = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
+    data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    return Preparation(model, processor, ready, evaluator, frozen, labels.names)
+    return Preparation(model, processor, data, evaluations, frozen, columns, labels.names)
 
 
-def read_evaluator(args: TrainArguments, split, labels: Labels, image_size: int) -> ClassEvaluator:
-    """Decode the images to measure on."""
-    path, column = args.data.dataset, str(args.data.image_column)
-    check_columns(split, [column], path)
-    ratio = args.data.max_bad_sample_ratio
-    pixels, rows, _ = decode_all(split, column, image_size, path, ratio, labels.problems)
-    return ClassEvaluator(str(args.data.eval_split), pixels, torch.tensor(labels.rows)[rows])
+def find_columns(
+    split: Dataset, data: DataOptions, label_column: str | None, kept: dict
+) -> Columns:
+    """The columns of images and classes: as named, as kept, or guessed.
+
+    Args:
+        split: the rows.
+        data: names the images, or leaves them open.
+        label_column: the classes, if they are named.
+        kept: the recipe of the run that is resumed; empty for a new run.
+
+    Raises:
+        DataError: the columns give no hint.
+    """
+    kinds, path = column_kinds(split.features), data.dataset
+    image = data.image_column or kept.get("image_column") or choose_image_column(kinds, path)
+    label = label_column or kept.get("label_column") or choose_label_column(kinds, path)
+    return Columns(image, [], label)
 
 
 def build_classifier(
@@ -237,7 +266,7 @@ def load_classifier(
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)
     with loading(path):
-        model, found = load_with_report(
+        model, report = load_with_report(
             ClipVitForImageClassification,
             find_checkpoint(path),
             config=config,
@@ -245,14 +274,16 @@ def load_classifier(
             dtype=torch.float32,
             attn_implementation=options.attn_implementation,
         )
-    of_head = ("classifier.weight", "classifier.bias")
-    fits = {
-        "missing_keys": [name for name in found["missing_keys"] if name not in of_head],
-        "mismatched_keys": [told for told in found["mismatched_keys"] if told[0] not in of_head],
-        "unexpected_keys": found["unexpected_keys"],
+    head_weights = ("classifier.weight", "classifier.bias")
+    tower_report = {
+        "missing_keys": [name for name in report["missing_keys"] if name not in head_weights],
+        "mismatched_keys": [
+            mismatch for mismatch in report["mismatched_keys"] if mismatch[0] not in head_weights
+        ],
+        "unexpected_keys": report["unexpected_keys"],
     }
     with loading(path):
-        refuse_misfits(path, model, fits)
+        refuse_misfits(path, model, tower_report)
     if list(saved.id2label.values()) != names:
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)

@@ -5,41 +5,52 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
+from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
-from ...data.captions import CaptionMaker
-from ...data.columns import choose_image_column, choose_texts, column_kinds
 from ...data.packing import plan_for_mask
-from ...data.sources import get_problems, get_split, open_dataset
-from ...data.streams import StreamCaptions, peek_kinds
-from ...evaluation.evaluator import EvaluationSet, Evaluator
+from ...data.policies import SampleAugment
+from ...data.samples import SampleMaker
+from ...data.sources import open_dataset
+from ...evaluation.dataset import EvaluationSet
+from ...evaluation.images import ImagesInMemory
 from ...hub.model_card import CardFacts, build_model_card
 from ...hub.sentence_transformers import write_sentence_transformers_files
 from ...inference.embedding import embed_pixels, embed_texts
+from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
+from ...modeling_clip_vit import ClipVitModel
 from ..arguments import TrainArguments
-from ..datasets import prepare_data, prepare_evaluator, prepare_stream
+from ..datasets import (
+    StreamRows,
+    TableRows,
+    TrainingRows,
+    build_collator,
+    find_columns,
+)
+from ..evaluations import TrainedOn, open_evaluations
+from ..freezing import freeze
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
-from ..learning import freeze
 from ..models import build_model, load_model
 from ..restart import Restart
 from .objective import ContrastiveObjective, check_loss, load_teacher
-from .task import Preparation, Task, describe_mixed
+from .task import Preparation, Task, Value, describe_mixed
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 
+ContrastivePreparation = Preparation[ClipVitModel, CLIPProcessor]
 
-class ContrastiveTask(Task):
+
+class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
     """CLIP: images and texts that belong together are close, all others are apart."""
 
     objective: ContrastiveObjective
@@ -47,26 +58,27 @@ class ContrastiveTask(Task):
     needs_logits = False
     packs_texts = False
 
-    def prepare(self, restart: Restart) -> Preparation:
-        """Open the data, train or load the tokenizer, build or load the model.
-
-        Columns that the arguments leave open are filled in there.
-        """
+    def prepare(self, restart: Restart) -> ContrastivePreparation:
+        """Open the data, train or load the tokenizer, build or load the model."""
         return prepare(self.args, restart)
 
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ClipVitModel) -> list[PreTrainedModel]:
         """Both towers."""
         return [model.vision_model, model.text_model]
 
     def configure(
-        self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
+        self,
+        preparation: ContrastivePreparation,
+        accelerator: Accelerator,
+        has_idle_parameters: bool,
     ):
         """Load the teacher, freeze a bias that the loss does not read, decide on packing."""
-        model: Any = preparation.model
+        model = preparation.model
         check_loss(self.args.loss, model)
-        if not LOSSES[self.args.loss.loss].needs_logit_bias and model.get_logit_bias() is not None:
+        logit_bias = model.similarity.logit_bias
+        if not LOSSES[self.args.loss.loss].needs_logit_bias and logit_bias is not None:
             # Distributed training waits for every gradient.
-            model.similarity.logit_bias.requires_grad = False
+            logit_bias.requires_grad = False
         has_foreign = any(is_foreign(tower.config) for tower in self.towers(model))
         if has_idle_parameters or has_foreign:
             # Such as the pooler of a BERT that is pooled otherwise. Unused parameters are found
@@ -85,12 +97,12 @@ class ContrastiveTask(Task):
 
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ClipVitModel,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS}
         objective = partial(self.objective, batch, with_accuracy=is_logged)
@@ -124,11 +136,11 @@ class ContrastiveTask(Task):
             return inputs
         return {**inputs, "packed_places": places.to(inputs["input_ids"].device)}
 
-    def after_update(self, unwrapped: Any):
+    def after_update(self, unwrapped: ClipVitModel):
         """Clamp the scale."""
         unwrapped.similarity.clamp_scale()
 
-    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
+    def describe_weights(self, unwrapped: ClipVitModel) -> dict[str, float]:
         """The scale."""
         scale = unwrapped.get_logit_scale().detach()
         return {"logit_scale": float(getattr(scale, "full_tensor", lambda: scale)())}
@@ -137,18 +149,23 @@ class ContrastiveTask(Task):
         """What Sentence Transformers reads."""
         write_sentence_transformers_files(folder)
 
-    def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
-        """What the model finds for some captions of the evaluation split."""
-        evaluator = preparation.evaluator
-        if not isinstance(evaluator, Evaluator):
+    def searches(self, preparation: ContrastivePreparation) -> list[tuple[str, list[Found]]]:
+        """What the model finds for some captions of the first split that it is evaluated on."""
+        searchable = (one for one in preparation.evaluations if one.captions)
+        first = next(searchable, None)
+        if first is None:
             return []
-        return example_searches(preparation.model, preparation.processor, evaluator.evaluation)
+        return example_searches(preparation.model, preparation.processor, first)
 
-    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+    def encoder(self, model: ClipVitModel, processor: CLIPProcessor) -> TorchEncoder:
+        """The model."""
+        return TorchEncoder(model, processor)
+
+    def describe_batch(self, batch: dict, preparation: ContrastivePreparation) -> list[str]:
         """The texts of each image, and how much of each where it is mixed."""
         return describe(batch, preparation.processor)
 
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ClipVitModel) -> int:
         """The image size of the image tower."""
         return model.config.vision_config.image_size
 
@@ -157,11 +174,11 @@ class ContrastiveTask(Task):
         return build_model_card(facts)
 
 
-def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation:
+def prepare(args: TrainArguments, restart: Restart | None = None) -> ContrastivePreparation:
     """Open the data, train or load the tokenizer, build or load the model.
 
     Args:
-        args: of the run; columns that they leave open are filled in.
+        args: of the run; columns that they leave open are found in the data.
         restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
@@ -170,84 +187,75 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Preparation
     """
     args.check_dataset()
     restart = restart or Restart()
-    is_stream = bool(args.stream.stream_sources)
     splits = DatasetDict()
-    if not is_stream or args.data.eval_split is not None:
-        splits = open_dataset(args.data.dataset, args.data.image_column)
-    captions: CaptionMaker | StreamCaptions
-    if is_stream:
-        source = args.stream.stream_sources[0]
-        fill_columns(args, lambda: peek_kinds(source, args.data.train_split), source)
-        captions = StreamCaptions(args.stream, args.data.train_split, args.captions)
-    else:
-        train_split = get_split(splits, args.data.train_split, args.data.dataset)
-        fill_columns(args, lambda: column_kinds(train_split.features), args.data.dataset)
-        captions = CaptionMaker(train_split, args.captions, args.data.dataset, restart.class_names)
+    is_stream = bool(args.stream.stream_sources)
+    if not is_stream or any(not one.dataset for one in args.data.evaluations):
+        image_column = args.data.image_column or restart.recipe.get("image_column")
+        splits = open_dataset(args.data.dataset, image_column)
+    columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
+    args = args.with_columns(columns)
+    rows = open_rows(args, splits, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
     else:
         kept = restart.processor.tokenizer if restart.processor else None
-        model, processor = build_model(args.model, captions, kept)
+        model, processor = build_model(args.model, rows.captions, kept)
     image_size = model.config.vision_config.image_size
-    if isinstance(captions, StreamCaptions):
-        data = prepare_stream(args, processor, image_size)
-    else:
-        unread = get_problems(splits, args.data.train_split)
-        data = prepare_data(args, train_split, captions, processor, image_size, unread)
-    if isinstance(captions, CaptionMaker):
-        classes = captions.labels.names if captions.labels else []
-    else:
-        classes = captions.class_names
-    evaluator = prepare_evaluator(args, splits, image_size, classes or None)
-    return Preparation(model, processor, data, evaluator, freeze(model, args.model), classes)
+    maker = SampleMaker(
+        columns.image_column,
+        rows.captions,
+        SampleAugment(args.augment, image_size),
+        args.run.seed,
+        args.data.concept_column or columns.label_column,
+    )
+    data = rows.load(
+        maker,
+        build_collator(processor, args.augment),
+        args.optimizer.per_device_train_batch_size,
+        LOSSES[args.loss.loss].pairs_only,
+    )
+    classes = rows.captions.classes
+    trained_on = TrainedOn(splits, args.data, args.captions, classes)
+    evaluations = open_evaluations(trained_on, image_size)
+    frozen = freeze(model, args.model)
+    return Preparation(model, processor, data, evaluations, frozen, columns, classes)
 
 
-def fill_columns(args: TrainArguments, find_kinds: Callable[[], dict[str, str]], path: str):
-    """Fill in the columns of images and of captions where the arguments name none.
-
-    Raises:
-        DataError: the columns give no hint.
-    """
-    data, captions = args.data, args.captions
-    if data.image_column and captions.sources():
-        return
-    kinds = find_kinds()
-    if not data.image_column:
-        data.image_column = choose_image_column(kinds, path)
-    if not captions.sources():
-        columns, label_column = choose_texts(kinds, data.image_column, path)
-        captions.caption_columns, captions.label_column = columns, label_column
-        captions.check_weights()
-        args.__post_init__()  # what does not go together with classes
+def open_rows(args: TrainArguments, splits: DatasetDict, classes: list[str]) -> TrainingRows:
+    """The rows to train on: those of a stream if it has sources, else of the training split."""
+    if args.stream.stream_sources:
+        return StreamRows(args.stream, args.data, args.captions)
+    return TableRows(splits, args.data, args.captions, classes)
 
 
 def example_searches(
     model, processor, data: EvaluationSet, num_queries: int = 8, top_k: int = 5
 ) -> list[tuple[str, list[Found]]]:
-    """Captions spread over the evaluation split, each with the pictures that it finds.
+    """Captions spread over an evaluated split, each with the pictures that it finds.
 
     Caption columns take turns; the choice depends on the data alone, not on what is found.
     """
-    columns = list(data.examples)
-    places = torch.linspace(0, len(data.keys) - 1, num_queries + 2)[1:-1].long().tolist()
-    chosen = [(columns[turn % len(columns)], place) for turn, place in enumerate(places)]
-    queries = [data.examples[column][place] for column, place in chosen]
-    image_embeds = embed_pixels(model, processor, data.pixels)
+    images, columns = data.images, list(data.captions)
+    assert isinstance(images, ImagesInMemory), "a run decodes what it is evaluated on once"
+    places = torch.linspace(0, len(images.rows) - 1, num_queries + 2)[1:-1].long().tolist()
+    chosen = [(columns[turn % len(columns)], images.rows[p]) for turn, p in enumerate(places)]
+    queries = [data.example(column, row) for column, row in chosen]
+    image_embeds = embed_pixels(model, processor, images.pixels)
     scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
-    best = scores.topk(min(top_k, len(data.keys)), dim=1).indices.tolist()
+    best = scores.topk(min(top_k, len(images.rows)), dim=1).indices.tolist()
     return [
         (
             query,
             [
                 Found(
-                    data.pixels[found].permute(1, 2, 0).numpy(),
-                    data.examples[column][found],
-                    data.keys[found] == data.keys[place],
+                    images.pixels[place].permute(1, 2, 0).numpy(),
+                    data.example(column, images.rows[place]),
+                    data.keys[images.rows[place]] == data.keys[row],
                 )
-                for found in row
+                for place in found
             ],
         )
-        for query, (column, place), row in zip(queries, chosen, best, strict=True)
+        for query, (column, row), found in zip(queries, chosen, best, strict=True)
     ]
 
 

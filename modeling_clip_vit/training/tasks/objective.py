@@ -18,14 +18,15 @@ ACCURACY_IMAGES = 1024
 
 
 def build_loss(options: LossOptions) -> nn.Module:
-    """The contrastive loss that the options ask for.
+    """The contrastive loss for the options.
 
     Raises:
         UserError: an option is set that the loss does not take.
     """
     kind = LOSSES[options.loss]
     refuse_options_of_others(options)
-    loss: nn.Module = kind(**{name: getattr(options, of) for name, of in kind.options.items()})
+    arguments = {name: getattr(options, option) for name, option in kind.options.items()}
+    loss: nn.Module = kind(**arguments)
     if options.matryoshka_dims:
         loss = MatryoshkaLoss(loss, options.matryoshka_dims)
     if options.teacher_name_or_path:
@@ -54,10 +55,10 @@ def refuse_options_of_others(options: LossOptions):
 
 
 def check_loss(options: LossOptions, model: ClipVitModel):
-    """Refuse a loss that does not go with a model.
+    """Reject a loss that does not fit a model.
 
     Raises:
-        ValueError: with the field and what it must be.
+        UserError: with the field and what it must be.
     """
     if LOSSES[options.loss].needs_logit_bias and model.get_logit_bias() is None:
         raise UserError(
@@ -87,12 +88,12 @@ def load_teacher(
             f"{model_type!r}; clip-vit convert makes it one of this package"
         )
     teacher = load_model(AutoModel, path, dtype=torch.float32)
-    wanted = student.config.vision_config.image_size, len(tokenizer)
-    given = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
-    if given != wanted:
+    expected = student.config.vision_config.image_size, len(tokenizer)
+    actual = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
+    if actual != expected:
         raise UserError(
-            f"teacher_name_or_path={path!r} is not allowed: it is made for images of {given[0]} "
-            f"pixels and {given[1]} tokens, but the batches have {wanted[0]} and {wanted[1]}"
+            f"teacher_name_or_path={path!r} is not allowed: it is made for images of {actual[0]} "
+            f"pixels and {actual[1]} tokens, but the batches have {expected[0]} and {expected[1]}"
         )
     return teacher.eval().requires_grad_(False)
 
@@ -124,20 +125,20 @@ class ContrastiveObjective:
         bias: torch.Tensor | None,
         with_accuracy: bool = True,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss, and its parts to log.
+        """The loss, and values to log.
 
         Args:
-            batch: this process's.
-            image_embeds, text_embeds: of all of it, (B_image, P) and (B_text, P).
-            scale, bias: of the logits.
-            with_accuracy: whether the share of images that find their text is one of the parts.
+            batch: of this process.
+            image_embeds, text_embeds: embeddings of the whole batch, (B_image, P) and (B_text, P).
+            scale, bias: scale and bias of the logits.
+            with_accuracy: whether to log the share of images whose closest text is a positive.
         """
         image_ids: Ids = batch["image_ids"]
         if "mixed_ids" in batch:
             image_ids = MixedIds(batch["image_ids"], batch["mixed_ids"], batch["mix_weight"])
         targets = None if self.pairs_only else (image_ids, batch["text_ids"])
-        more = {} if self.teacher is None else {"teacher": self.ask_teacher(batch)}
-        loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **more)
+        extras = {} if self.teacher is None else {"teacher": self.embed_with_teacher(batch)}
+        loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **extras)
         parts = {"loss/text": loss.detach()}
         if self.view_loss_weight > 0:
             is_first = batch["is_first_view"]
@@ -152,7 +153,7 @@ class ContrastiveObjective:
         return loss, parts
 
     @torch.no_grad()
-    def ask_teacher(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def embed_with_teacher(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The teacher's embeddings of a batch, and its scale."""
         assert self.teacher is not None
         inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}

@@ -4,48 +4,57 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from torch import nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, CLIPImageProcessor, CLIPProcessor, PreTrainedModel
 
-from ...evaluation.metrics import Metric
+from ...data.columns import Columns
+from ...evaluation.classifier import TorchClassifier
+from ...evaluation.dataset import EvaluationSet
+from ...evaluation.tasks import check_tasks
 from ...hub.model_card import CardFacts
+from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...utils.errors import UserError
 from ..arguments import TrainArguments
 from ..datasets import TrainingData
 from ..restart import Restart
 
-#: Measures a model: `(model, processor, everything)`, where `everything` is for the end of a run.
-Evaluate = Callable[[Any, Any, bool], list[Metric]]
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+#: What prepares the inputs of the model.
+ProcessorT = TypeVar("ProcessorT", bound=CLIPProcessor | CLIPImageProcessor)
+#: A scalar on some device, or already read from it.
+Value = float | torch.Tensor
 
 
 @dataclass
-class Preparation:
+class Preparation(Generic[ModelT, ProcessorT]):
     """All that a run needs before its first step.
 
     Args:
         model: the model to train, on the CPU and in float32.
         processor: prepares its inputs, and is saved with it.
         data: the batches.
-        evaluator: measures the model; None for no evaluation.
+        evaluations: what the model is evaluated on.
         frozen: modules that do not learn and stay in evaluation mode.
+        columns: the columns of the dataset that the run reads.
         class_names: names of the classes in their order; empty for none.
     """
 
-    model: PreTrainedModel
-    processor: Any
+    model: ModelT
+    processor: ProcessorT
     data: TrainingData
-    evaluator: Evaluate | None
+    evaluations: list[EvaluationSet]
     frozen: list[nn.Module]
+    columns: Columns
     class_names: list[str] = field(default_factory=list)
 
 
-class Task(ABC):
+class Task(ABC, Generic[ModelT, ProcessorT]):
     """What a run learns, and how: everything that the trainer leaves open.
 
     Args:
@@ -56,7 +65,7 @@ class Task(ABC):
     """
 
     #: Loads the processor that a checkpoint keeps.
-    processor_class: ClassVar[Any] = AutoProcessor
+    processor_class: ClassVar[type] = AutoProcessor
     #: Options that have no meaning here and must be left at their default.
     inapplicable_options: ClassVar[tuple[str, ...]] = ()
     #: Why they have none, as the end of a sentence.
@@ -64,6 +73,8 @@ class Task(ABC):
 
     def __init__(self, args: TrainArguments):
         self.args = args
+        for evaluation in args.data.evaluations:
+            check_tasks(evaluation.tasks or [])
         values, defaults = args.to_flat_dict(), TrainArguments().to_flat_dict()
         for name in self.inapplicable_options:
             if values[name] != defaults[name]:
@@ -73,7 +84,7 @@ class Task(ABC):
                 )
 
     @abstractmethod
-    def prepare(self, restart: Restart) -> Preparation:
+    def prepare(self, restart: Restart) -> Preparation[ModelT, ProcessorT]:
         """Open the data, and build or load the model.
 
         Args:
@@ -85,11 +96,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def towers(self, model: Any) -> list[PreTrainedModel]:
+    def towers(self, model: ModelT) -> list[PreTrainedModel]:
         """The Transformers of a model, whose blocks are recomputed, compiled or frozen."""
 
-    def configure(  # noqa: B027 - optional
-        self, preparation: Preparation, accelerator: Accelerator, has_idle_parameters: bool
+    def configure(
+        self,
+        preparation: Preparation[ModelT, ProcessorT],
+        accelerator: Accelerator,
+        has_idle_parameters: bool,
     ):
         """Set up the model and what the loss needs, before the accelerator wraps the model.
 
@@ -105,45 +119,53 @@ class Task(ABC):
     @abstractmethod
     def backward(
         self,
-        model: Any,
-        unwrapped: Any,
+        model: nn.Module,
+        unwrapped: ModelT,
         batch: dict,
         propagate: Callable[[torch.Tensor], None],
         is_logged: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """Compute the gradients of a batch.
 
         Args:
             model: as the accelerator wrapped it.
             unwrapped: the same without the wrapping.
             batch: of this process.
-            propagate: goes backward from a loss.
+            propagate: backpropagates a loss.
             is_logged: whether the values of this update are logged.
 
         Returns:
-            The `loss`, and what else is logged of it.
+            The `loss`, and other values to log.
         """
 
-    def after_update(self, unwrapped: Any):  # noqa: B027 - optional
+    @abstractmethod
+    def encoder(self, model: ModelT, processor: ProcessorT) -> TorchEncoder | TorchClassifier:
+        """A model as an evaluation takes it."""
+
+    def after_update(self, unwrapped: ModelT):
         """Keep weights within their bounds after an update."""
 
-    def describe_weights(self, unwrapped: Any) -> dict[str, float]:
-        """What is logged of the weights."""
+    def describe_weights(self, unwrapped: ModelT) -> dict[str, float]:
+        """Values of the weights to log."""
         return {}
 
-    def write_extra_files(self, folder: Path):  # noqa: B027 - optional
+    def write_extra_files(self, folder: Path):
         """Write the files of a finished model's folder other than model and processor."""
 
-    def searches(self, preparation: Preparation) -> list[tuple[str, list[Found]]]:
+    def searches(
+        self, preparation: Preparation[ModelT, ProcessorT]
+    ) -> list[tuple[str, list[Found]]]:
         """Examples of what the model finds, to be drawn; empty where it searches nothing."""
         return []
 
     @abstractmethod
-    def describe_batch(self, batch: dict, preparation: Preparation) -> list[str]:
+    def describe_batch(
+        self, batch: dict, preparation: Preparation[ModelT, ProcessorT]
+    ) -> list[str]:
         """What each image of a batch shows, for a preview."""
 
     @abstractmethod
-    def image_size(self, model: Any) -> int:
+    def image_size(self, model: ModelT) -> int:
         """Side of the images that the model was made for, in pixels."""
 
     @abstractmethod

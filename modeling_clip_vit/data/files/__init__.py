@@ -1,0 +1,1 @@
+"""Files as people have them: which ones a path means, and how each kind is read."""

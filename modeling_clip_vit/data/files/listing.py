@@ -1,0 +1,330 @@
+"""Which files a path means, of which kind, and which split each belongs to.
+
+One rule for datasets with random access and for streams; docs/data.md states it for users.
+"""
+
+import glob
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..columns import find_image_column
+from ..errors import DataError
+from ..images import PICTURE_SUFFIXES
+from .tables import TABLE_SUFFIXES, peek_columns
+from .tars import TAR_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+#: Extensions of picture files that are not supported; a warning names such files.
+UNREAD_SUFFIXES = frozenset(
+    (
+        *(".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".psd", ".raf"),
+        *(".rw2", ".svg"),
+    )
+)
+PARQUET_SUFFIXES = (".parquet", ".pq")
+ARROW_SUFFIXES = (".arrow",)
+#: Names of folders and files that a system leaves behind.
+SYSTEM_NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
+#: A folder, or a whole word in a file's name, that is one of these names a split.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+#: Name, without its extension, of a metadata table of pictures.
+METADATA = "metadata"
+
+
+@dataclass
+class Listing:
+    """The files of a dataset on this machine.
+
+    Args:
+        kind: `pictures`, `table`, `tars`, `parquet`, `arrow`, `saved` (by `save_to_disk`) or
+            `card` (a dataset card says what it is made of).
+        place: the folder that names and paths are relative to.
+        files: split -> its files; of `saved` and `card` none.
+        has_classes: of pictures, whether each lies in a folder that names its class.
+        is_named: whether they were named one by one, so that they belong to no split.
+        left_out: files that are no part of it, and why.
+    """
+
+    kind: str
+    place: Path
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    has_classes: bool = False
+    is_named: bool = False
+    left_out: list[str] = field(default_factory=list)
+
+    def warn(self):
+        """Say what is left out, the first few by name."""
+        if self.left_out:
+            count = len(self.left_out) - 5
+            rest = [f"and {count} more"] if count > 0 else []
+            logger.warning("left out of %s: %s", self.place, "; ".join(self.left_out[:5] + rest))
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means files here rather than a dataset on the Hub."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    has_ending = kind_of_file(Path(path)) is not None
+    return looks_local or has_ending or Path(path).expanduser().exists()
+
+
+def list_files(path: str, image_column: str | None = None) -> Listing:
+    """List the files at a path: a folder, a file, or, if neither exists, a glob pattern.
+
+    Args:
+        path: the path or pattern.
+        image_column: image column of tables, if it is known.
+
+    Raises:
+        DataError: there is nothing that can be read.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return list_folder(place, image_column)
+    if place.is_file():
+        return list_named([place])
+    files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        what = "no file fits the pattern" if glob.has_magic(path) else "no folder"
+        raise DataError(
+            f"{what} {path!r} (looked in {Path.cwd()}): give a folder, a file, a pattern of files "
+            "or a Hub id"
+        )
+    return list_named(files)
+
+
+def list_named(files: list[Path]) -> Listing:
+    """Files that were named one by one: all of `train`.
+
+    Raises:
+        DataError: they are of several kinds, or of one that is not known.
+    """
+    kinds = {kind_of_file(file) for file in files}
+    if None in kinds:
+        wrong = next(file for file in files if kind_of_file(file) is None)
+        known = [*PARQUET_SUFFIXES, *ARROW_SUFFIXES, *TABLE_SUFFIXES, *TAR_SUFFIXES]
+        raise DataError(f"{str(wrong)!r} must end in one of {', '.join(known)}, or be a picture")
+    refuse_several_kinds(files)
+    return Listing(str(kinds.pop()), files[0].parent, {"train": files}, is_named=True)
+
+
+def list_folder(folder: Path, image_column: str | None = None) -> Listing:
+    """What a folder holds, by the first of these that it has: `save_to_disk`, a dataset card,
+    metadata of pictures, tars, Parquet, Arrow, tables of paths, pictures.
+
+    Raises:
+        DataError: none of them.
+    """
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return Listing("saved", folder)
+    if has_dataset_card(folder):
+        return Listing("card", folder)
+    folder = descend(folder)
+    everything = list(walk(folder))
+    metadata = [file for file in everything if is_metadata(file, folder)]
+    if metadata:
+        listing = Listing("table", folder, split_by_folder(metadata, folder))
+        others = [file for file in everything if file.suffix.lower() in TABLE_SUFFIXES]
+        note_left_out(listing, (file for file in others if file not in metadata))
+        return listing
+    for kind, suffixes in (
+        ("tars", TAR_SUFFIXES),
+        ("parquet", PARQUET_SUFFIXES),
+        ("arrow", ARROW_SUFFIXES),
+    ):
+        files = [file for file in everything if file.name.lower().endswith(suffixes)]
+        if files:
+            listing = Listing(kind, folder, split_by_name(files, folder))
+            note_left_out(listing, (file for file in everything if file not in set(files)))
+            return listing
+    tables = [
+        file for file in everything if file.parent == folder and kind_of_file(file) == "table"
+    ]
+    pictures = [file for file in everything if file.suffix.lower() in PICTURE_SUFFIXES]
+    of_pictures = [file for file in tables if has_pictures(peek_columns(file), image_column)]
+    if tables and not pictures:
+        of_pictures = of_pictures or tables
+    if of_pictures:
+        refuse_several_kinds(of_pictures)
+        listing = Listing("table", folder, split_by_name(of_pictures, folder))
+        note_left_out(listing, (file for file in tables if file not in of_pictures))
+        return listing
+    if not pictures:
+        endings = ", ".join(sorted({file.suffix or file.name for file in everything})[:10])
+        raise DataError(
+            f"{str(folder)!r} holds no pictures, tables, tars or Parquet files"
+            + (f", only {endings}" if endings else "")
+        )
+    return list_pictures(folder, pictures, everything)
+
+
+def has_pictures(kinds: dict[str, str], image_column: str | None) -> bool:
+    """Whether a table has a column of pictures."""
+    return image_column in kinds if image_column else find_image_column(kinds) is not None
+
+
+def list_pictures(folder: Path, pictures: list[Path], everything: list[Path]) -> Listing:
+    """Pictures in folders: those of splits, those of classes, or neither."""
+    files = split_by_folder(pictures, folder)
+    has_splits = is_split_root(folder, pictures)
+    depths = {len(file.relative_to(folder).parts) for file in pictures}
+    has_classes = min(depths) > (2 if has_splits else 1)
+    listing = Listing("pictures", folder, files, has_classes)
+    chosen = set(pictures)
+    note_left_out(listing, (f for f in everything if f not in chosen and is_notable(f)))
+    return listing
+
+
+def is_notable(file: Path) -> bool:
+    """Whether a user may wonder why a file next to images is not read."""
+    return file.suffix.lower() in UNREAD_SUFFIXES or kind_of_file(file) not in (None, "pictures")
+
+
+def note_left_out(listing: Listing, files: Iterable[Path]):
+    """Note files that are no part of a dataset."""
+    for file in files:
+        suffix = file.suffix.lower()
+        if suffix in UNREAD_SUFFIXES:
+            reason = f"{suffix} is not read: convert it to JPEG or PNG"
+        elif listing.kind == "pictures":
+            reason = "it has no column of pictures"
+        else:
+            reason = f"the dataset is read from {listing.kind}"
+        listing.left_out.append(f"{file.relative_to(listing.place)} ({reason})")
+
+
+def descend(folder: Path) -> Path:
+    """The folder, or the only folder inside it that holds everything, as in unpacked archives."""
+    while True:
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
+        if len(entries) != 1 or not entries[0].is_dir() or split_of(entries[0].name):
+            return folder
+        if not any(entry.is_dir() for entry in entries[0].iterdir() if not is_hidden(entry.name)):
+            return folder  # it is the only class
+        folder = entries[0]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder in order, without those that a system hides."""
+    for entry in sorted(folder.iterdir()):
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from walk(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or belongs to the system."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def kind_of_file(file: Path) -> str | None:
+    """What a file is, by the end of its name; None for what is not read."""
+    name = file.name.lower()
+    for kind, suffixes in (
+        ("tars", TAR_SUFFIXES),
+        ("parquet", PARQUET_SUFFIXES),
+        ("arrow", ARROW_SUFFIXES),
+        ("table", TABLE_SUFFIXES),
+        ("pictures", tuple(PICTURE_SUFFIXES)),
+    ):
+        if name.endswith(suffixes):
+            return kind
+    return None
+
+
+def is_metadata(file: Path, folder: Path) -> bool:
+    """Whether a file is the metadata of pictures: at the top, or in the folder of a split."""
+    is_named_so = file.stem.lower() == METADATA
+    is_table = file.suffix.lower() in (*TABLE_SUFFIXES, *PARQUET_SUFFIXES)
+    inner = file.parent.relative_to(folder).parts
+    return (
+        is_named_so and is_table and (not inner or (len(inner) == 1 and bool(split_of(inner[0]))))
+    )
+
+
+def has_dataset_card(folder: Path) -> bool:
+    """Whether a README.md says as a dataset card what the folder is made of."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    from huggingface_hub import metadata_load
+
+    try:
+        metadata = metadata_load(card) or {}
+    except Exception:  # a README is no part of the data, whatever is wrong with it
+        return False
+    return bool({"configs", "dataset_info"} & set(metadata))
+
+
+def split_of(name: str) -> str | None:
+    """The split that a whole name says, in any case."""
+    return SPLIT_WORDS.get(name.lower())
+
+
+def is_split_root(folder: Path, files: list[Path]) -> bool:
+    """Whether every file lies in a folder at the top whose name is a split's.
+
+    One folder called `train` among classes is a class.
+    """
+    tops = {file.relative_to(folder).parts[0] for file in files}
+    lies_deeper = all(len(file.relative_to(folder).parts) > 1 for file in files)
+    return lies_deeper and all(split_of(name) for name in tops)
+
+
+def split_by_folder(files: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by the folder at the top that names their split; all `train` where none does."""
+    if not is_split_root(folder, files):
+        return {"train": files}
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        name = str(split_of(file.relative_to(folder).parts[0]))
+        splits.setdefault(name, []).append(file)
+    return splits
+
+
+def split_by_name(files: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by the folder at the top, or by the whole word of their name, that says a split."""
+    if is_split_root(folder, files):
+        return split_by_folder(files, folder)
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        words = "".join(c if c.isalpha() else " " for c in file.name.lower()).split()
+        named = (split_of(word) for word in words)
+        splits.setdefault(next(filter(None, named), None) or "train", []).append(file)
+    return splits
+
+
+def refuse_several_kinds(files: list[Path]):
+    """Refuse files that do not make one table.
+
+    Raises:
+        DataError: they end differently.
+    """
+    suffixes = Counter(
+        next((end for end in TAR_SUFFIXES if file.name.lower().endswith(end)), file.suffix.lower())
+        for file in files
+    )
+    is_one = len(suffixes) == 1 or {kind_of_file(file) for file in files} <= {"tars"}
+    if not is_one and {kind_of_file(file) for file in files} != {"pictures"}:
+        raise DataError(
+            f"{files[0].parent} has files of several kinds ({', '.join(sorted(suffixes))}): name "
+            "one, or a pattern of those to read"
+        )
+
+
+def stamps(files: Iterable[Path]) -> str:
+    """A fingerprint of files: their names, sizes and modification times."""
+    states = ((file, file.stat()) for file in files)
+    return json.dumps([(str(file), state.st_size, state.st_mtime_ns) for file, state in states])

@@ -1,0 +1,1 @@
+"""Streams: datasets of any size, read as they come."""

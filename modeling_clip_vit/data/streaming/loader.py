@@ -1,0 +1,235 @@
+"""Batches of a dataset that is read as it comes: any size, several sources, no length.
+
+rows of shards → mixed → shuffled → text drawn → sorted by length in a window → decoded → batch
+"""
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass
+
+import fsspec
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..errors import DataError
+from ..samples import SampleMaker
+from ..sources import open_shards
+from .interleave import Consumer
+from .options import StreamOptions
+from .samples import Collate, SampleBatches
+
+
+@dataclass
+class WorkerBatch:
+    """What a worker sends: a batch and the worker's state after it, or an error for the user."""
+
+    worker: int
+    batch: dict | None = None
+    state: dict | None = None
+    error: str = ""
+
+
+class WorkerBatches(IterableDataset):
+    """The batches of each worker of one process.
+
+    Args:
+        start: worker to its batches.
+        quotas: batches that each worker makes; None for as many as there are.
+        first: the worker whose turn it is.
+    """
+
+    def __init__(self, start: Callable[[int], SampleBatches], quotas: list[int | None], first: int):
+        self.start, self.quotas, self.first = start, quotas, first
+
+    def __iter__(self) -> Iterator[WorkerBatch]:
+        info = get_worker_info()
+        worker = self.first
+        if info is not None:
+            worker = (info.id + self.first) % info.num_workers
+            fsspec.asyn.reset_lock()  # its event loop stayed behind in the process that forked
+        try:
+            batches, quota = self.start(worker), self.quotas[worker]
+            if quota is not None and batches.batches >= quota:
+                return
+            for batch in batches:
+                yield WorkerBatch(worker, batch, batches.state())
+                if batches.batches == quota:
+                    return
+        except DataError as error:
+            # Raised in a worker, it would reach the user within a traceback.
+            yield WorkerBatch(worker, error=str(error))
+
+
+class StreamLoader:
+    """Batches of an epoch of a stream, on this process; a loader and its own sampler.
+
+    Every batch carries the state of its worker, so that `state_dict()` covers exactly the batches
+    that were returned, and not those that workers have prepared ahead.
+
+    Args:
+        options: what is streamed and how.
+        split: the split of each source.
+        maker: makes samples of rows.
+        collate: makes batches of samples.
+        batch_size: samples a batch, on this process.
+        seed: of the order.
+        num_workers: processes that prepare batches; 0 prepares them in this one.
+        rank, world_size: this process, and how many there are.
+
+    Raises:
+        DataError: a source cannot be opened.
+    """
+
+    def __init__(
+        self,
+        options: StreamOptions,
+        split: str,
+        maker: SampleMaker,
+        collate: Collate,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.options, self.maker, self.collate = options, maker, collate
+        self.batch_size, self.seed = batch_size, seed
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+        self.sources = [
+            open_shards(path, split, maker.columns(), maker.image_column)
+            for path in options.stream_sources
+        ]
+        for shards in self.sources:
+            if len(shards) == 0:
+                raise DataError(f"split {split!r} of {shards.path!r} is empty")
+        if options.samples_per_epoch and len(self) == 0:
+            raise DataError(
+                f"samples_per_epoch={options.samples_per_epoch} is not allowed: one batch of every "
+                f"process takes {batch_size * world_size}"
+            )
+        self.set_epoch(0)
+
+    @property
+    def consumers(self) -> int:
+        """Workers of this process, this process itself counted as one."""
+        return max(1, self.num_workers)
+
+    def __len__(self) -> int:
+        """Batches of an epoch on each process.
+
+        Raises:
+            TypeError: it is unknown, because samples_per_epoch is not set.
+        """
+        if not self.options.samples_per_epoch:
+            raise TypeError("a stream without samples_per_epoch has no length: set max_steps")
+        return self.options.samples_per_epoch // (self.batch_size * self.world_size)
+
+    def from_start(self) -> "StreamLoader":
+        """The same stream before its first batch; reading it leaves this one where it is."""
+        loader = copy(self)
+        loader.begin(0)
+        return loader
+
+    def set_epoch(self, epoch: int):
+        """Begin an epoch; one that a loaded state is in the middle of goes on."""
+        if epoch != getattr(self, "epoch", None):
+            self.begin(epoch)
+
+    def begin(self, epoch: int):
+        """Stand before the first batch of an epoch."""
+        self.epoch = epoch
+        self.next_worker = 0
+        self.states: list[dict | None] = [None] * self.consumers
+
+    def __iter__(self) -> Iterator[dict]:
+        """The batches of this epoch that are still to come.
+
+        Raises:
+            DataError: the stream has nothing usable.
+        """
+        loader: DataLoader = DataLoader(
+            WorkerBatches(self.start_worker, self.quotas(), self.next_worker),
+            batch_size=None,
+            collate_fn=leave,  # type: ignore[arg-type]  # without batch_size it takes one
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for sent in loader:
+            if sent.error:
+                raise DataError(sent.error)
+            self.states[sent.worker] = sent.state
+            self.next_worker = (sent.worker + 1) % self.consumers
+            yield sent.batch
+        self.begin(self.epoch)
+
+    def quotas(self) -> list[int | None]:
+        """Batches of each worker in an epoch."""
+        if not self.options.samples_per_epoch:
+            return [None] * self.consumers
+        each, rest = divmod(len(self), self.consumers)
+        return [each + (worker < rest) for worker in range(self.consumers)]
+
+    def start_worker(self, worker: int) -> SampleBatches:
+        """The batches of one worker, from where it stands."""
+        # Consecutive consumers belong to different processes, so that shards that do not suffice
+        # for all consumers are still spread over all processes.
+        consumer = Consumer(
+            worker * self.world_size + self.rank,
+            self.consumers * self.world_size,
+            self.seed,
+            self.epoch,
+        )
+        return SampleBatches(
+            self.sources,
+            self.options,
+            self.maker,
+            self.collate,
+            self.batch_size,
+            consumer,
+            self.states[worker],
+        )
+
+    def identity(self) -> dict:
+        """Everything that must match for a saved state to be valid."""
+        options = self.options
+        return {
+            "processes": self.world_size,
+            "rank": self.rank,
+            "dataloader_num_workers": self.num_workers,
+            "per_device_train_batch_size": self.batch_size,
+            "seed": self.seed,
+            "shards": [len(shards) for shards in self.sources],
+            "stream_weights": options.weights(),
+            "samples_per_epoch": options.samples_per_epoch,
+            "shuffle_buffer_size": options.shuffle_buffer_size,
+            "length_window": options.length_window,
+        }
+
+    def state_dict(self) -> dict:
+        """Where to go on after the last batch given away: plain values, for this process."""
+        return {
+            "epoch": self.epoch,
+            "next_worker": self.next_worker,
+            "workers": list(self.states),
+            "fingerprint": self.identity(),
+        }
+
+    def load_state_dict(self, state: dict):
+        """Go on from a state.
+
+        Raises:
+            DataError: it is of another stream.
+        """
+        for name, value in self.identity().items():
+            if state["fingerprint"].get(name) != value:
+                raise DataError(
+                    f"cannot go on with the stream: {name} was {state['fingerprint'].get(name)} "
+                    f"and is {value}"
+                )
+        self.epoch, self.next_worker = state["epoch"], state["next_worker"]
+        self.states = list(state["workers"])
+
+
+def leave(sent: WorkerBatch) -> WorkerBatch:
+    """Collation was done by the worker."""
+    return sent

@@ -1,0 +1,85 @@
+"""Runtimes that Transformers has an exporter for.
+
+The exporters trace with torch.export, patch what a backend cannot lower, name inputs and outputs,
+and call NNCF, torchao or ONNX Runtime to quantise.
+"""
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .runtime import DynamicShapes, Inputs, Runtime
+
+
+class TransformersRuntime(Runtime):
+    """A runtime whose graphs Transformers' exporters make, and whose programs are its components.
+
+    Its exports can also be loaded with Transformers' `ExportedModel.from_pretrained`.
+    """
+
+    #: Its name among Transformers' exporters.
+    exporter: ClassVar[str]
+
+    def trace(
+        self,
+        module: nn.Module,
+        inputs: Inputs,
+        dynamic_shapes: DynamicShapes | None,
+        quantizer: Any = None,
+    ) -> Any:
+        """Run Transformers' exporter on one module.
+
+        Args:
+            module, inputs, dynamic_shapes: as in `convert`.
+            quantizer: one of Transformers' quantisers; None for a float graph.
+
+        Returns:
+            An `ExportedComponent`.
+        """
+        from transformers.exporters.auto import get_exporter_class
+
+        options: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "quantizer": quantizer}
+        options = {name: value for name, value in options.items() if value is not None}
+        with quiet():
+            exporter: Any = get_exporter_class(self.exporter)()
+            exported = exporter.export(module, dict(inputs), exporter.config_class(**options))
+        return exported.components["model"]
+
+    def save(self, programs: dict[str, Any], folder: Path) -> dict:
+        """Write graphs as Transformers does; its export.json becomes part of ours."""
+        from transformers.exporters import ExportedModel
+        from transformers.exporters.base import EXPORT_MANIFEST_FILE
+
+        ExportedModel(programs, self.exporter).save_pretrained(folder)
+        return json.loads((folder / EXPORT_MANIFEST_FILE).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what exporters and quantisers log about their versions and every node."""
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf", None)]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def to_bfloat16(module: nn.Module) -> nn.Module:
+    """A copy with weights in bfloat16."""
+    return copy.deepcopy(module).to(torch.bfloat16)

@@ -1,0 +1,110 @@
+"""What a runtime is to the rest of the package.
+
+Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+#: Inputs of a graph: `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, L).
+Inputs = dict[str, torch.Tensor]
+#: Dynamic dimensions of each input: dimension -> `torch.export.Dim`.
+DynamicShapes = dict[str, dict[int, Any]]
+#: Runs a graph: named arrays in, named arrays out.
+Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class Runtime(ABC):
+    """A format that graphs are exported to, and the program that runs them.
+
+    Everything that is specific to one runtime is an attribute or a method of its class; heavy
+    packages are imported within the methods that need them.
+    """
+
+    #: Its name for `--runtime`.
+    name: ClassVar[str]
+    #: The format that it is exported to, for `--format`.
+    format: ClassVar[str]
+    #: Formats of other runtimes that it runs as well.
+    other_formats: ClassVar[tuple[str, ...]] = ()
+    #: What can be exported: precisions, and parts of a CLIP (`image`, `text`, `joint`).
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    parts: ClassVar[tuple[str, ...]] = ("image", "text", "joint")
+    #: Whether int8 ranges are estimated from calibration data.
+    needs_calibration: ClassVar[bool] = True
+    #: Whether a graph only accepts a batch of one.
+    is_static: ClassVar[bool] = False
+    #: Whether loading a graph can run code that the file contains.
+    can_run_code: ClassVar[bool] = False
+    #: Packages needed to run a graph, the additional ones to export it and to export it in int8,
+    #: and the extras of this package that install them.
+    packages: ClassVar[tuple[str, ...]] = ()
+    export_packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    int8_packages: ClassVar[tuple[str, ...]] = ()
+    int8_extra: ClassVar[str] = ""
+    #: Suffix of a graph's file.
+    suffix: ClassVar[str] = ""
+    #: Source code for an export's example.py: its imports, and a function `run(part, inputs)` that
+    #: returns a list of arrays. Without it, exports have no example.py.
+    example_imports: ClassVar[str] = ""
+    example_run: ClassVar[str] = ""
+
+    @abstractmethod
+    def convert(
+        self,
+        module: nn.Module,
+        inputs: Inputs,
+        dynamic_shapes: DynamicShapes | None,
+        precision: str,
+        samples: list[Inputs],
+    ) -> Any:
+        """Convert a module to a graph.
+
+        Args:
+            module: takes `inputs` by name and returns named tensors; float32, and not changed.
+            inputs: example inputs to trace it with.
+            dynamic_shapes: None if `is_static`.
+            precision: of the weights, one of `precisions`.
+            samples: calibration data for int8, one sample each.
+
+        Returns:
+            The graph, as `save_program` writes it.
+        """
+
+    def save(self, programs: dict[str, Any], folder: Path) -> dict:
+        """Write graphs to a folder.
+
+        Args:
+            programs: part -> what `convert` returned.
+            folder: an existing folder.
+
+        Returns:
+            Fields for export.json; `components` has the `file` of each part.
+        """
+        files = {part: f"{part}{self.suffix}" for part in programs}
+        for part, program in programs.items():
+            self.save_program(program, folder / files[part])
+        return {"components": {part: {"file": file} for part, file in files.items()}}
+
+    def save_program(self, program: Any, path: Path):
+        """Write one graph to a file, for runtimes that do not override `save`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def open(self, path: Path, precision: str, threads: int | None) -> Session:
+        """Load a graph on the CPU.
+
+        Args:
+            path: the graph's file, in `format` or one of `other_formats`.
+            precision: that it was exported in.
+            threads: number of threads to compute with; None leaves it to the runtime.
+        """

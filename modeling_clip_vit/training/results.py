@@ -1,0 +1,225 @@
+"""Write the results of a run: first the model, then metrics, pictures and card; push them."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..evaluation.metrics import Metric, as_dict, as_json, finite
+from ..evaluation.tasks import TASKS
+from ..export.folder import export_clip
+from ..hub.model_card import CardFacts
+from ..hub.push import push
+from ..inference.pictures import Found, save_retrieval_grid
+from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
+from ..runtimes.openvino import has_hooks
+from ..utils.errors import warn_only
+from ..utils.folders import committed_files, replaced_folder, saving, write_json
+from ..utils.versions import code_version
+from .curves import save_curves
+from .trainer import Trainer
+
+#: Folder of the quantised model, within that of the float one.
+QUANTIZED_FOLDER = "int8"
+#: Files about the model that a run writes next to it. They are removed when it is replaced.
+METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
+CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
+MODEL_FILES = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
+
+
+def finish_run(training: Trainer):
+    """Write a trained model with all that belongs to it, and upload it if configured.
+
+    The model comes first, completely or not at all. If a later step fails, a warning says so and
+    the model stays. All processes call this.
+
+    Raises:
+        SaveError: the model could not be written; what was there before is untouched.
+    """
+    model = training.finish()
+    if training.accelerator.is_main_process:
+        results = RunResults(training, model)
+        results.write_model()
+        results.write_rest()
+    with warn_only("closing the trackers"):
+        training.accelerator.end_training()
+
+
+@dataclass
+class RunResults:
+    """The results of a finished run, written step by step on the main process.
+
+    Args:
+        training: the finished run.
+        model: what it trained.
+        files: names of the files written so far, relative to the folder.
+        metrics: metrics so far.
+    """
+
+    training: Trainer
+    model: PreTrainedModel
+    files: list[str] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.args = self.training.args
+        self.folder = Path(self.args.run.output_dir)
+        self.processor = self.training.preparation.processor
+        self.task = self.training.task
+
+    def write_model(self):
+        """Write the checkpoint: weights, configuration, code and processor."""
+        hint = "what was there is untouched; go on with --resume_from_checkpoint latest"
+        with saving(f"the model in {self.folder}", hint), self.commit() as partial:
+            self.model.eval().save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            self.task.write_extra_files(partial)
+        for name in MODEL_FILES:  # about the model that was replaced
+            (self.folder / name).unlink(missing_ok=True)
+        if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
+            shutil.rmtree(self.folder / QUANTIZED_FOLDER)
+
+    def write_rest(self):
+        """Measure, quantise, draw, describe and upload, each on its own."""
+        steps: dict[str, Callable[[], Any]] = {
+            "the evaluation": self.measure,
+            f"writing {METRICS_FILE}": self.write_metrics,
+            f"drawing {CURVES_FILE}": self.draw_curves,
+        }
+        if self.args.quantization.quantization_mode != "none":
+            steps["making the quantised model"] = self.write_integers
+        searches = self.searches()
+        if searches:
+            steps[f"drawing {SEARCHES_FILE}"] = lambda: self.draw_searches(searches)
+        steps["writing the model card"] = lambda: self.write_card(searches)
+        if self.args.run.push_to_hub:
+            steps["the upload"] = self.push
+        for what, work in steps.items():
+            with warn_only(f"{what} (the model in {self.folder} is whole)"):
+                work()
+        print_summary(self.folder, self.metrics)
+
+    def commit(self) -> AbstractContextManager[Path]:
+        """A folder to fill, whose files go to the run's folder when the block ends."""
+        return committed_files(self.folder, self.files)
+
+    def measure(self):
+        """Evaluate the model."""
+        self.metrics = self.training.evaluate(self.model, is_end=True)
+        self.training.log_metrics(as_dict(self.metrics))
+
+    def write_metrics(self):
+        """Write metrics.json and the training log."""
+        progress = self.training.progress
+        content = {
+            "metrics": as_json(self.metrics),
+            "steps": progress.step,
+            "train_seconds": progress.seconds,
+            "images_per_second": progress.images / progress.seconds,
+            "precision": self.training.precision,
+            "code": code_version(),
+            "recipe": self.args.to_flat_dict(),
+        }
+        lines = [json.dumps(finite(line)) for line in progress.history]
+        with self.commit() as partial:
+            write_json(partial / METRICS_FILE, content)
+            (partial / LOG_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def draw_curves(self):
+        """Draw how training went."""
+        with self.commit() as partial:
+            drawn = [
+                metric.key
+                for metric in self.metrics
+                if metric.name in TASKS[metric.task].headlines[:1]
+            ]
+            save_curves(partial / CURVES_FILE, self.training.progress.history, drawn)
+
+    def write_integers(self):
+        """Write the quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export."""
+        quantized = self.training.quantize()
+        assert quantized is not None, "the caller asked for a mode"
+        metrics = self.training.evaluate(quantized, is_end=True)
+        self.training.log_metrics({f"int8/{m.key}": m.value for m in metrics})
+        facts = {
+            **vars(self.args.quantization),
+            "metrics": as_json(metrics),
+            "float_metrics": as_json(self.metrics),
+            "float_bytes": weight_bytes(self.folder),
+        }
+        target = self.folder / QUANTIZED_FOLDER
+        with replaced_folder(target) as partial:
+            if has_hooks(quantized):
+                export_clip(quantized, self.processor, partial, "openvino", "int8")
+                write_facts(partial, facts)
+            else:
+                write_quantized(quantized, self.processor, partial, facts)
+        names = (path.relative_to(self.folder) for path in sorted(target.rglob("*")))
+        self.files += [str(name) for name in names if (self.folder / name).is_file()]
+        print_summary(target, metrics)
+
+    def searches(self) -> list[tuple[str, list[Found]]]:
+        """What the model finds for some captions; empty where it searches nothing."""
+        with warn_only("searching for examples"):
+            return self.task.searches(self.training.preparation)
+        return []
+
+    def draw_searches(self, searches: list[tuple[str, list[Found]]]):
+        """Draw what the model finds."""
+        with self.commit() as partial:
+            save_retrieval_grid(partial / SEARCHES_FILE, searches)
+
+    def write_card(self, searches: list[tuple[str, list[Found]]]):
+        """Write the model card."""
+        example = searches[0][0] if searches else "a picture"
+        with self.commit() as partial:
+            self.task.build_card(self.card_facts(example)).save(partial / CARD_FILE)
+
+    def card_facts(self, example: str) -> CardFacts:
+        """What the model card is written from."""
+        model, data = self.model, self.training.preparation.data
+        progress = self.training.progress
+
+        def count(*names: str) -> int:
+            modules = (getattr(model, name, None) for name in names)
+            return sum(p.numel() for module in modules if module for p in module.parameters())
+
+        return CardFacts(
+            name=self.folder.resolve().name,
+            dataset=self.args.data.dataset,
+            num_rows=data.num_rows,
+            num_concepts=data.num_concepts,
+            skipped=data.bad.examples,
+            recipe=self.args.to_flat_dict(),
+            metrics=self.metrics,
+            steps=progress.step,
+            seconds=progress.seconds,
+            precision=self.training.precision,
+            images_per_second=progress.images / progress.seconds,
+            num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
+            num_text_parameters=count("text_model", "text_projection"),
+            example_text=example,
+            image_size=self.task.image_size(model),
+            classes=self.training.preparation.class_names,
+        )
+
+    def push(self):
+        """Upload what this run wrote, or list what would go up."""
+        repo_id, files = str(self.args.run.hub_model_id), sorted(self.files)
+        if self.args.run.hub_dry_run:
+            print(f"would push to {repo_id}:", *files, sep="\n  ")
+        else:
+            print(f"pushed to {push(self.folder, repo_id, files)}")
+
+
+def print_summary(folder: Path, metrics: Sequence[Metric]):
+    """Print where the model is and how well it retrieves or classifies."""
+    for metric in metrics:
+        if metric.name in TASKS[metric.task].headlines:
+            print(f"{metric.key:55} {100 * metric.value:5.1f} %")
+    print(f"the model, its card and its pictures are in {folder}")

@@ -1,0 +1,150 @@
+"""The batches of a pass over the data, from any batch on, and what could not be read of it."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+
+from ..data.errors import DataError
+from ..data.streaming.loader import StreamLoader
+from .arguments import DataOptions
+from .datasets import TrainingData
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableBatches:
+    """This process's batches of a dataset whose rows are numbered.
+
+    Args:
+        accelerator: shares the batches out over processes.
+        data: loader, sampler and the bad images found so far.
+        options: for the dataset's name in messages.
+    """
+
+    def __init__(self, accelerator: Accelerator, data: TrainingData, options: DataOptions):
+        self.accelerator = accelerator
+        self.loader = accelerator.prepare(data.loader)
+        self.sampler, self.bad = data.sampler, data.bad
+        self.path = options.dataset
+        self.seconds_waited = 0.0
+
+    def __len__(self) -> int:
+        """Batches of this process in a pass."""
+        return len(self.loader)
+
+    def read(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches of a pass, without those already done."""
+        self.sampler.set_epoch(epoch)
+        batches = self.remaining(epoch, done)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += time.perf_counter() - started
+            if batch is None:
+                return
+            self.note_skipped(batch)
+            yield batch
+
+    def remaining(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches of a pass, without the first ones."""
+        if done:
+            return iter(self.accelerator.skip_first_batches(self.loader, done))
+        # Skipping makes another loader, which would start workers of its own in every pass.
+        # Accelerate's loader tells the sampler how many passes it has made, unless told an epoch.
+        self.loader.set_epoch(epoch)
+        return iter(self.loader)
+
+    def end_pass(self, was_empty: bool):
+        """Look back on a pass.
+
+        Args:
+            was_empty: whether it had no batch that all processes could train on.
+
+        Raises:
+            DataError: it had none, or more images are bad than are allowed.
+        """
+        self.bad.check(self.path)
+        if was_empty:
+            raise DataError(
+                f"a pass over {self.path!r} gave no batch for every process: use a smaller "
+                "per_device_train_batch_size or fewer processes"
+            )
+
+    def note_skipped(self, batch: dict):
+        """Count and name the images of a batch that could not be decoded."""
+        self.bad.seen += len(batch["skipped"]) + len(batch.get("image_ids", ()))
+        for sample in batch["skipped"]:
+            logger.warning("skipped %s: %s", sample.name, sample.reason)
+            self.bad.add(sample.name, sample.reason)
+        if self.bad.seen >= 1000:
+            self.bad.check(self.path)
+
+    def take_waiting(self) -> float:
+        """Seconds that training waited for batches since this was last asked."""
+        seconds, self.seconds_waited = self.seconds_waited, 0.0
+        return seconds
+
+    def state_dict(self) -> dict | None:
+        """What a checkpoint must keep besides the number of batches done: nothing."""
+        return None
+
+    def resume(self, done: int, state: dict | None, processes: int) -> int:
+        """How many batches of a pass count as done, also if another number of processes began it.
+
+        Args:
+            done: batches that each of them had done.
+            state: what `state_dict` gave.
+            processes: how many they were.
+        """
+        now = self.accelerator.num_processes
+        if processes == now:
+            return done
+        if done * processes % now:
+            logger.warning(
+                "%d batches of this pass were done by %d processes, which %d cannot share evenly: "
+                "up to %d batches come a second time",
+                done * processes,
+                processes,
+                now,
+                now - 1,
+            )
+        return done * processes // now
+
+
+class ResumableStream(ResumableBatches):
+    """This process's batches of a stream, which knows its own place."""
+
+    def remaining(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches of this epoch behind those that the stream gave away."""
+        return (send_to_device(batch, self.accelerator.device) for batch in self.loader)
+
+    def state_dict(self) -> dict | None:
+        """Where the stream stands on this process."""
+        return self.loader.state_dict()
+
+    def resume(self, done: int, state: dict | None, processes: int) -> int:
+        """Go on where the stream stood; from the epoch's beginning where other processes read.
+
+        Raises:
+            DataError: it was another stream.
+        """
+        if state is None or processes != self.accelerator.num_processes:
+            logger.warning(
+                "the stream was read by %d processes: its epoch begins again, so that samples of "
+                "it come a second time",
+                processes,
+            )
+            return 0
+        self.loader.load_state_dict(state)
+        return done
+
+
+def build_batches(
+    accelerator: Accelerator, data: TrainingData, options: DataOptions
+) -> ResumableBatches:
+    """The batches of a stream or of numbered rows."""
+    kind = ResumableStream if isinstance(data.loader, StreamLoader) else ResumableBatches
+    return kind(accelerator, data, options)

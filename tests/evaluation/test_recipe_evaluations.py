@@ -1,0 +1,232 @@
+"""What a recipe lists in `evaluations` is what the command measures of the finished model."""
+
+import json
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.utils.errors import UserError
+from tests.support.models import VISION
+from tests.support.pictures import COLORS, draw_picture
+from tests.support.runs import write_recipe
+
+EVALUATIONS = [
+    {
+        "split": "validation",
+        "tasks": ["retrieval", "zero_shot", "knn"],
+        "label_columns": ["kind"],
+    },
+    {
+        "name": "warm",
+        "split": "validation",
+        "filter": {"kind": "warm"},
+        "gallery_splits": ["train"],
+        "only_at_end": True,
+    },
+]
+
+
+def measure(checkpoint, dataset, folder, *arguments: str) -> dict[str, float]:
+    """What the command measures."""
+    command = ["evaluate", str(checkpoint), "--dataset", str(dataset), "--output_dir", str(folder)]
+    assert main([*command, "--num_workers", "0", *arguments]) == 0
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, color_dataset, linear_config):
+    """The output folder of a run of a few updates."""
+    folder = tmp_path_factory.mktemp("finished")
+    fields = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "report_to": "none"}
+    recipe = write_recipe(folder, color_dataset, linear_config, evaluations=EVALUATIONS, **fields)
+    assert main(["train", "--config", str(recipe)]) == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def trained(finished) -> dict[str, float]:
+    """The metrics of that run."""
+    return json.loads((finished / "metrics.json").read_text())["metrics"]
+
+
+def test_the_command_measures_what_the_run_measured(finished, trained, color_dataset, tmp_path):
+    arguments = ["--tasks", "retrieval", "zero_shot", "knn", "--concept_column", "key"]
+    command = measure(finished, color_dataset, tmp_path, *arguments)
+    run = {
+        name.removeprefix("validation/").removeprefix("retrieval/"): value
+        for name, value in trained.items()
+        if name.startswith("validation/")
+    }
+    assert {name.removeprefix("retrieval/"): value for name, value in command.items()} == (
+        pytest.approx(run, abs=1e-6)
+    )
+
+
+def test_texts_of_a_filtered_split_search_among_the_images_of_others(
+    finished, trained, color_dataset, tmp_path
+):
+    arguments = ["--tasks", "retrieval", "--concept_column", "key"]
+    narrow = ["--filter", "{kind: warm}", "--gallery_splits", "[train]"]
+    command = measure(finished, color_dataset, tmp_path, *arguments, *narrow)
+    assert command == pytest.approx(
+        {
+            name.replace("warm/", "retrieval/", 1): value
+            for name, value in trained.items()
+            if name.startswith("warm/")
+        },
+        abs=1e-6,
+    )
+    assert not any("image_to_text" in name for name in command)
+
+
+def test_distractors_make_the_search_harder(finished, color_dataset, tmp_path):
+    arguments = ["--tasks", "retrieval", "--filter", "{kind: warm}"]
+    alone = measure(finished, color_dataset, tmp_path / "alone", *arguments)
+    more = measure(
+        finished, color_dataset, tmp_path / "more", *arguments, "--gallery_splits", "[train]"
+    )
+    # Without a concept column, only its own image is correct, and 16 others look like it.
+    rank = "retrieval/caption_en/text_to_image/median_rank"
+    assert more[rank] > alone[rank]
+
+
+def test_what_is_for_the_end_is_not_evaluated_on_the_way(finished):
+    lines = [json.loads(line) for line in (finished / "training_log.jsonl").open()]
+    steps = {
+        line["step"]: {name.split("/")[0] for name in line}
+        for line in lines
+        if any(name.startswith("validation/") for name in line)
+    }
+    assert "warm" not in steps[2]
+    assert "warm" in steps[4]
+
+
+def test_the_card_says_what_each_evaluation_is(finished):
+    card = (finished / "README.md").read_text()
+    assert "- `validation` (not seen in training)." in card
+    assert "- `warm`: split `validation` where `kind` is warm (not seen in training)" in card
+    assert "texts search among its images and those of `train`." in card
+    assert "R@1, caption_en, text to image, warm" in card
+
+
+def test_a_run_is_evaluated_on_another_dataset(
+    tmp_path, color_dataset, labelled_colors_elsewhere, linear_config
+):
+    other = {
+        "name": "other",
+        "dataset": str(labelled_colors_elsewhere),
+        "split": "test",
+        "tasks": ["zero_shot"],
+    }
+    recipe = write_recipe(
+        tmp_path, color_dataset, linear_config, evaluations=[other], max_steps=1, report_to="none"
+    )
+    assert main(["train", "--config", str(recipe), "--save_steps", "0"]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    command = measure(
+        tmp_path / "out",
+        labelled_colors_elsewhere,
+        tmp_path / "command",
+        *("--split", "test", "--tasks", "zero_shot"),
+    )
+    assert metrics["other/zero_shot/label/accuracy"] == command["zero_shot/label/accuracy"]
+
+
+@pytest.fixture(scope="module")
+def labelled_colors_elsewhere(tmp_path_factory):
+    """A dataset with other columns: classes alone."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    features = Features({"img": Image(), "label": ClassLabel(names=list(COLORS))})
+    for split in ("train", "test"):
+        rows = [{"img": draw_picture(color, 7 * n), "label": n} for n, color in enumerate(COLORS)]
+        Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_a_classifier_is_evaluated_by_the_command_as_by_its_run(
+    tmp_path, labelled_colors_elsewhere
+):
+    config = {**VISION, "model_type": "clip_vit_vision_model", "pooling": "mean"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    fields = {"task": "classification", "dataset": str(labelled_colors_elsewhere), "max_steps": 2}
+    fields |= {"evaluations": "[{split: test}]", "per_device_train_batch_size": 8, "save_steps": 0}
+    fields |= {"model_config": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *words, "--report_to", "none"]) == 0
+    run = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    command = measure(
+        tmp_path / "out", labelled_colors_elsewhere, tmp_path / "command", "--split", "test"
+    )
+    assert command == pytest.approx(
+        {name.replace("test/", "classification/"): value for name, value in run.items()}
+    )
+    assert "classification/top1_accuracy" in command
+
+
+def test_two_evaluations_of_one_name_are_rejected():
+    with pytest.raises(UserError, match="two entries called 'validation'"):
+        parse_arguments(["--evaluations", "[{split: validation}, {split: validation}]"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("eval_split", "test"),
+        ("zero_shot_columns", "[label]"),
+        ("zero_shot_templates", "[en]"),
+        ("new_concepts_split", "test"),
+        ("new_concepts_filter", "{a: b}"),
+    ],
+)
+def test_a_former_option_says_what_replaced_it(option, value, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{option}: {value}\n")
+    for arguments in ([f"--{option}", value], ["--config", str(recipe)]):
+        with pytest.raises(SystemExit):
+            parse_arguments(arguments)
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {option} is now ")
+        assert "evaluations" in message
+        assert message.count("\n") == 1
+
+
+def test_the_former_option_of_the_command_says_what_replaced_it(checkpoint, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(checkpoint), "--dataset", "x", "--label_column", "kind"])
+    assert "label_column is now label_columns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("{kind: mild}", "leaves no row"),
+        ("{color: red}", "has no column 'color'"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_one_sentence(
+    wanted, sentence, checkpoint, color_dataset, tmp_path, capsys
+):
+    command = ["evaluate", str(checkpoint), "--dataset", str(color_dataset), "--filter", wanted]
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_row_without_a_class_still_searches(checkpoint, tmp_path):
+    """Retrieval has its row, zero-shot classification leaves it out."""
+    features = {"image": Image(), "caption": Value("string"), "label": ClassLabel(names=["a", "b"])}
+    rows = [
+        {"image": draw_picture(color, n), "caption": color, "label": None if n == 3 else n % 2}
+        for n, color in enumerate(COLORS)
+    ]
+    split = Dataset.from_list(rows, features=Features(features))
+    split.to_parquet(tmp_path / "data" / "validation.parquet")
+    all_rows = measure(checkpoint, tmp_path / "data", tmp_path / "out")
+    split.select([n for n in range(8) if n != 3]).to_parquet(
+        tmp_path / "less" / "validation.parquet"
+    )
+    fewer = measure(checkpoint, tmp_path / "less", tmp_path / "out2", "--tasks", "zero_shot")
+    assert all_rows["zero_shot/label/accuracy"] == fewer["zero_shot/label/accuracy"]
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (report["num_images"], report["num_unreadable"]) == (8, 0)

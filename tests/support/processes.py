@@ -1,0 +1,110 @@
+"""Code and commands in processes of their own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import REPOSITORY
+
+
+def run_without_package(
+    code: str, folder, *arguments: str, without: tuple[str, ...] = ("modeling_clip_vit",)
+) -> str:
+    """Run code in another process, in `folder`, where some packages cannot be imported."""
+    block = f"""
+        import sys
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in {without}:
+                    raise ModuleNotFoundError("No module named " + name, name=name)
+        sys.meta_path.insert(0, Block())
+        try:
+            import {without[0]}
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise SystemExit("the package can still be imported")
+    """
+    program = textwrap.dedent(block) + textwrap.dedent(code)
+    command = [sys.executable, "-I", "-c", program, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def run_example(
+    folder,
+    *arguments: str,
+    without: tuple[str, ...] = ("torch", "transformers", "modeling_clip_vit"),
+) -> str:
+    """What an export's example.py prints where some packages cannot be imported."""
+    code = """
+        import runpy
+        sys.argv[0] = "example.py"
+        runpy.run_path("example.py", run_name="__main__")
+    """
+    return run_without_package(code, folder, *arguments, without=without)
+
+
+#: Options of Accelerate's launcher for two processes of this machine that meet through gloo.
+TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+def start(recipe: Path, *arguments: str, launch: Sequence[str] = (), **options) -> subprocess.Popen:
+    """Start train.py on a recipe, through Accelerate's launcher if it has options."""
+    launcher = []
+    if launch:
+        launcher = ["-m", "accelerate.commands.launch", *launch]
+        options.setdefault("env", {**os.environ, "OMP_NUM_THREADS": "1"})
+    script = [str(REPOSITORY / "train.py"), "--config", str(recipe)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, *script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen, seconds: float = 300) -> str:
+    """Wait until a process has ended well; returns what it wrote to stderr."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == 0, errors[-3000:]
+    return errors
+
+
+def fail(process: subprocess.Popen, seconds: float = 300) -> str:
+    """Wait until a process has ended with an error; returns what it wrote to stderr."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode != 0, errors[-3000:]
+    return errors
+
+
+def kill(process: subprocess.Popen):
+    """End a process without giving it a chance to clean up."""
+    process.kill()
+    process.communicate()
+
+
+def wait_until(
+    condition: Callable[[], object],
+    what: str,
+    process: subprocess.Popen | None = None,
+    seconds: float = 120,
+    interval: float = 0.02,
+):
+    """Wait until a condition holds, while a process that is to bring it about runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(interval)
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
+    """Wait until a file or folder exists; its name may have wildcards."""
+    wait_until(lambda: any(path.parent.glob(path.name)), f"no {path}", process, seconds)

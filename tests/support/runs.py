@@ -1,0 +1,97 @@
+"""Training on the squares of eight colours: recipes, runs in this process and in two."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from modeling_clip_vit.cli import main
+
+from .processes import TWO_PROCESSES, finish, kill, start, wait_for
+
+
+def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
+    """A recipe for the squares of eight colours."""
+    recipe = {
+        "dataset": str(dataset),
+        "concept_column": "key",
+        "images_per_concept": 2,
+        "evaluations": [
+            {
+                "split": "validation",
+                "tasks": ["retrieval", "zero_shot"],
+                "label_columns": ["kind"],
+            }
+        ],
+        "caption_columns": ["caption_en", "caption_zh"],
+        "caption_sampling": "each",
+        "tags_columns": {"caption_en": "tags_en"},
+        "tag_probability": 0.2,
+        "rotation": 5,
+        "erase_probability": 0.1,
+        "model_config": str(model_config),
+        "view_loss_weight": 0.5,
+        "max_steps": 150,
+        "per_device_train_batch_size": 16,
+        "optim": "muon",
+        "output_dir": str(folder / "out"),
+        "report_to": "tensorboard",
+        "save_steps": 20,
+        "eval_steps": 50,
+        "logging_steps": 10,
+        **fields,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    return path
+
+
+def write_recipes(folder: Path, names: Sequence[str], *places: Path, **fields) -> list[Path]:
+    """Equal recipes, each with a folder of its name."""
+    for name in names:
+        (folder / name).mkdir()
+    return [write_recipe(folder / name, *places, **fields) for name in names]
+
+
+def output_of(recipe: Path) -> Path:
+    """The folder that a recipe's run writes to."""
+    return Path(json.loads(recipe.read_text())["output_dir"])
+
+
+def train(recipe: Path, *arguments: str) -> dict:
+    """Train here; returns the training log's last line of losses."""
+    # Accelerate's state, such as the precision, would stay from one run to the next.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    command = ["train", "--config", str(recipe), "--report_to", "none", *arguments]
+    assert main(command) == 0
+    return read_log(output_of(recipe))[-1]
+
+
+def read_log(folder: Path) -> list[dict]:
+    """What a run logged of its updates, a dict per line."""
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
+    return [line for line in lines if "loss" in line]
+
+
+def train_in_two_processes(recipe: Path):
+    """Train a recipe in two processes of this machine."""
+    finish(start(recipe, launch=TWO_PROCESSES))
+
+
+def kill_after(recipe: Path, checkpoint: str, *arguments: str, launch: Sequence[str] = ()):
+    """Start a run, and kill it once it has a checkpoint of this name."""
+    process = start(recipe, "--report_to", "none", *arguments, launch=launch)
+    wait_for(output_of(recipe) / "checkpoints" / checkpoint, process)
+    kill(process)
+    weights = output_of(recipe) / "model.safetensors"
+    assert not weights.exists(), "the run has ended before it could be killed"
+
+
+def assert_same_weights(folder: Path, expected: Path, tolerance: float = 0):
+    """Two trained models have the same weights, to the bit by default."""
+    weights, others = (load_file(place / "model.safetensors") for place in (folder, expected))
+    assert weights.keys() == others.keys()
+    for name, value in others.items():
+        assert (weights[name] - value).abs().max() <= tolerance, name

@@ -1,0 +1,295 @@
+"""Single steps of a trainer that is built from objects, compared with the same step by hand.
+
+Each option is compared with a step without it, so that an option that is ignored fails.
+"""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn.utils import clip_grad_norm_
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+from transformers.optimization import Adafactor
+
+from modeling_clip_vit.data.columns import Columns
+from modeling_clip_vit.data.images import BadSamples
+from modeling_clip_vit.losses import (
+    ClipLoss,
+    DistillationLoss,
+    HardNegativeLoss,
+    MatryoshkaLoss,
+    MultiPositiveLoss,
+    SigLipLoss,
+)
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.datasets import TrainingData
+from modeling_clip_vit.training.tasks import ContrastiveTask, Preparation
+from modeling_clip_vit.training.trainer import Trainer
+from modeling_clip_vit.utils.errors import UserError
+from tests.support.models import make_texts, small_model
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+LENGTHS = [4, 7, 6, 5, 3, 8]
+IDS = torch.tensor([0, 0, 1, 1, 2, 2])
+#: One rate for all updates, and every gradient at its own length.
+PLAIN = {
+    "lr_scheduler_type": "constant",
+    "warmup_ratio": 0,
+    "max_grad_norm": 0,
+    "max_steps": 100,
+    "logging_steps": 1,
+    "pack_texts": "false",
+}
+
+
+class FixedOrder:
+    """A sampler of the same batches in every epoch."""
+
+    def set_epoch(self, epoch: int):
+        """There is nothing to shuffle."""
+
+
+def make_batch(seed: int = 0) -> dict:
+    """Six images and texts of three concepts."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        **make_texts(LENGTHS),
+        "pixel_values": torch.randn(6, 3, 32, 32, generator=generator),
+        "image_ids": IDS,
+        "text_ids": IDS,
+        "is_first_view": torch.tensor([True, False] * 3),
+        "skipped": [],
+    }
+
+
+def build(tmp_path, model=None, processor=None, **options) -> Trainer:
+    """A trainer of a small model on one batch."""
+    values = {**PLAIN, "output_dir": tmp_path / "out", **options}
+    args = parse_arguments([f"--{name}={value}" for name, value in values.items()])
+    loader = DataLoader([make_batch()] * 8, batch_size=1, collate_fn=lambda rows: rows[0])
+    data = TrainingData(loader, FixedOrder(), BadSamples(0.01), 6, 3)
+    model = model or small_model(logit_bias_init_value=-3.0)
+    preparation = Preparation(
+        model.train(), processor, data, [], [], Columns("image", ["caption"], None)
+    )
+    steps = args.optimizer.gradient_accumulation_steps
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps)
+    return Trainer(ContrastiveTask(args), preparation, accelerator, args)
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def embed(model, batch: dict) -> tuple[torch.Tensor, ...]:
+    """What a loss gets of a batch."""
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    outputs = model(**inputs)
+    scale, bias = model.get_logit_scale(), model.get_logit_bias()
+    return outputs.image_embeds, outputs.text_embeds, scale, bias
+
+
+def gradients_by_hand(model, batch: dict) -> torch.Tensor:
+    """Fill in the gradients of the default loss; returns the loss."""
+    loss = MultiPositiveLoss()(*embed(model, batch), targets=(IDS, IDS))
+    loss.backward()
+    return loss.detach()
+
+
+def groups_of(model) -> list[dict]:
+    """Parameter groups with the default options: matrices decay, and nothing else does."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    matrices = {id(layer.weight) for layer in layers}
+    return [
+        {"params": [p for p in model.parameters() if id(p) in matrices], "weight_decay": 0.05},
+        {"params": [p for p in model.parameters() if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+
+
+def adamw_by_hand(model) -> torch.optim.AdamW:
+    """The optimizer with the default options."""
+    return torch.optim.AdamW(groups_of(model), lr=1e-3, betas=(0.9, 0.95))
+
+
+def assert_same_weights(model, other, **tolerances):
+    expected = weights_of(other)
+    for name, weight in weights_of(model).items():
+        assert_close(weight, expected[name], msg=name, **(tolerances or {"atol": 1e-6, "rtol": 0}))
+
+
+def test_a_step_is_the_gradient_and_adamw(tmp_path):
+    model = small_model(logit_bias_init_value=-3.0).train()
+    trainer = build(tmp_path, copy.deepcopy(model))
+    values = trainer.train_step(make_batch())
+    optimizer = adamw_by_hand(model)
+    assert_close(values["loss"], gradients_by_hand(model, make_batch()))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    assert float(values["gradient_norm"]) == pytest.approx(float(norm), rel=1e-5)
+    optimizer.step()
+    assert_same_weights(trainer.unwrapped(), model)
+
+
+def test_adafactor_steps_with_the_clipped_gradient(tmp_path):
+    model = small_model(logit_bias_init_value=-3.0).train()
+    trainer = build(tmp_path, copy.deepcopy(model), max_grad_norm=0.01, optim="adafactor")
+    trainer.train_step(make_batch())
+    gradients_by_hand(model, make_batch())
+    clip_grad_norm_(model.parameters(), 0.01)
+    fixed = {"relative_step": False, "scale_parameter": False, "warmup_init": False}
+    optimizer = Adafactor(groups_of(model), lr=1e-3, **fixed)
+    optimizer.step()
+    assert_same_weights(trainer.unwrapped(), model)
+
+
+TARGETS = (IDS, IDS)
+#: Options -> the loss that they ask for, and its targets.
+LOSSES = {
+    "clip": ({"loss": "clip"}, ClipLoss(), None),
+    "label smoothing": (
+        {"loss": "multi_positive", "label_smoothing": 0.1},
+        MultiPositiveLoss(label_smoothing=0.1),
+        TARGETS,
+    ),
+    "siglip": ({"loss": "siglip"}, SigLipLoss(), TARGETS),
+    "hard negatives": (
+        {"loss": "hard_negative", "hard_negative_beta": 0.5},
+        HardNegativeLoss(0.5),
+        None,
+    ),
+    "matryoshka": (
+        {"matryoshka_dims": "[4,16]"},
+        MatryoshkaLoss(MultiPositiveLoss(), [4, 16]),
+        TARGETS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_recipe_s_loss_is_what_a_step_minimises(name, tmp_path):
+    options, loss, targets = LOSSES[name]
+    trainer = build(tmp_path, **options)
+    model = copy.deepcopy(trainer.unwrapped())
+    expected = loss(*embed(model, make_batch()), targets=targets)
+    value = trainer.train_step(make_batch())["loss"]
+    assert_close(value, expected.detach())
+    default = gradients_by_hand(model, make_batch())
+    assert abs(float(value - default)) > 1e-3
+
+
+def test_the_contrast_of_views_is_added_with_its_weight(tmp_path):
+    trainer = build(tmp_path, view_loss_weight=0.5, images_per_concept=2)
+    model = copy.deepcopy(trainer.unwrapped())
+    images, _, scale, _ = embed(model, make_batch())
+    views = MultiPositiveLoss()(images[::2], images[1::2], scale, targets=(IDS[::2], IDS[1::2]))
+    expected = gradients_by_hand(model, make_batch()) + 0.5 * views.detach()
+    assert_close(trainer.train_step(make_batch())["loss"], expected)
+
+
+def save_teacher(folder, tokenizer, **vision) -> str:
+    """A checkpoint of a model that is larger than its student."""
+    text = {"vocab_size": len(tokenizer), "num_hidden_layers": 3}
+    small_model(vision={"num_hidden_layers": 3, **vision}, text=text).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_student_learns_from_its_teacher(tmp_path, processor):
+    path = save_teacher(tmp_path / "teacher", processor.tokenizer)
+    options = {"teacher_name_or_path": path, "distillation_weight": 0.75}
+    trainer = build(tmp_path, processor=processor, **options)
+    images, texts, teacher_scale, _ = embed(trainer.task.objective.teacher, make_batch())
+    model = copy.deepcopy(trainer.unwrapped())
+    expected = DistillationLoss(MultiPositiveLoss(), 0.75)(
+        *embed(model, make_batch()), targets=TARGETS, teacher=(images, texts, teacher_scale)
+    )
+    value = trainer.train_step(make_batch())["loss"]
+    assert_close(value, expected.detach())
+    assert abs(float(value - gradients_by_hand(model, make_batch()))) > 1e-3
+
+
+def test_a_teacher_of_other_images_is_rejected(tmp_path, processor):
+    path = save_teacher(tmp_path / "teacher", processor.tokenizer, image_size=16)
+    with pytest.raises(UserError, match="made for images of 16 pixels"):
+        build(tmp_path, processor=processor, teacher_name_or_path=path)
+
+
+def count_calls(module: torch.nn.Module) -> list:
+    """A list that grows by one with each forward pass of a module."""
+    calls: list[int] = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_gradients_accumulate_over_two_steps(tmp_path):
+    model = small_model(logit_bias_init_value=-3.0).train()
+    trainer = build(tmp_path, copy.deepcopy(model), gradient_accumulation_steps=2)
+    trainer.train_step(make_batch(0))
+    assert_same_weights(trainer.unwrapped(), model, atol=0, rtol=0)
+    trainer.train_step(make_batch(1))
+    optimizer = adamw_by_hand(model)
+    for seed in (0, 1):
+        gradients_by_hand(model, make_batch(seed))
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= 2
+    optimizer.step()
+    assert_same_weights(trainer.unwrapped(), model)
+
+
+def test_the_gradient_cache_embeds_in_parts_with_the_same_loss_and_gradient(tmp_path):
+    plain, cached = build(tmp_path), build(tmp_path, gradient_cache_batch_size=2)
+    calls = count_calls(cached.unwrapped())
+    expected, values = (trainer.train_step(make_batch()) for trainer in (plain, cached))
+    assert len(calls) == 2 * 3  # three parts, twice each
+    # Not the weights: AdamW scales up the rounding of gradients that are 0, such as of key biases.
+    for name in ("loss", "gradient_norm"):
+        assert_close(values[name], expected[name])
+
+
+def test_gradient_checkpointing_runs_blocks_twice_and_makes_the_same_step(tmp_path):
+    plain, checkpointed = build(tmp_path), build(tmp_path, gradient_checkpointing="true")
+    counts = []
+    for trainer in (plain, checkpointed):
+        attention = trainer.unwrapped().vision_model.encoder.layers[0].attention
+        calls = count_calls(attention)
+        trainer.train_step(make_batch())
+        counts.append(len(calls))
+    assert counts == [1, 2]
+    assert_same_weights(checkpointed.unwrapped(), plain.unwrapped())
+
+
+def test_the_finished_model_is_the_average_of_its_weights(tmp_path):
+    plain, averaged = build(tmp_path), build(tmp_path, ema_decay=0.5)
+    expected = weights_of(plain.unwrapped())
+    for step in range(1, 4):
+        for trainer in (plain, averaged):
+            trainer.train_step(make_batch(step))
+        decay = min(0.5, step / (step + 9))
+        for name, weight in weights_of(plain.unwrapped()).items():
+            expected[name] = decay * expected[name] + (1 - decay) * weight
+    last = weights_of(averaged.unwrapped())
+    finished = weights_of(averaged.finish())
+    for name, weight in expected.items():
+        assert_close(finished[name], weight, atol=1e-6, rtol=0)
+    assert any(not torch.allclose(last[name], finished[name], atol=1e-5) for name in last)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
+    trainer = build(tmp_path)
+    before = copy.deepcopy(trainer.unwrapped())
+    batch = make_batch()
+    batch["pixel_values"] = batch["pixel_values"].clone()
+    batch["pixel_values"][0, 0, 0, 0] = torch.nan
+    trainer.train_step(batch)
+    assert trainer.guard.skipped == 1
+    assert_same_weights(trainer.unwrapped(), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_blocks_are_compiled_if_the_recipe_says_so(tmp_path, is_compiled):
+    trainer = build(tmp_path, torch_compile=str(is_compiled).lower())
+    for tower in (trainer.unwrapped().vision_model, trainer.unwrapped().text_model):
+        for block in tower.encoder.layers:
+            assert (block._compiled_call_impl is not None) == is_compiled
