@@ -3,9 +3,10 @@
     python benchmarks/default_job.py [--config emoji] [--steps 60] [--json FILE]
 
 Times the first --steps updates, or with --steps 0 the whole run with its evaluation and its files.
-Prints the speed of torch's matrix product on this machine in float32 and bfloat16, and the share of
-it that the updates reach. Their operations are those of matrix products and convolutions in the
-forward pass, the backward pass and the optimiser, as torch counts them over one update.
+Prints the speed of torch's matrix product on the device that trains, in float32 and bfloat16, and
+the share of it that the updates reach. On a GPU, each part waits for the device, so that an update
+takes longer than in a run. The operations of an update are those of matrix products and
+convolutions in the forward pass, the backward pass and the optimiser, as torch counts them.
 """
 
 import argparse
@@ -17,23 +18,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from devices import describe_device, multiply_rates
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_clip_vit.hub.model_card import processor_name
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.results import finish_run
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
-from modeling_clip_vit.utils.devices import product_speeds
+from modeling_clip_vit.utils.devices import default_device, synchronize
 
 #: Updates that are left out of the medians, while kernels and memory settle.
 WARM_UP = 5
 
 
 class Clock:
-    """Seconds spent in parts of an update."""
+    """Seconds spent in parts of an update, of the device's work too."""
 
-    def __init__(self):
+    def __init__(self, device: str):
+        self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, part: str, function: Callable) -> Callable:
@@ -44,6 +45,7 @@ class Clock:
             try:
                 return function(*args, **kwargs)
             finally:
+                synchronize(self.device)
                 self.seconds[part] += time.perf_counter() - started
 
         return timed
@@ -56,7 +58,7 @@ class Clock:
 
 def measure(training: Trainer, steps: int) -> tuple[list[dict[str, float]], float]:
     """Seconds of each part of each update, and the operations of one."""
-    clock, updates, operations = Clock(), [], 0.0
+    clock, updates, operations = Clock(training.accelerator.device.type), [], 0.0
     training.model.forward = clock.wrap("forward", training.model.forward)
     training.accelerator.backward = clock.wrap("backward", training.accelerator.backward)
     training.optimizer.step = clock.wrap("optimiser", training.optimizer.step)
@@ -89,16 +91,15 @@ def main():
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options, fields = parser.parse_known_args()
-    found = product_speeds("cpu", torch.float32, torch.bfloat16, side=2048)
-    speeds = dict(zip(("float32", "bfloat16"), found, strict=True))
+    device = default_device().type
+    speeds = multiply_rates(device)
     with tempfile.TemporaryDirectory() as folder:
         recipe = ["--config", options.config, "--report_to", "none", "--output_dir", folder]
         started = time.perf_counter()
         training = build_trainer(parse_arguments([*recipe, "--save_steps", "0", *fields]))
         before = time.perf_counter() - started
         result = {
-            "processor": processor_name(),
-            "threads": torch.get_num_threads(),
+            "device": describe_device(device),
             "gflops": {name: round(speed / 1e9) for name, speed in speeds.items()},
             "precision": training.precision,
             "seconds_before_the_first_update": before,

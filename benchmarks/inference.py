@@ -1,11 +1,13 @@
 """How fast, how large and how close each way to run a CLIP is, on this machine, in one run.
 
     python benchmarks/inference.py [--models base-patch32] [--only NAME ...] [--output FOLDER]
+    python benchmarks/inference.py --device cuda [--batches 1 16 256]
 
 Random weights of the published shapes, made once as HF CLIP, converted to ours and exported, so
 that every row computes the same function. Each row runs in a process of its own; the processes
 live side by side and take turns, a few calls each, so that noise hits all alike. A caption has 12
-tokens; HF CLIP and open_clip get it padded to 77, as their own processing does.
+tokens; HF CLIP and open_clip get it padded to 77, as their own processing does. A call takes arrays
+in the machine's memory and leaves embeddings there, also on a GPU.
 """
 
 import argparse
@@ -24,7 +26,6 @@ from pathlib import Path
 import numpy as np
 
 MODELS = {"base-patch32": 32, "base-patch16": 16}
-BATCHES = (1, 16)
 #: Tokens of a usual caption, and what HF CLIP pads to.
 CAPTION_LENGTH, PADDED_LENGTH = 12, 77
 PARTS = ("image", "text")
@@ -37,14 +38,42 @@ ROWS = {
     "ours-fp32": ("ours", "fp32"),
     "ours-bf16": ("ours", "bf16"),
     "ours-torchao-int8": ("ours", "int8"),
+    "hf-bf16-compiled": ("hf", "bf16-compiled"),
+    "open_clip-bf16": ("open_clip", "bf16"),
+    "ours-bf16-compiled": ("ours", "bf16-compiled"),
+    "ours-bf16-graphs": ("ours", "bf16-compiled-graphs"),
+    "ours-int8-graphs": ("ours", "bf16-int8-compiled-graphs"),
+    "ours-fp8-graphs": ("ours", "bf16-fp8-compiled-graphs"),
     "ours-onnx-fp32": ("export", "onnx-fp32"),
     "ours-onnx-int8": ("export", "onnx-int8"),
     "ours-openvino-fp32": ("export", "openvino-fp32"),
     "ours-openvino-bf16": ("export", "openvino-bf16"),
     "ours-openvino-int8": ("export", "openvino-int8"),
 }
-#: Those that run every text padded to 77, as HF's own processing of CLIP does.
-PADDED = ("hf-fp32", "hf-bf16", "hf-openvino-fp32", "open_clip-fp32")
+#: Device -> the rows that run on it. Blocks are compiled one by one; `graphs` replays all that a
+#: call starts on the GPU as one CUDA graph.
+DEVICE_ROWS = {
+    "cpu": [row for row in ROWS if not row.endswith(("-compiled", "-graphs", "open_clip-bf16"))],
+    "cuda": [
+        "hf-fp32",
+        "hf-bf16",
+        "hf-bf16-compiled",
+        "open_clip-fp32",
+        "open_clip-bf16",
+        "ours-fp32",
+        "ours-bf16",
+        "ours-bf16-compiled",
+        "ours-bf16-graphs",
+        "ours-int8-graphs",
+        "ours-fp8-graphs",
+    ],
+}
+DEVICE_BATCHES = {"cpu": [1, 16], "cuda": [1, 16, 256]}
+
+
+def is_padded(row: str) -> bool:
+    """Whether every text is padded to 77, as HF's and open_clip's own processing does."""
+    return row.startswith(("hf-", "open_clip-"))
 
 
 # Making the models.
@@ -65,7 +94,7 @@ def prepare(folder: Path, patch: int, rows: list[str]):
     hf.save_pretrained(folder / "hf")
     ours = from_hf_clip(hf).eval()
     ours.save_pretrained(folder / "ours")
-    if "open_clip-fp32" in rows:
+    if any(row.startswith("open_clip-") for row in rows):
         (folder / "open_clip").mkdir()
         save_open_clip(to_open_clip(ours), folder / "open_clip", ours.config)
     for row in rows:
@@ -121,7 +150,7 @@ def make_inputs(part: str, batch: int, length: int) -> dict[str, np.ndarray]:
 # One row, in a process of its own.
 
 
-def build_runner(folder: Path, row: str, threads: int):
+def build_runner(folder: Path, row: str, threads: int, device: str):
     """A function `run(part, inputs)` that embeds one part, and the bytes of each part on disk."""
     kind, name = ROWS[row]
     if kind == "export":
@@ -129,43 +158,108 @@ def build_runner(folder: Path, row: str, threads: int):
     import torch
 
     torch.set_num_threads(threads)
-    if kind == "open_clip":
-        from modeling_clip_vit.conversion.open_clip import load
+    model = load_torch(folder, kind).to(device)
+    traits = name.split("-")
+    dtype = torch.bfloat16 if "bf16" in traits else torch.float32
+    model = model.to(dtype)
+    if name == "int8":
+        model = quantise(model)
+    if "int8" in traits[1:] or "fp8" in traits:
+        quantise_blocks(model, "fp8" in traits)
+    if "compiled" in traits:
+        for block in blocks(model):
+            block.compile(dynamic=False)
 
-        model = load(str(folder / "open_clip")).eval()
+    def embed(part: str, tensors: dict) -> torch.Tensor:
+        if kind == "open_clip":
+            encode = model.encode_image if part == "image" else model.encode_text
+            value = encode(next(iter(tensors.values())))
+        else:
+            encode = model.get_image_features if part == "image" else model.get_text_features
+            value = encode(**tensors).pooler_output
+        return torch.nn.functional.normalize(value.float(), dim=-1)
 
-        def embed(part, inputs):
-            if part == "image":
-                return model.encode_image(inputs["pixel_values"])
-            return model.encode_text(inputs["input_ids"])
-
-    else:
-        from transformers import AutoModel
-
-        import modeling_clip_vit  # noqa: F401  registers ours
-
-        model = AutoModel.from_pretrained(folder / kind).eval()
-        if name == "bf16":
-            model = model.bfloat16()
-        if name == "int8":
-            model = quantise(model)
-
-        def embed(part, inputs):
-            if part == "image":
-                outputs = model.get_image_features(**inputs)
-            else:
-                outputs = model.get_text_features(**inputs)
-            return outputs.pooler_output
+    if "graphs" in traits:
+        embed = Graphs(embed)
 
     @torch.inference_mode()
     def run(part, inputs):
-        tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
-        if name == "bf16" and part == "image":
-            tensors["pixel_values"] = tensors["pixel_values"].bfloat16()
-        value = embed(part, tensors).float()
-        return torch.nn.functional.normalize(value, dim=-1).numpy()
+        tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs.items()}
+        if part == "image":
+            tensors["pixel_values"] = tensors["pixel_values"].to(dtype)
+        return embed(part, tensors).cpu().numpy()
 
     return run, size_of_weights(model, folder)
+
+
+def load_torch(folder: Path, kind: str):
+    """The model of HF, of open_clip or ours."""
+    if kind == "open_clip":
+        from modeling_clip_vit.conversion.open_clip import load
+
+        return load(str(folder / "open_clip")).eval()
+    from transformers import AutoModel
+
+    import modeling_clip_vit  # noqa: F401  registers ours
+
+    return AutoModel.from_pretrained(folder / kind).eval()
+
+
+class Graphs:
+    """A function whose work on the GPU is recorded once for each part and batch, and replayed."""
+
+    def __init__(self, function):
+        self.function, self.recorded = function, {}
+
+    def __call__(self, part: str, tensors: dict):
+        """Embed, by the recording that fits."""
+        key = part, len(next(iter(tensors.values())))
+        if key not in self.recorded:
+            self.recorded[key] = self.record(part, tensors)
+        graph, inputs, outputs = self.recorded[key]
+        for name, value in tensors.items():
+            inputs[name].copy_(value)
+        graph.replay()
+        return outputs
+
+    def record(self, part: str, tensors: dict):
+        """The graph, and the tensors that it reads and writes."""
+        import torch
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # compiles, and settles the memory of libraries
+                self.function(part, tensors)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self.function(part, tensors)
+        return graph, tensors, outputs
+
+
+def blocks(model) -> list:
+    """The blocks of both towers."""
+    from torch import nn
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [block for members in lists for block in members]
+
+
+def quantise_blocks(model, is_fp8: bool):
+    """Linear layers of the blocks in fp8 or int8 by torchao, activations as they come, per row."""
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        PerRow,
+        quantize_,
+    )
+
+    kind = Int8DynamicActivationInt8WeightConfig()
+    if is_fp8:
+        kind = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    for block in blocks(model):
+        quantize_(block, kind)
 
 
 def quantise(model):
@@ -208,10 +302,10 @@ def build_export(folder: Path, threads: int):
     return lambda part, inputs: sessions[part](inputs)[f"{part}_embeds"], sizes
 
 
-def serve(folder: Path, row: str, threads: int):
+def serve(folder: Path, row: str, threads: int, device: str):
     """Answer lines of JSON: `{part, batch, calls}` with the seconds of each call and the memory."""
-    run, sizes = build_runner(folder, row, threads)
-    length = PADDED_LENGTH if row in PADDED else CAPTION_LENGTH
+    run, sizes = build_runner(folder, row, threads, device)
+    length = PADDED_LENGTH if is_padded(row) else CAPTION_LENGTH
     print(json.dumps({"sizes": sizes}), flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
@@ -224,13 +318,20 @@ def serve(folder: Path, row: str, threads: int):
         answer = {
             "seconds": seconds,
             "embeds": np.asarray(embeds).tolist() if ask["embeds"] else None,
-            "peak_mb": peak_memory(),
+            "peak_mb": peak_memory(device),
         }
         print(json.dumps(answer), flush=True)
 
 
-def peak_memory() -> float:
-    """The most memory that this process held, in MB. getrusage would count its parent's as well."""
+def peak_memory(device: str) -> float:
+    """The most memory that this process held, in MB: of the GPU, or else of the machine.
+
+    getrusage would count its parent's as well.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
@@ -240,11 +341,11 @@ def peak_memory() -> float:
 
 
 class Row:
-    """The process of one row."""
+    """The process of one row; `sizes` are there once it has answered for the first time."""
 
-    def __init__(self, folder: Path, name: str, threads: int):
+    def __init__(self, folder: Path, name: str, threads: int, device: str):
         self.name = name
-        command = [sys.executable, __file__, "--serve", name]
+        command = [sys.executable, __file__, "--serve", name, "--device", device]
         command += ["--folder", str(folder), "--threads", str(threads)]
         self.process = subprocess.Popen(
             command,
@@ -253,20 +354,17 @@ class Row:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-        self.sizes = self._read()["sizes"]
         self.seconds: dict[tuple[str, int], list[float]] = {}
         self.peak_mb = 0.0
 
-    def ask(self, part: str, batch: int, calls: int, embeds: bool = False) -> dict:
-        """Let it compute."""
+    def ask(self, part: str, batch: int, calls: int, embeds: bool = False):
+        """Let it compute; `answer` waits for the result."""
         question = {"part": part, "batch": batch, "calls": calls, "embeds": embeds}
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
-        answer = self._read()
-        self.peak_mb = answer["peak_mb"]
-        return answer
 
-    def _read(self) -> dict:
+    def answer(self) -> dict:
+        """What it was asked last; first of all, the sizes of its parts."""
         # Libraries print to the same place.
         for line in self.process.stdout:
             if line.startswith("{"):
@@ -279,24 +377,28 @@ class Row:
         self.process.wait()
 
 
-def measure(folder: Path, names: list[str], rounds: int, calls: int, threads: int) -> list[dict]:
+def measure(folder: Path, names: list[str], options: argparse.Namespace) -> list[dict]:
     """Run all rows in turns: `rounds` times, `calls` calls of each part and batch."""
-    rows = [Row(folder, name, threads) for name in names]
-    results = {}
+    rows = [Row(folder, name, options.threads, options.device) for name in names]
+    kinds = [(part, batch) for part in PARTS for batch in options.batches]
+    results: dict[str, dict] = {}
     try:
         for row in rows:
-            results[row.name] = {"row": row.name, "disk_mb": to_mb(row.sizes), "cosine": {}}
-            for part in PARTS:
-                for batch in BATCHES:
-                    # Compiles and warms up, and says how close it is.
-                    embeds = np.array(row.ask(part, batch, 2, embeds=True)["embeds"])
-                    results[row.name].setdefault("embeds", {})[part] = embeds
-                    row.seconds[part, batch] = []
-        for _ in range(rounds):
-            for part in PARTS:
-                for batch in BATCHES:
-                    for row in rows:
-                        row.seconds[part, batch] += row.ask(part, batch, calls)["seconds"]
+            sizes = to_mb(row.answer()["sizes"])
+            results[row.name] = {"row": row.name, "disk_mb": sizes, "embeds": {}}
+        for part, batch in kinds:
+            for row in rows:  # all compile and warm up at once, and say how close they are
+                row.ask(part, batch, 2, embeds=True)
+            for row in rows:
+                results[row.name]["embeds"][part] = np.array(row.answer()["embeds"])
+                row.seconds[part, batch] = []
+        for _ in range(options.rounds):
+            for kind in kinds:
+                for row in rows:
+                    row.ask(*kind, options.calls)
+                    answer = row.answer()
+                    row.seconds[kind] += answer["seconds"]
+                    row.peak_mb = answer["peak_mb"]
         for row in rows:
             results[row.name] |= {"peak_mb": row.peak_mb, "speed": summarise(row.seconds)}
     finally:
@@ -304,11 +406,10 @@ def measure(folder: Path, names: list[str], rounds: int, calls: int, threads: in
             row.close()
     first = results[names[0]]["embeds"]
     for result in results.values():
-        embeds = result.pop("embeds") if result["row"] != names[0] else first
+        embeds = result.pop("embeds")
         result["cosine"] = {
             part: float((embeds[part] * first[part]).sum(-1).min()) for part in PARTS
         }
-    results[names[0]].pop("embeds")
     return list(results.values())
 
 
@@ -330,7 +431,7 @@ def summarise(seconds: dict[tuple[str, int], list[float]]) -> dict[str, dict[str
     return found
 
 
-def describe_machine(threads: int) -> dict:
+def describe_machine(threads: int, device: str) -> dict:
     """Processor, its instructions that matter here, how fast it multiplies, and versions."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
@@ -346,7 +447,10 @@ def describe_machine(threads: int) -> dict:
         "nncf",
         "open_clip_torch",
     )
+    from devices import describe_device
+
     return {
+        "device": describe_device(device),
         "processor": fields.get("model name", platform.processor()),
         "family": fields.get("cpu family"),
         "model": fields.get("model"),
@@ -355,26 +459,21 @@ def describe_machine(threads: int) -> dict:
         "cores": os.cpu_count(),
         "threads": threads,
         "load": os.getloadavg()[0],
-        "gflops": measure_rates(threads),
+        "gflops": measure_rates(threads, device),
         "versions": {name: version(name) for name in packages if is_installed(name)},
     }
 
 
-def measure_rates(threads: int) -> dict[str, int]:
+def measure_rates(threads: int, device: str) -> dict[str, int]:
     """The most GFLOP a second that torch's product of two square matrices reaches.
 
     Hypervisors hide which processor it is; this tells machines apart that have the same name.
     """
     import torch
-
-    from modeling_clip_vit.utils.devices import product_speeds
+    from devices import multiply_rates
 
     torch.set_num_threads(threads)
-    speeds = product_speeds("cpu", torch.float32, torch.bfloat16, side=2048)
-    return {
-        name: round(speed / 1e9)
-        for name, speed in zip(("float32", "bfloat16"), speeds, strict=True)
-    }
+    return {name: round(rate / 1e9) for name, rate in multiply_rates(device).items()}
 
 
 def is_installed(name: str) -> bool:
@@ -388,7 +487,7 @@ def is_installed(name: str) -> bool:
 
 def write_table(model: str, results: list[dict]) -> str:
     """A table in Markdown; ratios are to the first row."""
-    kinds = [f"{part}-{batch}" for part in PARTS for batch in BATCHES]
+    kinds = list(results[0]["speed"])
     head = ["row", "MB image", "MB text", "peak MB", "cosine image", "cosine text"]
     head += [f"{kind}: p50 / p99 ms, per s (ratio)" for kind in kinds]
     lines = [f"### {model}", "", f"| {' | '.join(head)} |"]
@@ -415,8 +514,10 @@ def write_table(model: str, results: list[dict]) -> str:
 def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=DEVICE_ROWS, help="by default a GPU if there is one")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=ROWS, help="by default all of the device")
+    parser.add_argument("--batches", type=int, nargs="+", help="1 and 16, and 256 on a GPU")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=5, help="of a row in a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -425,17 +526,22 @@ def main():
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.folder, options.serve, options.threads)
+        serve(options.folder, options.serve, options.threads, options.device)
         return
+    from devices import default_device
+
+    options.device = options.device or default_device().type
+    options.batches = options.batches or DEVICE_BATCHES[options.device]
     # Ratios are to HF CLIP in float32, which runs always.
-    names = [name for name in ROWS if name in options.only or name == "hf-fp32"]
-    machine = describe_machine(options.threads)
+    wanted = options.only or DEVICE_ROWS[options.device]
+    names = [name for name in ROWS if name in wanted or name == "hf-fp32"]
+    machine = describe_machine(options.threads, options.device)
     report = {"machine": machine, "models": {}}
     text = f"{machine}\n\n"
     for model in options.models:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), MODELS[model], names)
-            results = measure(Path(folder), names, options.rounds, options.calls, options.threads)
+            results = measure(Path(folder), names, options)
         report["models"][model] = results
         text += write_table(model, results) + "\n"
     print(text)

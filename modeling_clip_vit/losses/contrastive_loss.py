@@ -13,7 +13,7 @@ from ..normalization import upcast
 from .contrast import Contrast
 from .gather import gather_sizes, gather_with_gradient, global_loss
 from .targets import Targets, check_targets
-from .tiles import TILE_SIZE
+from .tiles import TileSize
 
 
 class ContrastiveLoss(nn.Module, ABC):
@@ -21,7 +21,8 @@ class ContrastiveLoss(nn.Module, ABC):
 
     Args:
         tile_size: the matrix of similarities is computed in tiles of this side, so that memory
-            grows with the batch and not with its square; None computes the whole matrix at once.
+            grows with the batch and not with its square; `auto` chooses the side by the device,
+            None computes the whole matrix at once.
     """
 
     #: Whether text i is the only positive of image i, which rules out recipes with other positives.
@@ -31,7 +32,7 @@ class ContrastiveLoss(nn.Module, ABC):
     #: Argument of the constructor -> the option of a recipe that sets it.
     options: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, tile_size: int | None = TILE_SIZE):
+    def __init__(self, tile_size: TileSize = "auto"):
         super().__init__()
         self.tile_size = tile_size
 

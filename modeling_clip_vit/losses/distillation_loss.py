@@ -8,7 +8,7 @@ from .contrast import Contrast
 from .contrastive_loss import ContrastiveLoss
 from .gather import gather_with_gradient, local_rows
 from .targets import Targets
-from .tiles import TILE_SIZE, log_sum_exp, softmax_average
+from .tiles import TileSize, log_sum_exp, softmax_average
 
 #: A teacher's normalised embeddings of a process's images and texts, and its scale.
 Teacher = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -35,7 +35,7 @@ class DistillationLoss(ContrastiveLoss):
         >>> loss(image_embeds, text_embeds, scale, teacher=(images, texts, teacher_scale))
     """
 
-    def __init__(self, loss: nn.Module, weight: float = 0.5, tile_size: int | None = TILE_SIZE):
+    def __init__(self, loss: nn.Module, weight: float = 0.5, tile_size: TileSize = "auto"):
         super().__init__(tile_size)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight} is not allowed: it must be from 0 to 1")

@@ -9,7 +9,7 @@ from .contrast import Contrast
 from .contrastive_loss import ContrastiveLoss
 from .gather import gather_with_gradient, local_rows
 from .targets import Targets
-from .tiles import TILE_SIZE, log_sum_exp
+from .tiles import TileSize, log_sum_exp
 
 
 class HardNegativeLoss(ContrastiveLoss):
@@ -34,7 +34,7 @@ class HardNegativeLoss(ContrastiveLoss):
     pairs_only = True
     options = {"beta": "hard_negative_beta"}
 
-    def __init__(self, beta: float = 0.25, tile_size: int | None = TILE_SIZE):
+    def __init__(self, beta: float = 0.25, tile_size: TileSize = "auto"):
         super().__init__(tile_size)
         if beta < 0:
             raise ValueError(f"beta={beta} is not allowed: it must be at least 0")

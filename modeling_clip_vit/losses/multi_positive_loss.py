@@ -7,7 +7,7 @@ from .contrast import Contrast
 from .contrastive_loss import ContrastiveLoss
 from .gather import local_rows
 from .targets import Positives, Targets, find_positives
-from .tiles import TILE_SIZE, log_sum_exp
+from .tiles import TileSize, log_sum_exp
 
 
 class MultiPositiveLoss(ContrastiveLoss):
@@ -33,7 +33,7 @@ class MultiPositiveLoss(ContrastiveLoss):
 
     options = {"label_smoothing": "label_smoothing"}
 
-    def __init__(self, label_smoothing: float = 0.0, tile_size: int | None = TILE_SIZE):
+    def __init__(self, label_smoothing: float = 0.0, tile_size: TileSize = "auto"):
         super().__init__(tile_size)
         if not 0 <= label_smoothing < 1:
             raise ValueError(

@@ -127,7 +127,8 @@ def positives_of_pairs(contrast: Contrast) -> Positives:
             f"{len(images)} images and {len(texts)} texts cannot be paired one to one: pass "
             "targets that say which ones match"
         )
-    ones, count = texts.new_ones(len(texts)), texts.new_tensor(sum(contrast.text_sizes))
+    # Filled on the device: copying a number there would wait for it.
+    ones, count = texts.new_ones(len(texts)), texts.new_full((), sum(contrast.text_sizes))
     return Positives(ones, ones, texts, texts * (2 / count), count, count)
 
 

@@ -10,21 +10,26 @@ and `c` columns of a tile.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from .gather import log_sum_exp_over_processes
 
-#: Side of a tile: 4 MB of float32.
+#: Side of a tile, `auto` to choose it by the device, or None for the whole matrix at once.
+TileSize = int | Literal["auto"] | None
+#: On a CPU: 4 MB of float32, which stay in its cache.
 TILE_SIZE = 1024
+#: On an accelerator: 64 MB, so that starting the operations of a tile takes less than they do.
+LARGE_TILE_SIZE = 4096
 
 
 def log_sum_exp(
     rows: torch.Tensor,
     columns: torch.Tensor,
     scale: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
     row_ids: torch.Tensor | None = None,
     column_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,13 +39,14 @@ def log_sum_exp(
         rows: this process's rows, (N, P).
         columns: the columns of all processes, (M, P).
         scale: a scalar tensor.
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
         row_ids, column_ids: pairs of equal ids are left out, (N,) and (M,); None keeps all pairs.
 
     Returns:
         For each of this process's rows, over all columns, (N,); and for each column, over the rows
         of all processes, (M,). Minus infinity if every pair is left out.
     """
+    tile_size = choose_tile_size(tile_size, rows.device)
     if tile_size is None:
         logits_NM = scale * rows @ columns.t()
         if row_ids is not None and column_ids is not None:
@@ -58,15 +64,16 @@ def softplus_sum(
     columns: torch.Tensor,
     scale: torch.Tensor,
     bias: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
 ) -> torch.Tensor:
     """The sum of `log(1 + exp(scale * rows @ columns.T + bias))` over all pairs, a scalar.
 
     Args:
         rows, columns: embeddings, (N, P) and (M, P).
         scale, bias: scalar tensors.
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
     """
+    tile_size = choose_tile_size(tile_size, rows.device)
     if tile_size is None:
         return torch.nn.functional.softplus(scale * rows @ columns.t() + bias).sum()
     return _TiledSoftplusSum.apply(rows, columns, scale, bias, tile_size)
@@ -79,7 +86,7 @@ def softmax_average(
     sums: tuple[torch.Tensor, torch.Tensor],
     factors: tuple[torch.Tensor, torch.Tensor],
     values: torch.Tensor,
-    tile_size: int | None = TILE_SIZE,
+    tile_size: TileSize = "auto",
 ) -> torch.Tensor:
     """Averages of values, weighted by softmaxes of similarities along rows and along columns.
 
@@ -92,13 +99,22 @@ def softmax_average(
         sums: `log_sum_exp` of the similarities, (N,) and (M,).
         factors: `f_rows` and `f_columns`, scalars.
         values: one row per column of the similarities, (M, D).
-        tile_size: side of a tile, or None for the whole matrix at once.
+        tile_size: side of a tile.
 
     Returns:
         (N, D).
     """
-    size = max(len(rows), len(columns), 1) if tile_size is None else tile_size
+    size = choose_tile_size(tile_size, rows.device)
+    if size is None:
+        size = max(len(rows), len(columns), 1)
     return _SoftmaxAverage.apply(rows * scale, columns, *sums, *factors, values, size)
+
+
+def choose_tile_size(tile_size: TileSize, device: torch.device) -> int | None:
+    """The side of a tile on a device."""
+    if tile_size != "auto":
+        return tile_size
+    return TILE_SIZE if device.type == "cpu" else LARGE_TILE_SIZE
 
 
 def tiles(num_rows: int, num_columns: int, size: int) -> Iterator[tuple[slice, slice]]:

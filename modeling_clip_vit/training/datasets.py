@@ -30,6 +30,7 @@ from ..data.streaming.captions import StreamCaptions
 from ..data.streaming.loader import StreamLoader
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
+from ..utils.devices import copies_pinned, default_device
 from .arguments import DataOptions
 
 logger = logging.getLogger(__name__)
@@ -294,6 +295,7 @@ def build_loader(
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=copies_pinned(default_device().type),
         # Its own generator: otherwise each new pass would draw from the one that dropout uses, and
         # a run that is resumed in the middle of a pass would diverge.
         generator=torch.Generator().manual_seed(seed),

@@ -20,20 +20,27 @@ SHORT_SEQUENCE = 256
 
 
 def choose_kernels(
-    model: PreTrainedModel, args: TrainArguments, device: torch.device, precision: str
+    model: PreTrainedModel,
+    args: TrainArguments,
+    device: torch.device,
+    precision: str,
+    is_sharded: bool = False,
 ):
     """Set the memory format, and the attention kernel unless the arguments name one.
 
-    Convolution kernels are stored with channels last, which is faster on CPUs and GPUs. Towers of
-    another model type keep Transformers' choice of attention.
+    Convolution kernels are stored with channels last, which is faster on CPUs and GPUs, unless FSDP
+    shards them, which takes contiguous weights only. Towers of another model type keep
+    Transformers' choice of attention.
 
     Args:
         model: a CLIP or a classifier.
         args: of the run.
         device: to train on.
         precision: `bf16`, `fp16` or `no`.
+        is_sharded: whether FSDP will shard the weights.
     """
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    if not is_sharded:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     is_slow_fused = device.type == "cpu" and precision == "bf16"
     # NNCF quantises the operations of a kernel: the fewer they are, the less precision is lost.
     is_static = args.quantization.quantization_mode == "static"

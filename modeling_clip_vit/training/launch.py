@@ -7,9 +7,10 @@ from typing import TypedDict
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from filelock import FileLock, Timeout
 
-from ..utils.devices import default_device
+from ..utils.devices import copies_pinned, default_device
 from ..utils.errors import UserError
 from ..utils.processes import start_processes
 from ..utils.resources import find_resource
@@ -50,6 +51,7 @@ def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
         mixed_precision="no" if is_zero else precision,
         deepspeed_plugin=zero_plugin,
         gradient_accumulation_steps=args.optimizer.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(non_blocking=copies_pinned(device.type)),
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
     )

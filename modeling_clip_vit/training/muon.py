@@ -102,7 +102,10 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         product_dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": eps})
+        # AdamW's fused kernel needs its counter of steps next to the weights, and loading a state
+        # puts it there only for groups that say so.
+        defaults = {"momentum": momentum, "betas": betas, "eps": eps, "fused": True}
+        super().__init__(groups, defaults)
         self.product_dtype = product_dtype
 
     @torch.no_grad()
@@ -165,7 +168,7 @@ class Muon(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True,
+            fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -11,13 +11,20 @@ from .muon import Muon
 from .precision import choose_product_dtype
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, options: OptimizerOptions, device_type: str = "cpu"
+) -> torch.optim.Optimizer:
     """AdamW, Adafactor (Shazeer and Stern, 2018), or Muon for matrices and AdamW for the rest.
 
     Muon (Jordan et al., 2024) also takes convolution kernels, as matrices.
 
     Weight decay applies to matrices and convolution kernels, not to embeddings, norms, biases and
     the logit scale. With `layer_decay`, weights of equal depth have the same learning rate.
+
+    Args:
+        model: may still be on the CPU.
+        options: which optimiser, and how it updates.
+        device_type: type of the device that the updates run on.
     """
     scales = learning_rate_scales(model, options.layer_decay)
     matrices, rest = split_parameters(model)
@@ -47,7 +54,6 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     if options.optim == "adafactor":
         # Its own schedule and scaling off: the learning rate is the recipe's.
         return Adafactor(groups, relative_step=False, scale_parameter=False, warmup_init=False)
-    device_type = next(model.parameters()).device.type
     return Muon(groups, betas=betas, product_dtype=choose_product_dtype(device_type))
 
 

@@ -38,7 +38,7 @@ class ResumableBatches:
     def read(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of a pass, without those already done."""
         self.sampler.set_epoch(epoch)
-        batches = self.remaining(done)
+        batches = self.remaining(epoch, done)
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -48,9 +48,14 @@ class ResumableBatches:
             self.note_skipped(batch)
             yield batch
 
-    def remaining(self, done: int) -> Iterator[dict]:
-        """The batches of this pass, without the first ones."""
-        return iter(self.accelerator.skip_first_batches(self.loader, done))
+    def remaining(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches of a pass, without the first ones."""
+        if done:
+            return iter(self.accelerator.skip_first_batches(self.loader, done))
+        # Skipping makes another loader, which would start workers of its own in every pass.
+        # Accelerate's loader tells the sampler how many passes it has made, unless told an epoch.
+        self.loader.set_epoch(epoch)
+        return iter(self.loader)
 
     def end_pass(self, was_empty: bool):
         """Look back on a pass.
@@ -112,7 +117,7 @@ class ResumableBatches:
 class ResumableStream(ResumableBatches):
     """This process's batches of a stream, which knows its own place."""
 
-    def remaining(self, done: int) -> Iterator[dict]:
+    def remaining(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of this epoch behind those that the stream gave away."""
         return (send_to_device(batch, self.accelerator.device) for batch in self.loader)
 

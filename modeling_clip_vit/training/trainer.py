@@ -174,14 +174,15 @@ class Trainer:
         self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
         self.checkpoints = open_store(args.run)
         # Before anything is put around the operations of the towers.
-        choose_kernels(preparation.model, args, accelerator.device, precision)
+        is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        choose_kernels(preparation.model, args, accelerator.device, precision, is_sharded)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
             self.quantization = QuantizedTraining(args, preparation, accelerator)
         has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
         task.configure(preparation, accelerator, has_idle)
         self.prepare_blocks(preparation.model)
-        optimizer = build_optimizer(preparation.model, args.optimizer)
+        optimizer = build_optimizer(preparation.model, args.optimizer, accelerator.device.type)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)

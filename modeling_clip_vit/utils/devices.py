@@ -18,6 +18,11 @@ def default_device() -> torch.device:
     return torch.device("cpu") if accelerator is None else accelerator
 
 
+def copies_pinned(device_type: str) -> bool:
+    """Whether copies to a device from pinned memory run while the processor goes on."""
+    return device_type in ("cuda", "xpu")
+
+
 @cache
 def product_speeds(
     device_type: str, *dtypes: torch.dtype, side: int | None = None
@@ -35,7 +40,9 @@ def product_speeds(
         RuntimeError: the device does not multiply one of the types.
     """
     side = side or PRODUCT_SIDE.get(device_type, LARGE_PRODUCT_SIDE)
-    matrices = [torch.ones(side, side, dtype=dtype, device=device_type) for dtype in dtypes]
+    # Random: under load, a GPU multiplies random numbers more slowly than ones.
+    numbers = torch.rand(side, side, device=device_type)
+    matrices = [numbers.to(dtype) for dtype in dtypes]
     shortest = [float("inf")] * len(dtypes)
     for _ in range(TURNS):  # the first ones prepare kernels
         for number, matrix in enumerate(matrices):

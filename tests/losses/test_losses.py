@@ -17,6 +17,7 @@ from modeling_clip_vit.losses import (
     MultiPositiveLoss,
     SigLipLoss,
 )
+from modeling_clip_vit.losses.tiles import choose_tile_size
 
 
 def embeds(rows: int, seed: int, size: int = 8) -> torch.Tensor:
@@ -327,3 +328,10 @@ def test_nothing_to_compare_with_is_no_loss(tile_size):
     loss.backward()
     assert loss == 0
     assert images.grad.abs().max() == 0
+
+
+def test_tiles_are_larger_where_starting_an_operation_costs_more():
+    sizes = {device: choose_tile_size("auto", torch.device(device)) for device in ("cpu", "cuda")}
+    assert sizes["cpu"] < sizes["cuda"]
+    assert choose_tile_size(7, torch.device("cuda")) == 7
+    assert choose_tile_size(None, torch.device("cpu")) is None

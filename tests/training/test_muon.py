@@ -7,7 +7,9 @@ import torch
 from timm.optim.muon import _COEFFICIENTS, zeropower_via_newtonschulz
 from torch import nn
 
+from modeling_clip_vit.training.arguments import OptimizerOptions
 from modeling_clip_vit.training.muon import NEWTON_SCHULZ, Muon, as_matrix, orthogonalize
+from modeling_clip_vit.training.optimizer import build_optimizer
 from modeling_clip_vit.training.precision import choose_product_dtype
 from modeling_clip_vit.utils import devices
 
@@ -146,6 +148,38 @@ def test_a_state_goes_on_where_it_stopped():
         step(again, resumed, seed)
     for name, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
+
+
+def test_a_loaded_counter_of_steps_is_where_the_weight_is():
+    """A checkpoint is read into memory, but AdamW's fused kernel takes what is on one device."""
+
+    def build(weight):
+        group = {"params": [weight], "lr": 0.1, "weight_decay": 0.0, "use_muon": False}
+        return Muon([group])
+
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    saved = build(weight)
+    saved.step()
+    weight = nn.Parameter(torch.ones(3, device="meta"))
+    resumed = build(weight)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.state[weight]["step"].device == weight.device
+
+
+@pytest.mark.parametrize("gain", [2.5, 9])
+def test_products_are_chosen_by_the_device_that_trains(gain, monkeypatch):
+    """When the optimiser is built, the weights are still on the CPU."""
+    from modeling_clip_vit.training import precision
+
+    gains = {"cpu": 1.0, "cuda": gain}
+    monkeypatch.setattr(precision, "bfloat16_gain", gains.get)
+    precision.shared_gain.cache_clear()
+    try:
+        optimizer = build_optimizer(nn.Linear(3, 4), OptimizerOptions(optim="muon"), "cuda")
+    finally:
+        precision.shared_gain.cache_clear()
+    assert optimizer.product_dtype == (torch.bfloat16 if gain >= 4 else torch.float32)
 
 
 @pytest.mark.parametrize(
