@@ -97,8 +97,9 @@ def save_picture(path: Path, report: EvaluationReport):
         panels.append(partial(draw_bars, metrics=bars))
     for task in report.tasks:
         panels += task.panels([m for m in report.metrics if m.task == task.name])
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
+    # A task of another kind may have neither bars nor panels.
+    columns = max(1, min(3, len(panels)))
+    lines = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(4.6 * columns, 4.2 * lines), dpi=110)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, draw in zip(axes, panels, strict=False):
