@@ -111,7 +111,11 @@ def test_the_rounded_model_embeds_nearly_as_the_float_one(trained, name):
 def stored_integers(folder: Path) -> dict[str, torch.Tensor]:
     """The rounded weights of a saved model, by name."""
     weights = load_file(folder / "int8" / "model.safetensors")
-    return {name: value for name, value in weights.items() if value.dtype == torch.int8}
+    return {
+        name: value
+        for name, value in weights.items()
+        if value.dtype == torch.int8 and not name.endswith("zero_point")
+    }
 
 
 @pytest.mark.parametrize(("name", "largest"), [("dynamic", 127), ("four bits, late", 7)])
@@ -134,14 +138,16 @@ SHORT = {"max_steps": 6, "eval_steps": 0, "save_steps": 0, "logging_steps": 1, "
 
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 def test_rounding_starts_at_its_step(mode, tmp_path, color_dataset, linear_config):
-    recipe = write_recipe(tmp_path, color_dataset, linear_config, **SHORT)
+    # Exchanging the layers draws random numbers, which dropout would draw otherwise.
+    certain = {"vision_fields": {"drop_path_rate": 0.0, "hidden_dropout": 0.0}}
+    recipe = write_recipe(tmp_path, color_dataset, linear_config, **SHORT, **certain)
     losses = []
     for arguments in ([], ["--quantization_mode", mode, "--quantization_start_step", "3"]):
         train(recipe, *arguments)
         losses.append([line["loss"] for line in read_log(output_of(recipe))])
     plain, rounded = losses
-    assert rounded[:3] == plain[:3]
-    assert rounded[3] != plain[3]
+    assert rounded[:3] == pytest.approx(plain[:3], rel=1e-5)
+    assert rounded[3] != pytest.approx(plain[3], rel=1e-5)
 
 
 def test_ranges_learn_until_the_freeze_step(tmp_path, color_dataset, linear_config):
@@ -178,6 +184,8 @@ def test_a_killed_run_resumes_to_the_same_models(mode, tmp_path, color_dataset, 
         "max_steps": 60,
         "save_steps": 10,
         "eval_steps": 0,
+        # Chosen by measured speed, it could be another one in each process of a busy machine.
+        "bf16": False,
     }
     whole, killed = write_recipes(
         tmp_path, ("whole", "killed"), color_dataset, linear_config, **fields
