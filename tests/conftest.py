@@ -26,7 +26,16 @@ FOREIGN_MARKERS = (
 
 
 #: Folders whose tests are a tier of their own, which a plain `pytest` leaves out.
-TIERS = ("contract", "distributed", "export", "faults", "install", "quantization", "releases")
+TIERS = (
+    "contract",
+    "distributed",
+    "export",
+    "faults",
+    "gpu",
+    "install",
+    "quantization",
+    "releases",
+)
 
 
 def pytest_configure(config):

@@ -11,10 +11,7 @@ from modeling_clip_vit.data.packing import plan_packing
 from modeling_clip_vit.losses import ClipLoss, HardNegativeLoss, MultiPositiveLoss, SigLipLoss
 from modeling_clip_vit.training.gradient_cache import cached_backward, cut
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 VISION = {
     "hidden_size": 64,

@@ -17,7 +17,6 @@ from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.trainer import build_trainer
 
 pytestmark = [
-    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
     pytest.mark.usefixtures("fresh_state"),
 ]
