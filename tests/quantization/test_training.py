@@ -184,8 +184,6 @@ def test_a_killed_run_resumes_to_the_same_models(mode, tmp_path, color_dataset, 
         "max_steps": 60,
         "save_steps": 10,
         "eval_steps": 0,
-        # Chosen by measured speed, it could be another one in each process of a busy machine.
-        "bf16": False,
     }
     whole, killed = write_recipes(
         tmp_path, ("whole", "killed"), color_dataset, linear_config, **fields

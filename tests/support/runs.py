@@ -49,9 +49,11 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
 
 
 def write_recipes(folder: Path, names: Sequence[str], *places: Path, **fields) -> list[Path]:
-    """Equal recipes, each with a folder of its name."""
+    """Equal recipes for runs whose weights are compared, each with a folder of its name."""
     for name in names:
         (folder / name).mkdir()
+    # What `auto` measures may differ from one process to the next on a busy machine.
+    fields = {"bf16": False, **fields}
     return [write_recipe(folder / name, *places, **fields) for name in names]
 
 
