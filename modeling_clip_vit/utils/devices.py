@@ -41,7 +41,8 @@ def product_speeds(
     """
     side = side or PRODUCT_SIDE.get(device_type, LARGE_PRODUCT_SIDE)
     # Random: under load, a GPU multiplies random numbers more slowly than ones.
-    numbers = torch.rand(side, side, device=device_type)
+    # Their own generator: later random numbers must not depend on what is timed in this process.
+    numbers = torch.rand(side, side, generator=torch.Generator().manual_seed(0)).to(device_type)
     matrices = [numbers.to(dtype) for dtype in dtypes]
     shortest = [float("inf")] * len(dtypes)
     for _ in range(TURNS):  # the first ones prepare kernels

@@ -51,21 +51,6 @@ def test_the_device_is_the_accelerator_that_torch_names(monkeypatch):
     assert devices.default_device() == torch.device("xpu")
 
 
-def test_a_device_that_does_not_multiply_bfloat16_gains_nothing_from_it():
-    # torch has no such device on this machine, and its products fail.
-    assert devices.bfloat16_gain("fpga") == 0
-
-
-def test_products_are_timed():
-    """Of a matrix half as large, an eighth of the operations takes less time."""
-    devices.product_speeds.cache_clear()
-    shortest = []
-    for side in (256, 512):
-        [speed] = devices.product_speeds("cpu", torch.float32, side=side)
-        shortest.append(2 * side**3 / speed)
-    assert shortest[0] < shortest[1]
-
-
 def test_the_peak_of_memory_is_at_least_what_is_held_now():
     held = torch.ones(50_000_000)  # 200 MB
     peak = devices.peak_memory(torch.device("cpu"))
