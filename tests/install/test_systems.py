@@ -66,6 +66,8 @@ class Interrupt:
         if name == sys.argv[-1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+# What a shell starts in the background ignores the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt())
 runpy.run_path("train.py", run_name="__main__")
 """
