@@ -1,0 +1,105 @@
+"""Load a checkpoint of any peer, convert it, check the result, and only then write it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..hub.sentence_transformers import write_sentence_transformers_files
+from ..modeling_clip_vit import ClipVitModel
+from ..utils.errors import UserError
+from ..utils.folders import new_folder
+from ..utils.from_pretrained import load_processor
+from .peer_checkpoints import folder_of
+from .peers import PEERS, Ours, find_peer
+from .verify import is_tower, verify
+from .weights import ConversionError
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted.
+
+    Args:
+        peer: implementation of the source, a key of `PEERS`.
+        differences: largest difference of each output between source and result.
+    """
+
+    peer: str
+    differences: dict[str, float]
+
+    def __str__(self) -> str:
+        """The differences in words."""
+        listed = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
+        return f"largest differences: {listed or 'none'}"
+
+
+def convert(source: str, target: Path, to: str = "clip_vit") -> Conversion:
+    """Convert a checkpoint into a new folder, with its processor.
+
+    Args:
+        source: a folder, a file of weights in one, or the id of a model on the Hub.
+        target: folder to write, which must be new or empty. It is there only if all went well.
+        to: implementation to convert to, a key of `PEERS`.
+
+    Raises:
+        UserError: there is no such checkpoint, or it cannot be converted without loss.
+    """
+    check_writable(to)
+    peer = find_peer(source)
+    theirs = PEERS[peer].load(source)
+    ours = PEERS[peer].from_peer(theirs).eval()
+    converted = convert_to(to, ours, source)
+    differences = check(theirs, ours, converted)
+    with new_folder(target) as folder:
+        PEERS[to].save(converted, folder, ours.config)
+        if isinstance(ours, ClipVitModel) and not PEERS[to].is_tower:
+            copy_processor(source, folder, to)
+    return Conversion(peer, differences)
+
+
+def check_writable(to: str):
+    """Reject an implementation that nothing is converted to.
+
+    Raises:
+        UserError: with those that there are.
+    """
+    writable = [name for name, peer in PEERS.items() if peer.to_peer]
+    if to not in writable:
+        raise UserError(f"to={to!r} is not allowed: choose from {', '.join(writable)}")
+
+
+def convert_to(name: str, ours: Ours, source: str) -> Any:
+    """Convert one of our models to another implementation.
+
+    Raises:
+        ConversionError: the other implementation cannot represent it.
+    """
+    peer = PEERS[name]
+    if not isinstance(ours, ClipVitModel) and not peer.is_tower and name != "clip_vit":
+        raise ConversionError(f"{source!r} is an image tower alone, and {name} has two towers")
+    assert peer.to_peer is not None, "check_writable rejects what cannot be written"
+    return peer.to_peer(ours)
+
+
+def check(source: Any, ours: Ours, converted: Any) -> dict[str, float]:
+    """The largest differences between a source and what was made of it.
+
+    Raises:
+        ConversionError: they are larger than float32 explains.
+    """
+    if converted is source:
+        return {}
+    if isinstance(ours, ClipVitModel) and is_tower(converted):
+        # An image tower has no texts, so both towers are first compared between source and ours.
+        before = {} if source is ours else verify(source, ours, ours.config)
+        return {**before, **verify(ours, converted, ours.config)}
+    return verify(source, converted, ours.config)
+
+
+def copy_processor(source: str, folder: Path, to: str):
+    """Write the source's tokenizer and image processor next to the weights, if it has them."""
+    place = folder_of(source)
+    if (Path(place) / "tokenizer_config.json").is_file():
+        load_processor(place).save_pretrained(folder)
+        if to == "clip_vit":
+            write_sentence_transformers_files(folder)
