@@ -465,6 +465,11 @@ def prepare_foreign(config: PreTrainedConfig, poolings: Collection[str]):
             f"pooling={config.pooling!r} is not allowed with a tower of type "
             f"{config.model_type!r}: it must be null or one of {', '.join(poolings)}"
         )
+    if config.pooling is not None and config.model_type == "timm_wrapper":
+        raise ValueError(
+            f"pooling={config.pooling!r} is not allowed with a model of timm: set global_pool in "
+            "its model_args"
+        )
 
 
 #: The configuration of either tower.

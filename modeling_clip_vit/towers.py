@@ -6,6 +6,7 @@ Shape legend: `B` batch, `L` sequence, `D` hidden.
 import inspect
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel
@@ -27,10 +28,32 @@ FOREIGN_POOLINGS: dict[str, Pooling] = {
 
 
 def build_tower(config: PreTrainedConfig, own_class: type[PreTrainedModel]) -> PreTrainedModel:
-    """A tower with random weights: of `own_class`, or of another model type."""
-    if is_foreign(config):
-        return AutoModel.from_config(config)
-    return own_class._from_config(config)
+    """A tower with random weights: of `own_class`, or of another model type.
+
+    Nothing is downloaded. Of a model with encoder and decoder, the tower is the encoder. A model of
+    timm (`model_type="timm_wrapper"`) knows its images; its configuration learns that here.
+    """
+    if not is_foreign(config):
+        return own_class._from_config(config)
+    tower = AutoModel.from_config(config)
+    if getattr(config, "is_encoder_decoder", False):
+        tower = tower.get_encoder()
+    if hasattr(tower, "timm_model"):
+        for name, value in images_of(tower.timm_model).items():
+            for holder in (config, tower.config):
+                if getattr(holder, name, None) is None:
+                    setattr(holder, name, value)
+    return tower
+
+
+def images_of(timm_model: torch.nn.Module) -> dict[str, int]:
+    """`image_size` and `num_channels` of the images that a model of timm was built for."""
+    fields: Any = timm_model.pretrained_cfg  # type: ignore[attr-defined]
+    channels, height, _ = fields["input_size"]
+    size = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)
+    if size is not None:  # not necessarily that of the architecture's name
+        height = size[0]
+    return {"image_size": height, "num_channels": getattr(timm_model, "in_chans", channels)}
 
 
 def pooled_size(tower: PreTrainedModel) -> int:
@@ -44,8 +67,8 @@ def pooled_size(tower: PreTrainedModel) -> int:
     size = getattr(tower.config, "hidden_size", None)
     if size is None and getattr(tower.config, "hidden_sizes", None):
         size = tower.config.hidden_sizes[-1]  # a network of stages
-    if size is None:
-        size = getattr(getattr(tower, "timm_model", None), "num_features", None)
+    if size is None and hasattr(tower, "timm_model"):
+        size = tower.timm_model.head_hidden_size
     if size is None:
         raise ValueError(
             f"a tower of type {tower.config.model_type!r} has no hidden_size, so its output cannot "

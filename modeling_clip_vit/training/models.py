@@ -1,6 +1,7 @@
 """Build or load the models that are trained, and their processors."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -130,10 +131,18 @@ def build_model(
         model.set_attn_implementation(options.attn_implementation)
     processor = build_processor(tokenizer, model.config.vision_config.image_size)
     if options.vision_model_name_or_path:
-        pretrained = load_image_processor(options.vision_model_name_or_path)
-        processor.image_processor.image_mean = pretrained.image_mean
-        processor.image_processor.image_std = pretrained.image_std
+        mean, std = mean_and_std(load_image_processor(options.vision_model_name_or_path))
+        processor.image_processor.image_mean = mean
+        processor.image_processor.image_std = std
     return model, processor
+
+
+def mean_and_std(image_processor: Any) -> tuple[list[float], list[float]]:
+    """What an image processor normalises pixels with, for each channel."""
+    if hasattr(image_processor, "data_config"):  # of timm
+        fields = image_processor.data_config
+        return list(fields["mean"]), list(fields["std"])
+    return image_processor.image_mean, image_processor.image_std
 
 
 def train_tokenizer_for(config: ClipVitTextConfig, captions: Captions) -> PreTrainedTokenizerBase:
