@@ -101,7 +101,7 @@ def main():
         result = {
             "device": describe_device(device),
             "gflops": {name: round(speed / 1e9) for name, speed in speeds.items()},
-            "precision": training.precision,
+            "precision": training.precision.autocast,
             "seconds_before_the_first_update": before,
         }
         if options.steps == 0:
@@ -117,7 +117,7 @@ def main():
             updates, operations = measure(training, options.steps)
             names = ("data", "forward", "backward", "optimiser", "rest", "whole")
             parts = {n: statistics.median(u.get(n, 0.0) for u in updates) for n in names}
-            peak = speeds["bfloat16" if training.precision == "bf16" else "float32"]
+            peak = speeds["bfloat16" if training.precision.autocast == "bf16" else "float32"]
             rate = operations / parts["whole"]
             result |= {
                 "milliseconds_of_an_update": {n: round(1e3 * v, 1) for n, v in parts.items()},

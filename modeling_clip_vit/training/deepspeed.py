@@ -17,6 +17,7 @@ from ..utils.packages import require
 from .arguments import TrainArguments
 from .checkpoints import CheckpointError
 from .gradient_cache import gradient_exchange
+from .precision import Precision
 
 
 def is_zero_launched() -> bool:
@@ -59,15 +60,15 @@ def build_zero_plugin(args: TrainArguments) -> DeepSpeedPlugin:
     return plugin
 
 
-def set_zero_precision(plugin: DeepSpeedPlugin, precision: str):
+def set_zero_precision(plugin: DeepSpeedPlugin, precision: Precision):
     """Set the precision of products; weights stay in float32, as with the other strategies.
 
     Args:
         plugin: from `build_zero_plugin`.
-        precision: `bf16` or `no`, from `choose_precision`.
+        precision: of the run; float16 is not supported.
     """
     plugin.deepspeed_config["torch_autocast"] = {
-        "enabled": precision == "bf16",
+        "enabled": precision.autocast == "bf16",
         "dtype": "bfloat16",
         "lower_precision_safe_modules": [],  # whose gradients would be added up in bfloat16
     }

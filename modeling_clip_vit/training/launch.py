@@ -16,7 +16,7 @@ from ..utils.processes import start_processes
 from ..utils.resources import find_resource
 from .arguments import TrainArguments
 from .deepspeed import build_zero_plugin, is_zero_launched, set_zero_precision
-from .precision import choose_precision
+from .precision import Precision, choose_precision
 from .trackers import find_trackers
 
 logger = logging.getLogger(__name__)
@@ -26,32 +26,43 @@ class LaunchError(UserError):
     """A launch that would not train as requested; the message is one clear sentence."""
 
 
-def start_accelerator(args: TrainArguments) -> tuple[Accelerator, str]:
-    """Start Accelerate in the precision for the arguments and the device.
+def start_launched() -> torch.device:
+    """Start the processes that were launched; returns the device of this one.
 
-    Returns:
-        The accelerator and its precision: `bf16`, `fp16` or `no`.
+    Raises:
+        UserError: they would not train together.
+    """
+    device = default_device()
+    check_environment(device)
+    return start_processes(**process_options(device, is_zero_launched())).device
+
+
+def start_accelerator(
+    args: TrainArguments, kept: Precision | None = None
+) -> tuple[Accelerator, Precision]:
+    """Start Accelerate in the precision for the arguments and the device, after `start_launched`.
+
+    Args:
+        args: of the run.
+        kept: the precision that a checkpoint keeps, of a run that is resumed.
 
     Raises:
         UserError: it would not train as requested, or a tracker is not installed.
     """
-    device = default_device()
-    check_environment(device)
-    trackers = find_trackers(args.run.report_to)
     is_zero = is_zero_launched()
+    trackers = find_trackers(args.run.report_to)
     zero_plugin = build_zero_plugin(args) if is_zero else None
-    start_processes(**process_options(device, is_zero))
-    # Needs the processes, because all of them use what the main one measures.
-    precision = choose_precision(args.run, device.type)
+    device_type = default_device().type
+    precision = choose_precision(args, device_type, kept)
     if zero_plugin is not None:
         set_zero_precision(zero_plugin, precision)
     accelerator = Accelerator(
         # With cpu=True, Accelerate would silently ignore DeepSpeed.
-        cpu=device.type == "cpu" and not is_zero,
-        mixed_precision="no" if is_zero else precision,
+        cpu=device_type == "cpu" and not is_zero,
+        mixed_precision="no" if is_zero else precision.autocast,
         deepspeed_plugin=zero_plugin,
         gradient_accumulation_steps=args.optimizer.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(non_blocking=copies_pinned(device.type)),
+        dataloader_config=DataLoaderConfiguration(non_blocking=copies_pinned(device_type)),
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
     )

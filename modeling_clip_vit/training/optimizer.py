@@ -8,11 +8,10 @@ from transformers.optimization import Adafactor
 from .arguments import OptimizerOptions
 from .blocks import depths
 from .muon import Muon
-from .precision import choose_product_dtype
 
 
 def build_optimizer(
-    model: nn.Module, options: OptimizerOptions, device_type: str = "cpu"
+    model: nn.Module, options: OptimizerOptions, product_dtype: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
     """AdamW, Adafactor (Shazeer and Stern, 2018), or Muon for matrices and AdamW for the rest.
 
@@ -24,7 +23,7 @@ def build_optimizer(
     Args:
         model: may still be on the CPU.
         options: which optimiser, and how it updates.
-        device_type: type of the device that the updates run on.
+        product_dtype: dtype that Muon multiplies matrices in.
     """
     scales = learning_rate_scales(model, options.layer_decay)
     matrices, rest = split_parameters(model)
@@ -54,7 +53,7 @@ def build_optimizer(
     if options.optim == "adafactor":
         # Its own schedule and scaling off: the learning rate is the recipe's.
         return Adafactor(groups, relative_step=False, scale_parameter=False, warmup_init=False)
-    return Muon(groups, betas=betas, product_dtype=choose_product_dtype(device_type))
+    return Muon(groups, betas=betas, product_dtype=product_dtype)
 
 
 def build_schedule(

@@ -1,4 +1,4 @@
-"""What a resumed run takes over from its checkpoint, where a new one would find it in the data.
+"""What a resumed run takes over from its checkpoint, where a new one would find or measure it.
 
 Data may have changed since: a tokenizer that is trained anew gives other numbers to the same words,
 and classes that are counted anew have other places.
@@ -13,6 +13,7 @@ import torch
 
 from ..utils.from_pretrained import read_as_text
 from .arguments import TrainArguments
+from .precision import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,14 @@ class Restart:
         class_names: of the classes in their order; empty for none.
         num_rows: of the training split.
         recipe: every field of the run, columns that were found in the data among them.
+        precision: number formats that it computed in; None where an older release saved.
     """
 
     processor: Any = None
     class_names: list[str] = field(default_factory=list)
     num_rows: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
+    precision: Precision | None = None
 
 
 def read_restart(path: Path, progress: dict, processor_class: Any) -> Restart:
@@ -60,6 +63,8 @@ def read_restart(path: Path, progress: dict, processor_class: Any) -> Restart:
         read_as_text(getattr(processor, "tokenizer", None))
     names = ("class_names", "num_rows", "recipe")
     kept = {name: progress[name] for name in names if name in progress}
+    if "precision" in progress:
+        kept["precision"] = Precision(**progress["precision"])
     return Restart(processor, **kept)
 
 

@@ -121,7 +121,7 @@ class RunResults:
             "steps": progress.step,
             "train_seconds": progress.seconds,
             "images_per_second": progress.images / progress.seconds,
-            "precision": self.training.precision,
+            "precision": self.training.precision.autocast,
             "code": code_version(),
             "recipe": self.args.to_flat_dict(),
         }
@@ -199,7 +199,7 @@ class RunResults:
             metrics=self.metrics,
             steps=progress.step,
             seconds=progress.seconds,
-            precision=self.training.precision,
+            precision=self.training.precision.autocast,
             images_per_second=progress.images / progress.seconds,
             num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
             num_text_parameters=count("text_model", "text_projection"),

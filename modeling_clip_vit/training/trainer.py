@@ -32,8 +32,9 @@ from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_che
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .guard import UpdateGuard
 from .kernels import choose_kernels
-from .launch import FolderLock, start_accelerator
+from .launch import FolderLock, start_accelerator, start_launched
 from .optimizer import build_optimizer, build_schedule
+from .precision import FLOAT32, Precision
 from .quantization_aware import QuantizedTraining
 from .restart import (
     Restart,
@@ -95,13 +96,14 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         CheckpointError: there is no checkpoint to resume from.
     """
     task = find_task(args.run.task)(args)
-    accelerator, precision = start_accelerator(args)
-    set_seed(args.run.seed)
+    device = start_launched()
     checkpoints = open_store(args.run)
     # What was copied from an object store goes when the candidates are closed.
-    with closing(find_checkpoint(accelerator, checkpoints, args.run)) as candidates:
+    with closing(find_checkpoint(device, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
+        accelerator, precision = start_accelerator(args, restart.precision)
+        set_seed(args.run.seed)
         preparation = task.prepare(restart)
         args = args.with_columns(preparation.columns)
         trainer = Trainer(task, preparation, accelerator, args, precision)
@@ -118,7 +120,7 @@ def open_store(options: RunOptions) -> CheckpointStore:
 
 
 def find_checkpoint(
-    accelerator: Accelerator, checkpoints: CheckpointStore, options: RunOptions
+    device: torch.device, checkpoints: CheckpointStore, options: RunOptions
 ) -> Generator[tuple[Path, dict]]:
     """The checkpoint to resume from, an older one where the newest is damaged; and its progress.
 
@@ -139,7 +141,7 @@ def find_checkpoint(
             logger.warning("%s", reason)
             error = reason
         # All processes resume from the same one.
-        if all_reduce_max([0 if state else 1], accelerator.device) == [0] and state:
+        if all_reduce_max([0 if state else 1], device) == [0] and state:
             yield path, state
             return
     raise error
@@ -153,7 +155,7 @@ class Trainer:
         preparation: the model, its processor and its data, as `task.prepare` made them.
         accelerator: of the process.
         args: all options of the run.
-        precision: what the accelerator computes in, `bf16`, `fp16` or `no`.
+        precision: number formats to compute in; those of the accelerator.
 
     Raises:
         UserError: the model does not fit the arguments.
@@ -165,7 +167,7 @@ class Trainer:
         preparation: Preparation,
         accelerator: Accelerator,
         args: TrainArguments,
-        precision: str = "no",
+        precision: Precision = FLOAT32,
     ):
         self.task, self.preparation, self.args = task, preparation, args
         self.accelerator, self.precision = accelerator, precision
@@ -175,14 +177,14 @@ class Trainer:
         self.checkpoints = open_store(args.run)
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
-        choose_kernels(preparation.model, args, accelerator.device, precision, is_sharded)
+        choose_kernels(preparation.model, args, accelerator.device, precision.autocast, is_sharded)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
             self.quantization = QuantizedTraining(args, preparation, accelerator)
         has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
         task.configure(preparation, accelerator, has_idle)
         self.prepare_blocks(preparation.model)
-        optimizer = build_optimizer(preparation.model, args.optimizer, accelerator.device.type)
+        optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
@@ -479,6 +481,7 @@ class Trainer:
             "class_names": self.preparation.class_names,
             "num_rows": self.preparation.data.num_rows,
             "recipe": self.args.to_flat_dict(),
+            "precision": vars(self.precision),
         }
         return self.checkpoints.save(
             self.accelerator,

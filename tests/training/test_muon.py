@@ -7,11 +7,7 @@ import torch
 from timm.optim.muon import _COEFFICIENTS, zeropower_via_newtonschulz
 from torch import nn
 
-from modeling_clip_vit.training.arguments import OptimizerOptions
 from modeling_clip_vit.training.muon import NEWTON_SCHULZ, Muon, as_matrix, orthogonalize
-from modeling_clip_vit.training.optimizer import build_optimizer
-from modeling_clip_vit.training.precision import choose_product_dtype
-from modeling_clip_vit.utils import devices
 
 BETAS = (0.9, 0.95)
 
@@ -165,34 +161,3 @@ def test_a_loaded_counter_of_steps_is_where_the_weight_is():
     resumed = build(weight)
     resumed.load_state_dict(saved.state_dict())
     assert resumed.state[weight]["step"].device == weight.device
-
-
-@pytest.mark.parametrize("gain", [2.5, 9])
-def test_products_are_chosen_by_the_device_that_trains(gain, monkeypatch):
-    """When the optimiser is built, the weights are still on the CPU."""
-    from modeling_clip_vit.training import precision
-
-    gains = {"cpu": 1.0, "cuda": gain}
-    monkeypatch.setattr(precision, "bfloat16_gain", gains.get)
-    precision.shared_gain.cache_clear()
-    try:
-        optimizer = build_optimizer(nn.Linear(3, 4), OptimizerOptions(optim="muon"), "cuda")
-    finally:
-        precision.shared_gain.cache_clear()
-    assert optimizer.product_dtype == (torch.bfloat16 if gain >= 4 else torch.float32)
-
-
-@pytest.mark.parametrize(
-    ("gain", "expected"), [(0.2, "float32"), (2.5, "float32"), (9, "bfloat16")]
-)
-def test_products_are_in_what_the_device_multiplies_well(gain, expected, monkeypatch):
-    from modeling_clip_vit.training import precision
-
-    monkeypatch.setattr(precision, "bfloat16_gain", lambda device_type: gain)
-    precision.shared_gain.cache_clear()
-    try:
-        assert choose_product_dtype("cpu") == getattr(torch, expected)
-        assert precision.computes_in_bf16("cpu") == (gain >= 1.5)
-    finally:
-        precision.shared_gain.cache_clear()
-    assert devices.product_speeds("cpu", torch.float32)[0] > 1e8
