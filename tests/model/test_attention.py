@@ -91,3 +91,10 @@ def test_a_type_of_attention_survives_saving(tmp_path):
     images = make_images(2)
     expected = model.get_image_features(images).pooler_output
     assert torch.equal(again.get_image_features(images).pooler_output, expected)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_masks_are_made_without_a_warning(is_causal, recwarn):
+    """Transformers renames arguments of its mask functions."""
+    small_model(text={"is_causal": is_causal}).get_text_features(**make_texts([4, 7]))
+    assert [str(warning.message) for warning in recwarn] == []
