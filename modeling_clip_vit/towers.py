@@ -68,7 +68,7 @@ def pooled_size(tower: PreTrainedModel) -> int:
     if size is None and getattr(tower.config, "hidden_sizes", None):
         size = tower.config.hidden_sizes[-1]  # a network of stages
     if size is None and hasattr(tower, "timm_model"):
-        size = tower.timm_model.head_hidden_size
+        size = tower.timm_model.head_hidden_size  # type: ignore[union-attr]
     if size is None:
         raise ValueError(
             f"a tower of type {tower.config.model_type!r} has no hidden_size, so its output cannot "
