@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 from transformers import AutoProcessor
 
 from modeling_clip_vit.data.tokenizer import train_tokenizer
@@ -62,6 +63,14 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if tiers & {mark.name for mark in item.iter_markers()}]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def converted_models(tmp_path_factory):
+    """Models of peers that tests convert on the way are kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HOME", str(tmp_path_factory.mktemp("hf_home")))
+        yield
 
 
 @pytest.fixture(scope="session")

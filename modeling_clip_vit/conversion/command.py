@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.command_line import CommandParser
-from ..utils.folders import check_new
+from ..utils.folders import check_new, new_folder
 from .convert import convert
 from .peers import PEERS
+from .sources import find_source
 
 
 def run_convert(arguments: list[str]) -> int:
@@ -14,8 +15,16 @@ def run_convert(arguments: list[str]) -> int:
     options = build_parser().parse(arguments)
     target = Path(options.target)
     check_new(target)
-    conversion = convert(options.source, target, options.to)
-    print(f"{options.source} ({conversion.peer}) is now {target} ({options.to}); {conversion}")
+    source = find_source(options.source)
+    if source is not None:
+        source.fetch_weights()
+    conversion = convert(options.source if source is None else str(source.path), options.to)
+    with new_folder(target) as folder:
+        conversion.save(folder)
+    print(
+        f"{options.source} ({conversion.peer}) is now {target} ({options.to}); "
+        f"{conversion.describe_differences()}"
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint of any peer, convert it, check the result, and only then write it."""
+"""Load a checkpoint of any peer, convert it, and check the result before it is written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
-from ..utils.folders import new_folder
 from ..utils.from_pretrained import load_processor
 from .peer_checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
@@ -17,28 +16,41 @@ from .weights import ConversionError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted.
+    """A model that was converted and checked, but not written yet.
 
     Args:
+        source: its checkpoint.
         peer: implementation of the source, a key of `PEERS`.
+        to: implementation that it was converted to, another key.
+        ours: the model as one of ours.
+        converted: the model as it is written.
         differences: largest difference of each output between source and result.
     """
 
+    source: str
     peer: str
+    to: str
+    ours: Ours
+    converted: Any
     differences: dict[str, float]
 
-    def __str__(self) -> str:
+    def save(self, folder: Path):
+        """Write the model, with the source's processor, into a folder that is there."""
+        PEERS[self.to].save(self.converted, folder, self.ours.config)
+        if isinstance(self.ours, ClipVitModel) and not PEERS[self.to].is_tower:
+            copy_processor(self.source, folder, self.to)
+
+    def describe_differences(self) -> str:
         """The differences in words."""
         listed = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
         return f"largest differences: {listed or 'none'}"
 
 
-def convert(source: str, target: Path, to: str = "clip_vit") -> Conversion:
-    """Convert a checkpoint into a new folder, with its processor.
+def convert(source: str, to: str = "clip_vit") -> Conversion:
+    """Load a checkpoint, convert it, and check the result.
 
     Args:
         source: a folder, a file of weights in one, or the id of a model on the Hub.
-        target: folder to write, which must be new or empty. It is there only if all went well.
         to: implementation to convert to, a key of `PEERS`.
 
     Raises:
@@ -49,12 +61,7 @@ def convert(source: str, target: Path, to: str = "clip_vit") -> Conversion:
     theirs = PEERS[peer].load(source)
     ours = PEERS[peer].from_peer(theirs).eval()
     converted = convert_to(to, ours, source)
-    differences = check(theirs, ours, converted)
-    with new_folder(target) as folder:
-        PEERS[to].save(converted, folder, ours.config)
-        if isinstance(ours, ClipVitModel) and not PEERS[to].is_tower:
-            copy_processor(source, folder, to)
-    return Conversion(peer, differences)
+    return Conversion(source, peer, to, ours, converted, check(theirs, ours, converted))
 
 
 def check_writable(to: str):

@@ -14,6 +14,7 @@ from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_model, load_processor
+from .published import local_checkpoint
 from .weights import ConversionError
 
 #: Parts of the names of configuration fields that change nothing in a trained model's outputs.
@@ -25,8 +26,9 @@ def run_merge(arguments: list[str]) -> int:
     options = build_parser().parse(arguments)
     target = Path(options.target)
     check_new(target)
-    first, second = (load_model(AutoModel, path) for path in (options.first, options.second))
-    processors = [load_processor(path) for path in (options.first, options.second)]
+    paths = [local_checkpoint(path) for path in (options.first, options.second)]
+    first, second = (load_model(AutoModel, path) for path in paths)
+    processors = [load_processor(path) for path in paths]
     if processors[0].tokenizer.get_vocab() != processors[1].tokenizer.get_vocab():
         raise ConversionError(
             f"{options.first!r} and {options.second!r} use different vocabularies, so the same "
@@ -62,7 +64,9 @@ def build_parser() -> CommandParser:
         "before and after fine-tuning, to keep what the model was good at before (WiSE-FT).",
         example="clip-vit merge my_clip my_clip_fine_tuned my_clip_merged --alpha 0.5",
     )
-    parser.add_argument("first", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument(
+        "first", type=str, help="checkpoint of this package or of a peer: a folder or a Hub id"
+    )
     parser.add_argument("second", type=str, help="another checkpoint of the same architecture")
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
     parser.add_class_arguments(MergeOptions)

@@ -116,14 +116,23 @@ def find_peer(source: str) -> str:
     Raises:
         ConversionError: none that this knows, or there is no such checkpoint.
     """
+    peer = recognize_peer(source)
+    if peer is None:
+        raise ConversionError(
+            f"{source!r} holds a model of type {read_config(source).get('model_type')!r}: it must "
+            f"be of one of {', '.join(PEERS)}"
+        )
+    return peer
+
+
+def recognize_peer(source: str) -> str | None:
+    """Which implementation a checkpoint is of; None where it is of none that this knows.
+
+    Raises:
+        ConversionError: there is no such checkpoint.
+    """
     config = read_config(source)
-    for name, peer in PEERS.items():
-        if peer.detect(config):
-            return name
-    raise ConversionError(
-        f"{source!r} holds a model of type {config.get('model_type')!r}: it must be of one of "
-        f"{', '.join(PEERS)}"
-    )
+    return next((name for name, peer in PEERS.items() if peer.detect(config)), None)
 
 
 def read_config(source: str) -> dict:
@@ -135,7 +144,8 @@ def read_config(source: str) -> dict:
     place = folder_of(source)
     folder = Path(place)
     if (folder / "open_clip_config.json").is_file():
-        return json.loads((folder / "open_clip_config.json").read_text())
+        with loading(source):
+            return json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConversionError(f"{source!r} has neither config.json nor open_clip_config.json")
     with loading(source):

@@ -4,6 +4,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from ..conversion.published import local_checkpoint
 from ..data.sources import open_dataset
 from ..inference.loading import Encoder, load_encoder
 from ..utils.command_line import CommandParser
@@ -25,11 +26,12 @@ def run_evaluate(arguments: list[str]) -> int:
     state = start_processes()
     encoder: Encoder | TorchClassifier
     class_names = None
-    if is_classifier(parsed.checkpoint):
-        encoder = load_classifier(parsed.checkpoint)
+    checkpoint = local_checkpoint(parsed.checkpoint, needs_texts=False)
+    if is_classifier(checkpoint):
+        encoder = load_classifier(checkpoint)
         class_names = encoder.class_names
     else:
-        encoder = load_encoder(parsed.checkpoint, parsed.runtime)
+        encoder = load_encoder(checkpoint, parsed.runtime)
     splits = open_dataset(options.dataset, options.image_column)
     report = evaluate(open_evaluation(options, splits, ImagesOnDisk, class_names), encoder)
     if report is None or not state.is_main_process:
@@ -57,7 +59,9 @@ def build_parser() -> CommandParser:
         replaced={"label_column": "label_columns, which takes one column or several"},
     )
     parser.add_argument(
-        "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
+        "checkpoint",
+        type=str,
+        help="checkpoint of any peer, or exported model: a folder or a Hub id",
     )
     parser.add_argument(
         "--dataset",

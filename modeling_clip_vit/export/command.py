@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..conversion.published import local_checkpoint
 from ..inference.loading import load_clip
 from ..runtimes import exporting_runtimes
 from ..utils.command_line import CommandParser
@@ -25,7 +26,7 @@ def run_export(arguments: list[str]) -> int:
         raise UserError(f"--num_calibration is {options.num_calibration}, and must be at least 1")
     parts = choose_parts(options.part, options.format)
     choose_runtime(options.format, options.precision, parts, options.calibration is not None)
-    model, processor = load_clip(options.checkpoint)
+    model, processor = load_clip(local_checkpoint(options.checkpoint))
     samples = []
     if options.calibration is not None:
         samples = read_calibration_samples(
@@ -82,7 +83,9 @@ def build_parser() -> CommandParser:
         "checkpoint, and nothing is written unless their outputs match.",
         example="clip-vit export outputs/emoji outputs/emoji-onnx --format onnx",
     )
-    parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument(
+        "checkpoint", type=str, help="checkpoint of this package or of a peer: a folder or a Hub id"
+    )
     parser.add_argument("target", type=str, help="output folder; must be new or empty")
     formats = ", ".join(exporting_runtimes())
     parser.add_argument("--format", type=str, required=True, help=f"export format: {formats}")

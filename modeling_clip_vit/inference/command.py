@@ -7,6 +7,7 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from PIL import Image
 
+from ..conversion.published import local_checkpoint
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_picture, replaced_file
@@ -21,7 +22,7 @@ def run_search(arguments: list[str]) -> int:
         check_picture(Path(options.save))
     if not options.query.strip():
         raise UserError("the query is empty: say what to look for")
-    encoder = load_encoder(options.checkpoint, options.runtime)
+    encoder = load_encoder(local_checkpoint(options.checkpoint), options.runtime)
     search = ImageSearch(encoder, open_gallery(options.images, options.image_column, options.split))
     for name in search.unreadable:
         print(f"skipped {name}", file=sys.stderr)
@@ -75,7 +76,9 @@ def build_parser() -> CommandParser:
         example='clip-vit search outputs/emoji "a slice of pizza" --images data/emoji',
     )
     parser.add_argument(
-        "checkpoint", type=str, help="checkpoint or exported model: a folder or a Hub id"
+        "checkpoint",
+        type=str,
+        help="checkpoint of any peer, or exported model: a folder or a Hub id",
     )
     parser.add_argument("query", type=str, help="text to search for")
     parser.add_class_arguments(SearchOptions)

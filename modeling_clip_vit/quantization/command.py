@@ -6,6 +6,7 @@ from typing import Literal
 
 from jsonargparse import Namespace
 
+from ..conversion.published import local_checkpoint
 from ..evaluation.dataset import EvaluationSet
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import as_json
@@ -28,11 +29,12 @@ def run_quantize(arguments: list[str]) -> int:
     """Quantise a trained model, or report what each of its layers would lose."""
     options = build_parser().parse(arguments, QuantizeOptions)
     check_options(options)
-    model, processor = load_clip(options.checkpoint)
+    checkpoint = local_checkpoint(options.checkpoint)
+    model, processor = load_clip(checkpoint)
     if not isinstance(model, ClipVitModel):
         raise QuantizationError(
             f"{options.checkpoint!r} holds a model of type {model.config.model_type!r}: "
-            "clip-vit convert makes it one of this package"
+            "clip-vit convert has no conversion of it"
         )
     if is_quantized(model.config):
         raise QuantizationError(f"{options.checkpoint!r} is quantised already")
@@ -55,7 +57,7 @@ def run_quantize(arguments: list[str]) -> int:
         "weight_bits": options.weight_bits,
         "skip": options.skip,
         "embeddings": options.embeddings,
-        "float_bytes": weight_bytes(Path(options.checkpoint)),
+        "float_bytes": weight_bytes(Path(checkpoint)),
     }
     if samples is not None:
         facts |= compare(model, quantized, processor, samples)
@@ -108,7 +110,9 @@ def build_parser() -> CommandParser:
         example="clip-vit quantize outputs/emoji outputs/emoji-int8",
         replaced={"num_samples": "max_samples"},
     )
-    parser.add_argument("checkpoint", type=str, help="checkpoint: a folder or a Hub id")
+    parser.add_argument(
+        "checkpoint", type=str, help="checkpoint of this package or of a peer: a folder or a Hub id"
+    )
     parser.add_argument("target", type=str, nargs="?", help="output folder; must be new or empty")
     parser.add_argument(
         "--report",

@@ -1,5 +1,6 @@
 """Build or load the models that are trained, and their processors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
+from ..conversion.published import local_checkpoint, local_tower
 from ..data.captions import Captions
 from ..data.tokenizer import train_tokenizer
 from ..modeling_clip_vit import ClipVitModel
@@ -37,15 +39,17 @@ LONGEST_TEXT = 100_000
 
 
 def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProcessor]:
-    """A CLIP of this package and its processor from a checkpoint.
+    """A CLIP of this package and its processor from a checkpoint, also one of a peer.
 
     Raises:
         ValueError: the checkpoint holds another type of model, or its weights do not match.
     """
+    path = local_checkpoint(path)
     config = load_config(path)
     if config.model_type != ClipVitConfig.model_type:
         raise UserError(
-            f"{path} holds a model of type {config.model_type!r}, not {ClipVitConfig.model_type!r}"
+            f"{path} holds a model of type {config.model_type!r}, which is neither "
+            f"{ClipVitConfig.model_type!r} nor can be converted to it"
         )
     refuse_quantized(config, path)
     with as_user_error():
@@ -88,6 +92,16 @@ def find_config(options: ModelOptions) -> Path:
     return path
 
 
+def with_local_towers(options: ModelOptions) -> ModelOptions:
+    """The same options, with towers that Transformers loads in place of those of other peers."""
+    vision, text = options.vision_model_name_or_path, options.text_model_name_or_path
+    return replace(
+        options,
+        vision_model_name_or_path=vision and local_tower(vision),
+        text_model_name_or_path=text and local_tower(text),
+    )
+
+
 def build_model(
     options: ModelOptions,
     captions: Captions,
@@ -102,6 +116,7 @@ def build_model(
         FileNotFoundError: there is no configuration in that folder.
         ValueError: it is the configuration of another type of model, or not a valid one.
     """
+    options = with_local_towers(options)
     path = find_config(options)
     with as_user_error():
         config = AutoConfig.from_pretrained(path)

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
+from ...conversion.published import local_checkpoint
 from ...data.batches import Collator
 from ...data.captions import CaptionOptions
 from ...data.columns import (
@@ -262,6 +263,7 @@ def load_classifier(
     Raises:
         ValueError: the checkpoint holds another type of model, or other weights than it has.
     """
+    path = local_checkpoint(path, needs_texts=False)
     saved = load_config(path)
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
+from ...conversion.published import local_checkpoint
 from ...losses import LOSSES, DistillationLoss, MatryoshkaLoss, MixedIds, MultiPositiveLoss
 from ...losses.targets import Ids
 from ...modeling_clip_vit import ClipVitModel
@@ -81,13 +82,14 @@ def load_teacher(
     Raises:
         ValueError: it is no CLIP, or it was made for other images or other tokens.
     """
-    model_type = load_config(path).model_type
+    checkpoint = local_checkpoint(path)
+    model_type = load_config(checkpoint).model_type
     if model_type != student.config.model_type:
         raise UserError(
             f"teacher_name_or_path={path!r} is not allowed: it holds a model of type "
-            f"{model_type!r}; clip-vit convert makes it one of this package"
+            f"{model_type!r}, which cannot be converted"
         )
-    teacher = load_model(AutoModel, path, dtype=torch.float32)
+    teacher = load_model(AutoModel, checkpoint, dtype=torch.float32)
     expected = student.config.vision_config.image_size, len(tokenizer)
     actual = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
     if actual != expected:

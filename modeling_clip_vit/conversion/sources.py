@@ -1,0 +1,125 @@
+"""Where a checkpoint is: a folder, a file of weights in one, or a repository on the Hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+from ..utils.from_pretrained import LoadError, loading
+
+#: What the peers write before the id of a repository, and before a folder.
+HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
+#: Configuration files, of which a checkpoint has at least one.
+OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
+#: Everything of a repository but the weights: configuration, tokenizer, card.
+SMALL_FILES = ["*.json", "*.txt", "*.model", "README.md"]
+#: Weights of a repository, the first patterns that match. One may hold them in several forms.
+OPEN_CLIP_WEIGHTS = ("open_clip_model*.safetensors", "open_clip_pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+#: Files of a folder that tell whether its model is still the same.
+SUFFIXES = {".bin", ".json", ".model", ".pt", ".pth", ".safetensors", ".txt"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine; of a repository on the Hub, all but the weights.
+
+    Args:
+        name: as the user wrote it.
+        path: its folder, or the file of weights that was named.
+        repository: id on the Hub; empty for what is local.
+        commit: of the repository.
+    """
+
+    name: str
+    path: Path
+    repository: str = ""
+    commit: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration is."""
+        return self.path.parent if self.path.is_file() else self.path
+
+    def as_it_is(self) -> str:
+        """What loads it without converting it: its name, unless that has a prefix."""
+        if not self.name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
+            return self.name
+        self.fetch_weights()
+        return str(self.path)
+
+    def identity(self) -> dict:
+        """What is another if the model is: a commit, or names, sizes and times of the files."""
+        if self.repository:
+            return {"repository": self.repository, "commit": self.commit}
+        files = [file for file in sorted(self.folder.iterdir()) if file.suffix in SUFFIXES]
+        stats = {file.name: file.stat() for file in files if file.is_file()}
+        return {
+            "path": str(self.path.resolve()),
+            "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        }
+
+    def fetch_weights(self):
+        """Download the weights of a repository, safetensors if it has them.
+
+        Raises:
+            LoadError: the Hub cannot be reached, and they are not in its cache.
+        """
+        if not self.repository:
+            return
+        is_open_clip = (self.folder / OPEN_CLIP_CONFIG).is_file()
+        for pattern in OPEN_CLIP_WEIGHTS if is_open_clip else WEIGHTS:
+            if not any(self.folder.glob(pattern)):
+                fetch(self.repository, self.commit, [pattern])
+            if any(self.folder.glob(pattern)):
+                return
+
+
+def find_source(name: str) -> Source | None:
+    """A checkpoint, by what names it; None where it can be none.
+
+    Args:
+        name: a folder, a file of weights in one, or the id of a repository on the Hub, with or
+            without the prefixes of open_clip and timm, such as `hf-hub:user/name@revision`.
+
+    Raises:
+        LoadError: a repository cannot be reached, and is not in the Hub's cache either.
+    """
+    path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+    if path.is_file() or path.is_dir():
+        return Source(name, path)
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    is_id = repository.count("/") == 1 and repository[0] not in "./~" and repository[-1] != "/"
+    if not is_id or path.exists():
+        return None
+    folder = fetch(repository, revision or None, SMALL_FILES)
+    return Source(name, folder, repository, folder.name)
+
+
+def fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
+    """Download some files of a repository, unless they are in the Hub's cache.
+
+    Returns:
+        The snapshot, a folder with the name of its commit.
+
+    Raises:
+        LoadError: the Hub cannot be reached, and the cache has no snapshot.
+    """
+    with loading(repository):
+        try:
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        except OSError as error:
+            # What another program downloaded is enough, even if the Hub has further files.
+            for name in (OPEN_CLIP_CONFIG, CONFIG):
+                file = try_to_load_from_cache(repository, name, revision=revision)
+                if isinstance(file, str):
+                    return Path(file).parent
+            raise LoadError(
+                f"cannot load {repository!r}: there is no folder of that name in {Path.cwd()}, and "
+                f"the Hub does not give it: {first_sentence(error)}"
+            ) from error
+
+
+def first_sentence(error: Exception) -> str:
+    """The beginning of an error of the Hub, which adds advice and links to it."""
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".:")

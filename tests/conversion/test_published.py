@@ -1,0 +1,129 @@
+"""Models of other implementations, given to a command by their names."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_clip_vit.conversion.published import cache_folder, local_checkpoint, local_tower
+from modeling_clip_vit.inference.loading import load_encoder
+from modeling_clip_vit.utils.errors import UserError
+from tests.support.peers import NARROW, hf_clip, save_hf_clip, save_hf_siglip
+from tests.support.pictures import COLORS
+
+#: Transformers' models -> what saves a small one.
+PEERS = {"hf_clip": save_hf_clip, "hf_siglip": save_hf_siglip}
+
+
+@pytest.fixture(params=PEERS)
+def published(request, tmp_path) -> Path:
+    """A folder as a peer shares it, with processor."""
+    PEERS[request.param](tmp_path / "published")
+    return tmp_path / "published"
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    save_hf_clip(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_it_embeds_texts_as_the_peer_does(published):
+    texts = [f"a {name} square" for name in COLORS]
+    ours, theirs = (
+        load_encoder(path).encode_text(texts)
+        for path in (local_checkpoint(str(published)), str(published))
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_it_is_converted_once_and_a_line_says_so(clip, capsys):
+    first = local_checkpoint(str(clip))
+    assert capsys.readouterr().err.count("(hf_clip) was converted; largest differences: ") == 1
+    assert local_checkpoint(str(clip)) == first
+    assert capsys.readouterr().err == ""
+
+
+def test_later_the_weights_of_the_source_are_not_read(clip):
+    converted = local_checkpoint(str(clip))
+    weights = clip / "model.safetensors"
+    stat = weights.stat()
+    weights.write_bytes(b"\0" * stat.st_size)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert local_checkpoint(str(clip)) == converted
+
+
+def test_other_weights_are_converted_again(clip):
+    first = local_checkpoint(str(clip))
+    torch.manual_seed(5)
+    hf_clip(2, NARROW).save_pretrained(clip)
+    second = local_checkpoint(str(clip))
+    states = [load_file(f"{path}/model.safetensors") for path in (first, second)]
+    name = "visual_projection.weight"
+    assert not torch.equal(states[0][name], states[1][name])
+
+
+def test_a_damaged_copy_is_made_anew(clip, capsys):
+    weights = Path(local_checkpoint(str(clip))) / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:1000])
+    assert local_checkpoint(str(clip)) == str(weights.parent)
+    assert f"{weights.parent} is damaged: {clip} is converted again" in capsys.readouterr().err
+    assert weights.read_bytes() == before
+
+
+def test_a_failure_leaves_nothing_in_the_cache(clip):
+    (clip / "model.safetensors").write_bytes(b"broken")
+    before = sorted(cache_folder().glob("clip-*"))
+    with pytest.raises(UserError, match="cannot load the checkpoint"):
+        local_checkpoint(str(clip))
+    assert sorted(cache_folder().glob("clip-*")) == before
+
+
+def test_own_checkpoints_stay_where_they_are(checkpoint):
+    assert local_checkpoint(str(checkpoint)) == str(checkpoint)
+    assert local_checkpoint(f"local-dir:{checkpoint}") == str(checkpoint)
+
+
+def test_what_no_peer_knows_is_left_to_those_that_load_it(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "detr"}')
+    assert local_checkpoint(str(tmp_path)) == str(tmp_path)
+
+
+def test_an_encoder_of_transformers_is_a_tower_as_it_is(clip):
+    assert local_tower(str(clip)) == str(clip)
+
+
+def hub_cache(folder: Path, name: str, source: Path) -> Path:
+    """The Hub's cache in a folder, after a repository was downloaded."""
+    snapshot = folder / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    shutil.copytree(source, snapshot)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    return snapshot
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch) -> Path:
+    """The Hub's cache, on a machine without network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_repository_is_found_in_the_cache_of_the_hub_by_its_commit(clip, offline):
+    hub_cache(offline, "user/clip", clip)
+    converted = local_checkpoint("user/clip")
+    assert converted == local_checkpoint("hf-hub:user/clip")
+    record = json.loads((Path(converted) / "conversion.json").read_text())
+    assert record["identity"] == {"repository": "user/clip", "commit": "0" * 40}
+
+
+def test_a_repository_that_cannot_be_reached_is_one_sentence(offline):
+    with pytest.raises(UserError, match="cannot load 'user/none': there is no folder of that name"):
+        local_checkpoint("user/none")
