@@ -7,9 +7,9 @@ from typing import Any
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
-from ..utils.from_pretrained import load_processor
 from .peer_checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
+from .processors import write_open_clip_processor
 from .verify import is_tower, verify
 from .weights import ConversionError
 
@@ -25,6 +25,7 @@ class Conversion:
         ours: the model as one of ours.
         converted: the model as it is written.
         differences: largest difference of each output between source and result.
+        processor: what prepares the inputs of the source; None where its folder does not say.
     """
 
     source: str
@@ -33,12 +34,13 @@ class Conversion:
     ours: Ours
     converted: Any
     differences: dict[str, float]
+    processor: Any = None
 
     def save(self, folder: Path):
         """Write the model, with the source's processor, into a folder that is there."""
         PEERS[self.to].save(self.converted, folder, self.ours.config)
-        if isinstance(self.ours, ClipVitModel) and not PEERS[self.to].is_tower:
-            copy_processor(self.source, folder, self.to)
+        if self.processor is not None:
+            save_processor(self.processor, folder, self.to)
 
     def describe_differences(self) -> str:
         """The differences in words."""
@@ -61,7 +63,9 @@ def convert(source: str, to: str = "clip_vit") -> Conversion:
     theirs = PEERS[peer].load(source)
     ours = PEERS[peer].from_peer(theirs).eval()
     converted = convert_to(to, ours, source)
-    return Conversion(source, peer, to, ours, converted, check(theirs, ours, converted))
+    differences = check(theirs, ours, converted)
+    processor = PEERS[peer].processor(theirs, Path(folder_of(source)))
+    return Conversion(source, peer, to, ours, converted, differences, processor)
 
 
 def check_writable(to: str):
@@ -103,10 +107,17 @@ def check(source: Any, ours: Ours, converted: Any) -> dict[str, float]:
     return verify(source, converted, ours.config)
 
 
-def copy_processor(source: str, folder: Path, to: str):
-    """Write the source's tokenizer and image processor next to the weights, if it has them."""
-    place = folder_of(source)
-    if (Path(place) / "tokenizer_config.json").is_file():
-        load_processor(place).save_pretrained(folder)
-        if to == "clip_vit":
-            write_sentence_transformers_files(folder)
+def save_processor(processor: Any, folder: Path, to: str):
+    """Write a tokenizer and an image processor next to the weights, as far as these have inputs.
+
+    Args:
+        processor: of the source; an image processor alone for an image tower.
+        folder: with the converted model.
+        to: its implementation, a key of `PEERS`.
+    """
+    if to == "open_clip":
+        write_open_clip_processor(processor, folder)
+    elif not PEERS[to].is_tower:
+        processor.save_pretrained(folder)
+    if to == "clip_vit" and hasattr(processor, "tokenizer"):
+        write_sentence_transformers_files(folder)

@@ -22,6 +22,7 @@ from .hf_chinese_clip import from_hf_chinese_clip
 from .hf_clip import from_hf_clip, to_hf_clip
 from .hf_siglip import from_hf_siglip, to_hf_siglip
 from .peer_checkpoints import Checkpoint, folder_of, load_transformers
+from .processors import open_clip_processor, timm_processor, transformers_processor
 from .timm_vit import from_timm_vit, to_timm_vit
 from .timm_vit import load as load_timm
 from .timm_vit import save as save_timm
@@ -42,6 +43,8 @@ class Peer:
         to_peer: one of ours as a model of it; None where it is only read.
         save: write such a model, with our configuration of it, into a folder that is there.
         is_tower: whether it holds an image tower alone.
+        processor: what prepares the inputs of a loaded model, given the folder of its checkpoint;
+            None where the folder does not say.
     """
 
     detect: Callable[[dict], bool]
@@ -50,6 +53,7 @@ class Peer:
     to_peer: Callable[[Any], Any] | None
     save: Callable[[Any, Path, Any], None]
     is_tower: bool = False
+    processor: Callable[[Any, Path], Any] = transformers_processor
 
 
 def is_type(*model_types: str) -> Callable[[dict], bool]:
@@ -98,6 +102,7 @@ PEERS: dict[str, Peer] = {
         from_peer=open_clip.from_open_clip,
         to_peer=open_clip.to_open_clip,
         save=open_clip.save,
+        processor=open_clip_processor,
     ),
     "timm": Peer(
         detect=lambda config: "architecture" in config,
@@ -106,6 +111,7 @@ PEERS: dict[str, Peer] = {
         to_peer=to_timm_vit,
         save=lambda model, folder, config: save_timm(model, folder),
         is_tower=True,
+        processor=timm_processor,
     ),
 }
 

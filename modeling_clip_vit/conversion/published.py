@@ -148,6 +148,11 @@ def convert_into(folder: Path, source: Source):
         print(f"{folder} is damaged: {source.name} is converted again", file=sys.stderr)
     source.fetch_weights()
     conversion = convert(str(source.path))
+    if conversion.processor is None:
+        raise LoadError(
+            f"{source.name!r} comes without a tokenizer and an image processor: put their files "
+            "into its folder"
+        )
     with saving(f"in {folder.parent}", WHERE), replaced_folder(folder) as part:
         conversion.save(part)
         record = {

@@ -5,14 +5,28 @@ import os
 import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
+import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from timm.models import save_for_hf
+from torchvision.transforms.functional import to_pil_image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from modeling_clip_vit.conversion.published import cache_folder, local_checkpoint, local_tower
 from modeling_clip_vit.inference.loading import load_encoder
 from modeling_clip_vit.utils.errors import UserError
-from tests.support.peers import NARROW, hf_clip, save_hf_clip, save_hf_siglip
+from tests.support.peers import (
+    NARROW,
+    hf_clip,
+    save_hf_clip,
+    save_hf_siglip,
+    save_open_clip,
+    save_open_clip_siglip,
+    save_timm,
+)
 from tests.support.pictures import COLORS
 
 #: Transformers' models -> what saves a small one.
@@ -127,3 +141,66 @@ def test_a_repository_is_found_in_the_cache_of_the_hub_by_its_commit(clip, offli
 def test_a_repository_that_cannot_be_reached_is_one_sentence(offline):
     with pytest.raises(UserError, match="cannot load 'user/none': there is no folder of that name"):
         local_checkpoint("user/none")
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    """A photo-like picture that is not square."""
+    pixels = torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(0))
+    image = to_pil_image(pixels).resize((120, 90), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.mark.parametrize("save", [save_open_clip, save_open_clip_siglip])
+def test_a_model_of_open_clip_reads_files_and_texts_as_open_clip_does(tmp_path, picture, save):
+    save(tmp_path / "peer")
+    name = f"local-dir:{tmp_path / 'peer'}"
+    peer, preprocess = open_clip.create_model_from_pretrained(name)
+    texts = ["a red square", "Hey, it's 2 o'clock!", "方块", "long " * 50]
+    image = Image.open(picture)
+    with torch.no_grad():
+        images = peer.eval().encode_image(preprocess(image)[None], normalize=True)
+        words = peer.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True)
+    encoder = load_encoder(local_checkpoint(name))
+    torch.testing.assert_close(encoder.encode_text(texts), words, rtol=0, atol=1e-5)
+    # Pixels are rounded in another place of the two pipelines.
+    torch.testing.assert_close(encoder.encode_image([image]), images, rtol=0, atol=2e-3)
+
+
+def test_a_model_of_timm_reads_files_as_timm_does(tmp_path, picture):
+    save_timm(tmp_path / "peer")
+    peer = timm.create_model(f"local-dir:{tmp_path / 'peer'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(peer))
+    folder = local_checkpoint(str(tmp_path / "peer"), needs_texts=False)
+    image = Image.open(picture)
+    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        ours = model(**processor(image, return_tensors="pt")).pooler_output
+        theirs = peer(transform(image)[None])
+    assert (ours - theirs).abs().max() <= 1e-2 * theirs.abs().max()
+
+
+def test_a_tower_alone_is_not_enough_for_texts(tmp_path):
+    save_timm(tmp_path / "peer")
+    with pytest.raises(UserError, match=r"is an image tower alone \(timm\)"):
+        local_checkpoint(str(tmp_path / "peer"))
+
+
+def test_a_model_without_a_processor_is_rejected(tmp_path):
+    hf_clip(1, NARROW).save_pretrained(tmp_path / "peer")
+    with pytest.raises(UserError, match="comes without a tokenizer and an image processor"):
+        local_checkpoint(str(tmp_path / "peer"))
+
+
+def test_a_vit_of_timm_becomes_a_tower_of_ours(tmp_path):
+    save_timm(tmp_path / "peer")
+    config = AutoConfig.from_pretrained(local_tower(str(tmp_path / "peer")))
+    assert config.model_type == "clip_vit_vision_model"
+
+
+def test_another_model_of_timm_stays_one(tmp_path, capsys):
+    model = timm.create_model("convnext_atto", num_classes=0, depths=[1] * 4, dims=[8] * 4)
+    save_for_hf(model, str(tmp_path / "peer"), safe_serialization=True)
+    assert local_tower(str(tmp_path / "peer")) == str(tmp_path / "peer")
+    assert "stays a model of timm: a ConvNeXt" in capsys.readouterr().err

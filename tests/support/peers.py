@@ -1,11 +1,13 @@
 """Small models and checkpoints of other implementations, and how ours are compared with them."""
 
+import json
 from pathlib import Path
 
 import open_clip
 import timm
 import torch
-from timm.models import build_model_with_cfg, register_model
+from safetensors.torch import save_file
+from timm.models import build_model_with_cfg, register_model, save_for_hf
 from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
@@ -201,3 +203,47 @@ def save_hf_siglip(folder: Path):
     tokenizer.model_input_names = ["input_ids"]
     image_processor = SiglipImageProcessor(size={"height": 32, "width": 32})
     SiglipProcessor(image_processor, tokenizer).save_pretrained(folder)
+
+
+def save_open_clip(folder: Path):
+    """CLIP of open_clip, with CLIP's own tokenizer, which is in no file."""
+    vision = {"layers": 2, "width": 32, "head_width": 16, **VISION}
+    fields = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {**TEXT_TOWER, **CLIP_TEXTS}}
+    save_open_clip_folder(folder, stir(open_clip.CLIP(**fields)), fields, {})
+
+
+def save_open_clip_siglip(folder: Path):
+    """SigLIP of open_clip: squashed images, and texts of full length without a mask."""
+    trunk = "vit_narrow_patch8_siglip_32"
+    vision = {"timm_model_name": trunk, "timm_pool": "map", "timm_proj": "none", "image_size": 32}
+    text = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    fields = {
+        "embed_dim": 32,
+        "vision_cfg": vision,
+        "text_cfg": {**TEXT_TOWER, **CLIP_TEXTS, **text, "norm_kwargs": {"eps": 1e-6}},
+        "init_logit_bias": -10,
+    }
+    peer = stir(open_clip.CustomTextCLIP(**fields))
+    half = [0.5, 0.5, 0.5]
+    preprocess = {"mean": half, "std": half, "interpolation": "bicubic", "resize_mode": "squash"}
+    save_open_clip_folder(folder, peer, {**fields, "custom_text": True}, preprocess)
+
+
+#: The vocabulary of CLIP's own tokenizer.
+CLIP_TEXTS = {"vocab_size": 49408, "context_length": 16}
+
+
+def save_open_clip_folder(folder: Path, peer, fields: dict, preprocess: dict):
+    """A folder as open_clip shares its models on the Hub."""
+    folder.mkdir()
+    content = {"model_cfg": fields, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    save_file(peer.state_dict(), folder / "open_clip_model.safetensors")
+
+
+def save_timm(folder: Path, **fields):
+    """A ViT of timm without a class head."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = stir(timm.create_model("vit_base_patch16_224", num_classes=0, **{**sizes, **fields}))
+    model.pretrained_cfg |= {"input_size": (3, 32, 32), "crop_pct": 0.8}
+    save_for_hf(model, str(folder), model_args={**sizes, **fields}, safe_serialization=True)
