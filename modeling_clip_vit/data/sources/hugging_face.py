@@ -16,7 +16,6 @@ from datasets import (
     load_from_disk,
 )
 from datasets.builder import DatasetBuilder
-from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
 from ...utils.errors import first_line
@@ -26,6 +25,7 @@ from ..files.listing import Listing
 from ..files.places import locate_image
 from ..files.tars import TAR_SUFFIXES, read_tar
 from ..rows import Row, SkippedSample
+from .materialize import CACHE
 from .row_source import RowSource
 from .source import NumberedRows, Shards, Splits, Wanted, refuse_missing_split
 
@@ -267,7 +267,7 @@ def cache_for(builder: DatasetBuilder) -> str:
     """
     files_by_split = builder.config.data_files or {}
     files = [(name, list(files), files.origin_metadata) for name, files in files_by_split.items()]
-    return str(Path(HF_DATASETS_CACHE) / "clip-vit" / Hasher.hash(files))
+    return str(CACHE / Hasher.hash(files))
 
 
 def keep_encoded(split: Dataset) -> Dataset:

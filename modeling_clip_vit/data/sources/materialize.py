@@ -6,7 +6,6 @@ files do not change.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from datasets.config import HF_DATASETS_CACHE
 from datasets.fingerprint import Hasher
 
+from ...utils.folders import replaced_file
 from ..columns import CAPTION_NAMES, PATH_NAMES, find_image_column
 from ..errors import DataError
 from ..files.places import locate_image
@@ -27,6 +27,7 @@ ReadRows = Callable[[], Iterator[Row | SkippedSample]]
 KINDS: dict[str, type] = {
     kind.__name__: kind for kind in (str, int, float, bool, bytes, list, dict)
 }
+#: Tables made of rows, and what was learned of them.
 CACHE = Path(HF_DATASETS_CACHE) / "clip-vit"
 #: Arrow has no larger whole numbers.
 LARGEST_NUMBER = 2**63 - 1
@@ -88,9 +89,10 @@ def materialize(
     image = image_column or find_image_column(kinds)
     features = Features(
         {
-            name: Image(decode=False) if name == image or kinds[name] == "image" else feature
+            name: Image(decode=False)
+            if name == image or kinds[name] == "image"
+            else feature_of(name, column)
             for name, column in columns.items()
-            for feature in [feature_of(name, column)]
         }
         | dict(types or {})
     )
@@ -142,10 +144,9 @@ def write_survey(place: Path, columns: dict[str, Column], problems: list[Skipped
         ],
         "problems": [(problem.name, problem.reason) for problem in problems],
     }
-    CACHE.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(partial, place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(place) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
 
 
 def kind_of_column(name: str, column: Column) -> str:
