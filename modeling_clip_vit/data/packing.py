@@ -1,4 +1,7 @@
-"""Plan which texts share a row."""
+"""Plan which texts share a row.
+
+Shape legend: `T` texts, `L` tokens of a padded text, `R` packed rows, `W` tokens of a packed row.
+"""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Class names as texts, and their embeddings.
 
-Shape legend: `C` classes, `T` templates, `P` projection.
+Shape legend: `C` classes, `T` texts, `P` projection.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ def average_templates(text_embeds: torch.Tensor, num_classes: int) -> torch.Tens
     As Radford et al. (2021, section 3.1.4) ensemble prompts.
 
     Args:
-        text_embeds: embeddings of `class_texts`, with unit norm, (C * T, P).
+        text_embeds: embeddings of `class_texts`, with unit norm, (T, P): the same number of each
+            class.
         num_classes: C.
     """
     if len(text_embeds) == num_classes:

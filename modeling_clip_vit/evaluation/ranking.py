@@ -1,7 +1,7 @@
 """Ranking: how high the right items of each query rank, in tiles of the scores.
 
-Shape legend: `Q` queries, `B` of them at a time, `G` gallery items, `W` of them at a time, `R` the
-largest number of right items of a query, `P` projection.
+Shape legend: `Q` queries, `G` gallery items, `r` and `c` rows and columns of a tile: some of the
+queries and of the items; `U` the largest number of right items of a query, `P` projection.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def rows_at_once(num_columns: int) -> int:
 
 
 def find_right_items(query_ids: torch.Tensor, gallery_ids: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Gallery positions of the right items, for a block of queries at a time: (B, R), padded with
+    """Gallery positions of the right items, for a block of queries at a time: (r, U), padded with
     -1 where a query has fewer than others.
 
     Raises:
@@ -34,21 +34,25 @@ def find_right_items(query_ids: torch.Tensor, gallery_ids: torch.Tensor) -> Iter
         lost = int((count_Q == 0).nonzero()[0, 0])
         raise ValueError(f"query {lost} asks for id {int(query_ids[lost])}, not in the gallery")
     size = rows_at_once(max(int(count_Q.max()), min(TILE_WIDTH, len(gallery_ids))))
-    for first_B, count_B in zip(first_Q.split(size), count_Q.split(size), strict=True):
-        nth_R = torch.arange(int(count_B.max()))
-        items_BR = order[(first_B[:, None] + nth_R).clamp(max=len(order) - 1)]
-        yield items_BR.masked_fill(nth_R >= count_B[:, None], -1)
+    for first_r, count_r in zip(first_Q.split(size), count_Q.split(size), strict=True):
+        nth_U = torch.arange(int(count_r.max()))
+        items_rU = order[(first_r[:, None] + nth_U).clamp(max=len(order) - 1)]
+        yield items_rU.masked_fill(nth_U >= count_r[:, None], -1)
 
 
-def count_not_below(scores_BW: torch.Tensor, limits_BR: torch.Tensor) -> torch.Tensor:
-    """How many scores of each row are not below each of its limits, which rise: (B, R)."""
-    if limits_BR.shape[1] == 1:
-        below_B = (scores_BW < limits_BR).sum(dim=1, keepdim=True, dtype=torch.int32)
-        return scores_BW.shape[1] - below_B
-    limits_reached_BW = torch.searchsorted(limits_BR, scores_BW.contiguous(), right=True)
-    histogram = limits_BR.new_zeros(len(limits_BR), limits_BR.shape[1] + 1, dtype=torch.int32)
-    ones = torch.ones((), dtype=torch.int32).expand_as(limits_reached_BW)
-    histogram.scatter_add_(1, limits_reached_BW, ones)
+def count_not_below(scores: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """How many scores of each row (r, c) are not below each of its limits (r, U), which rise.
+
+    Returns:
+        The counts, (r, U).
+    """
+    if limits.shape[1] == 1:
+        below = (scores < limits).sum(dim=1, keepdim=True, dtype=torch.int32)
+        return scores.shape[1] - below
+    limits_reached_rc = torch.searchsorted(limits, scores.contiguous(), right=True)
+    histogram = limits.new_zeros(len(limits), limits.shape[1] + 1, dtype=torch.int32)
+    ones = torch.ones((), dtype=torch.int32).expand_as(limits_reached_rc)
+    histogram.scatter_add_(1, limits_reached_rc, ones)
     return histogram.flip(1).cumsum(dim=1).flip(1)[:, 1:]
 
 
@@ -70,11 +74,11 @@ def count_before(
         gallery_embeds: of length 1, (G, P).
         query_ids: what each query asks for, (Q,).
         gallery_ids: what each item is, (G,).
-        only_best: count for the best right item of each query alone; R is 1 then.
+        only_best: count for the best right item of each query alone; U is 1 then.
 
     Yields:
-        the counts, the best right item last, (B, R); and how many right items each query has, (B,):
-        where it has fewer than R, the first counts mean nothing.
+        the counts, the best right item last, (r, U); and how many right items each query has, (r,):
+        where it has fewer than U, the first counts mean nothing.
 
     Raises:
         ValueError: a query has no right item.
@@ -84,29 +88,29 @@ def count_before(
     # begins earlier, and what it shares with the one before is left out.
     starts = [*range(0, len(gallery_embeds) - width, TILE_WIDTH), len(gallery_embeds) - width]
     stop, scores = 0, query_embeds.new_empty(0)
-    for items_BR in find_right_items(query_ids, gallery_ids):
-        queries = query_embeds[stop : (stop := stop + len(items_BR))]
+    for items_rU in find_right_items(query_ids, gallery_ids):
+        queries = query_embeds[stop : (stop := stop + len(items_rU))]
         if scores.shape != (len(queries), width):
             # One buffer for all tiles: repeated allocation would fragment memory.
             scores = query_embeds.new_empty(len(queries), width)
         tiles = {}
-        limits_BR = scores.new_full(items_BR.shape, -torch.inf)
+        limits_rU = scores.new_full(items_rU.shape, -torch.inf)
         for start in starts:
-            inside_BR = (items_BR >= start) & (items_BR < start + width)
-            rows, which = inside_BR.nonzero(as_tuple=True)
-            tiles[start] = rows, items_BR[rows, which] - start
+            inside_rU = (items_rU >= start) & (items_rU < start + width)
+            rows, which = inside_rU.nonzero(as_tuple=True)
+            tiles[start] = rows, items_rU[rows, which] - start
             if len(rows):
                 torch.mm(queries, gallery_embeds[start : start + width].t(), out=scores)
                 found = scores[tiles[start]].nan_to_num(nan=torch.finfo(scores.dtype).min)
-                limits_BR[rows, which] = found
-        limits_BR = limits_BR.amax(1, keepdim=True) if only_best else limits_BR.sort(1).values
-        before_BR, counted = torch.zeros(limits_BR.shape, dtype=torch.long), 0
+                limits_rU[rows, which] = found
+        limits_rU = limits_rU.amax(1, keepdim=True) if only_best else limits_rU.sort(1).values
+        before_rU, counted = torch.zeros(limits_rU.shape, dtype=torch.long), 0
         for start, right in tiles.items():
             torch.mm(queries, gallery_embeds[start : start + width].t(), out=scores)
             scores[right] = -torch.inf  # right items are not counted
-            before_BR += count_not_below(scores[:, counted - start :], limits_BR)
+            before_rU += count_not_below(scores[:, counted - start :], limits_rU)
             counted = start + width
-        yield before_BR, (items_BR >= 0).sum(dim=1)
+        yield before_rU, (items_rU >= 0).sum(dim=1)
 
 
 def rank_of_best_match(
@@ -121,8 +125,8 @@ def rank_of_best_match(
     """
     sides = query_embeds, gallery_embeds, query_ids, gallery_ids
     ranks, stop = torch.empty(len(query_embeds), dtype=torch.long), 0
-    for before_BR, _ in count_before(*sides, only_best=True):
-        ranks[stop : (stop := stop + len(before_BR))] = before_BR[:, 0]
+    for before_rU, _ in count_before(*sides, only_best=True):
+        ranks[stop : (stop := stop + len(before_rU))] = before_rU[:, 0]
     return ranks
 
 
@@ -139,9 +143,9 @@ def average_precision(
     """
     sides = query_embeds, gallery_embeds, query_ids, gallery_ids
     values, stop = torch.empty(len(query_embeds)), 0
-    for before_BR, count_B in count_before(*sides):
-        place_R = torch.arange(before_BR.shape[1], 0, -1)  # among the right ones, the best last
-        precision_BR = place_R / (place_R + before_BR)
-        precision_BR.masked_fill_(place_R > count_B[:, None], 0)
-        values[stop : (stop := stop + len(count_B))] = precision_BR.sum(dim=1) / count_B
+    for before_rU, count_r in count_before(*sides):
+        place_U = torch.arange(before_rU.shape[1], 0, -1)  # among the right ones, the best last
+        precision_rU = place_U / (place_U + before_rU)
+        precision_rU.masked_fill_(place_U > count_r[:, None], 0)
+        values[stop : (stop := stop + len(count_r))] = precision_rU.sum(dim=1) / count_r
     return values

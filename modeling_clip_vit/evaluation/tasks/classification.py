@@ -29,25 +29,25 @@ class ClassificationTask(EvaluationTask):
         return metrics
 
 
-def measure_classification(logits_NC: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+def measure_classification(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Accuracy of the logits of a class head.
 
     Args:
-        logits_NC: the logits.
+        logits: (N, C).
         labels: class of each image, (N,).
 
     Returns:
         `top1_accuracy`; `top5_accuracy` if there are more than five classes; and `majority`, the
         accuracy of always predicting the most common class.
     """
-    values = {"top1_accuracy": top_accuracy(logits_NC, labels, 1)}
-    if logits_NC.shape[1] > 5:
-        values["top5_accuracy"] = top_accuracy(logits_NC, labels, 5)
+    values = {"top1_accuracy": top_accuracy(logits, labels, 1)}
+    if logits.shape[1] > 5:
+        values["top5_accuracy"] = top_accuracy(logits, labels, 5)
     values["majority"] = labels.bincount().max().item() / len(labels)
     return values
 
 
-def top_accuracy(logits_NC: torch.Tensor, labels: torch.Tensor, count: int) -> float:
+def top_accuracy(logits: torch.Tensor, labels: torch.Tensor, count: int) -> float:
     """Share of the images whose class is among the `count` with the highest logits."""
-    best = logits_NC.topk(count, dim=1).indices
+    best = logits.topk(count, dim=1).indices
     return (best == labels[:, None]).any(dim=1).float().mean().item()
