@@ -96,14 +96,16 @@ def refuse_misfits(path: str, model: PreTrainedModel, report: dict):
         "has, beside the model's,": report["unexpected_keys"],
         "has in another shape": shapes,
     }
-    problems = [f"{problem} {name_some(names)}" for problem, names in misfits.items() if names]
+    problems = [
+        f"{problem} {abbreviate_names(names)}" for problem, names in misfits.items() if names
+    ]
     if problems:
         raise ValueError(
             f"{str(path)!r} does not fit a {type(model).__name__}: it {', and '.join(problems)}"
         )
 
 
-def name_some(names, most: int = 3) -> str:
+def abbreviate_names(names, most: int = 3) -> str:
     """The first names in order, and the number of others."""
     ordered = sorted(names)
     others = len(ordered) - most

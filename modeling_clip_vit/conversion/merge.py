@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
-from ..pretrained import name_some
+from ..pretrained import abbreviate_names
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new, new_folder
@@ -89,12 +89,16 @@ def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
     apart = [name for name in {*ours, *theirs} if shape_of(ours, name) != shape_of(theirs, name)]
     if apart:
         listed = [f"{n} {shape_of(ours, n)} and {shape_of(theirs, n)}" for n in sorted(apart)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
+        raise ConversionError(
+            f"the models cannot be merged: they differ in {abbreviate_names(listed)}"
+        )
     left, right = flat_fields(first.config.to_dict()), flat_fields(second.config.to_dict())
     fields = [name for name in {*left, *right} if left.get(name) != right.get(name)]
     if fields:
         listed = [f"{n} {left.get(n)!r} and {right.get(n)!r}" for n in sorted(fields)]
-        raise ConversionError(f"the models cannot be merged: they differ in {name_some(listed)}")
+        raise ConversionError(
+            f"the models cannot be merged: they differ in {abbreviate_names(listed)}"
+        )
     for name, weight in ours.items():
         if weight.is_floating_point():
             weight.copy_(torch.lerp(weight.double(), theirs[name].double(), alpha))

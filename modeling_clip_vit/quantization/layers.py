@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..pretrained import name_some
+from ..pretrained import abbreviate_names
 from ..utils.errors import UserError
 from .options import DEFAULT_SKIP
 
@@ -45,7 +45,7 @@ def choose_layers(
         chosen += token_embeddings(model)
     if refused:
         raise QuantizationError(
-            f"cannot quantise {name_some(refused)}: name such layers in quantization_skip"
+            f"cannot quantise {abbreviate_names(refused)}: name such layers in quantization_skip"
         )
     if not chosen:
         raise QuantizationError("no layer is left to quantise: quantization_skip names all of them")
