@@ -121,7 +121,7 @@ def set_name(templates: str) -> str:
     return Path(templates).stem if "." in templates or "/" in templates else templates
 
 
-def choose_columns(options: CaptionOptions, rng: np.random.Generator) -> list[str]:
+def draw_sources(options: CaptionOptions, rng: np.random.Generator) -> list[str]:
     """Where a sample's texts come from: one of the sources drawn, or each."""
     sources = options.sources()
     if options.caption_sampling == "each":
@@ -138,7 +138,9 @@ def stable_number(text: str) -> int:
 
 
 def find_texts(value: Any) -> list[str]:
-    """The texts in a text or a list of texts that are not empty and can be encoded."""
+    """The texts in a text or a list of texts that are not empty and can be encoded, without the
+    spaces around them.
+    """
     values = value if isinstance(value, list) else [value]
     texts = (text.strip() for text in values if isinstance(text, str))
     return [text for text in texts if text and is_clean(text)]
@@ -213,7 +215,7 @@ def draw_texts(texts: RowTexts, row: Row, rng: np.random.Generator) -> tuple[lis
     Raises:
         MissingTextError: the row has none in a source that was drawn.
     """
-    sources = choose_columns(texts.options, rng)
+    sources = draw_sources(texts.options, rng)
     drawn = [draw_text(texts, row, source, rng) for source in sources]
     return [text for text, _ in drawn], [caption for _, caption in drawn]
 
@@ -256,7 +258,10 @@ class CaptionMaker:
         for name, rows in self.captions.items():
             empty = (row for row, texts in enumerate(rows) if not texts)
             self.problems |= dict.fromkeys(empty, f"its {name!r} is empty")
-        self.tags = {name: list(split[column]) for name, column in options.tags_columns.items()}
+        self.tags = {
+            name: list(map(find_texts, split[column]))
+            for name, column in options.tags_columns.items()
+        }
         self.labels: Labels | None = None
         #: Set of phrases -> the name of each class in a text.
         self.class_names: dict[str, list[str]] = {}
@@ -280,12 +285,8 @@ class CaptionMaker:
 
     def find_class_name(self, row: Row, source: str) -> str:
         """The name of a row's class in a set of phrases."""
-        return self.class_name(source, row.number)
-
-    def class_name(self, source: str, row: int) -> str:
-        """The name of a row's class, as a set of phrases has it."""
         assert self.labels is not None
-        return self.class_names[source][self.labels.rows[row]]
+        return self.class_names[source][self.labels.rows[row.number]]
 
     def keys(self) -> list[Any]:
         """What each row shows: its class, or without classes its captions, all of them."""
@@ -302,12 +303,12 @@ class CaptionMaker:
             name: [captions[0] if captions else "" for captions in rows]
             for name, rows in self.captions.items()
         }
-        for source in self.class_names:
+        classes = self.labels.rows if self.labels else []
+        for source, names in self.class_names.items():
             phrase = self.options.label_phrases[source][0]
-            rows = range(len(self.labels.rows if self.labels else ()))
             texts[source] = [
-                "" if row in self.problems else phrase.replace("{}", self.class_name(source, row))
-                for row in rows
+                "" if row in self.problems else phrase.replace("{}", names[label])
+                for row, label in enumerate(classes)
             ]
         return texts
 
@@ -326,15 +327,12 @@ class CaptionMaker:
 
 
 def read_captions(split: Dataset, column: str, path: str) -> list[list[str]]:
-    """The captions of each row; none where it has no text, or one that cannot be written.
+    """The captions of each row, none where it has no usable text.
 
     Raises:
         DataError: no row has any.
     """
-    captions = [
-        [value] if isinstance(value, str) and find_texts(value) else find_texts(value)
-        for value in split[column]
-    ]
+    captions = list(map(find_texts, split[column]))
     if not any(captions):
         raise DataError(f"every {column!r} of {path!r} is empty: name another of caption_columns")
     return captions

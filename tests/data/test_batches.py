@@ -318,6 +318,30 @@ def test_equal_captions_in_a_batch_are_positives_of_each_other():
     assert seen == {True, False}
 
 
+def test_spaces_around_captions_and_tags_are_no_part_of_them():
+    rows = Dataset.from_dict({"caption": [" a cat\n"], "tags": [[" cat ", ""]]})
+    captions = CaptionMaker(
+        rows, CaptionOptions(["caption"], tags_columns={"caption": "tags"}), "x"
+    )
+    assert captions.corpus() == ["a cat", "cat"]
+
+
+def test_a_row_may_have_no_tags():
+    rows = Dataset.from_dict({"caption": ["a cat", "a dog"], "tags": [None, ["dog"]]})
+    options = CaptionOptions(["caption"], tags_columns={"caption": "tags"}, tag_probability=1)
+    captions = CaptionMaker(rows, options, "x")
+    drawn = [draw(captions, row, np.random.default_rng(0)) for row in (0, 1)]
+    assert drawn == [["a cat"], ["a dog, dog"]]
+    assert captions.corpus() == ["a cat", "a dog", "dog"]
+
+
+def test_a_tag_may_be_a_text_of_its_own():
+    rows = Dataset.from_dict({"caption": ["a cat"], "tags": ["pet"]})
+    options = CaptionOptions(["caption"], tags_columns={"caption": "tags"}, tag_probability=1)
+    captions = CaptionMaker(rows, options, "x")
+    assert draw(captions, 0, np.random.default_rng(0)) == ["a cat, pet"]
+
+
 def test_columns_are_drawn_by_their_weights():
     options = CaptionOptions(["captions", "name"], caption_weights={"name": 3})
     maker = CaptionMaker(rows_of_captions(), options, "x")
