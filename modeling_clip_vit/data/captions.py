@@ -249,7 +249,9 @@ class CaptionMaker:
     def __init__(
         self, split: Dataset, options: CaptionOptions, path: str, names: list[str] | None = None
     ):
-        check_columns(split, [*options.caption_columns, *options.tags_columns.values()], path)
+        check_columns(
+            split.column_names, [*options.caption_columns, *options.tags_columns.values()], path
+        )
         options.check_weights()
         self.options = options
         #: Row -> why no text can be made of it.

@@ -1,7 +1,7 @@
 """Which column of a dataset holds the images, which the captions, and which the classes."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,10 @@ def kind_of_value(value: Any) -> str:
 
 def find_image_column(kinds: dict[str, str]) -> str | None:
     """The image column: the only one, or else one with a usual name; None if ambiguous."""
-    for kind, names in (("image", IMAGE_NAMES), ("bytes", IMAGE_NAMES)):
+    for kind in ("image", "bytes"):
         columns = of_kind(kinds, kind)
         if columns:
-            return columns[0] if len(columns) == 1 else first_named(columns, names)
+            return columns[0] if len(columns) == 1 else first_named(columns, IMAGE_NAMES)
     return first_named(of_kind(kinds, "text"), PATH_NAMES)
 
 
@@ -188,7 +188,7 @@ def read_keys(split: Dataset, column: str | None, path: str) -> list[Any]:
     """
     if column is None:
         return list(range(len(split)))
-    check_columns(split, [column], path)
+    check_columns(split.column_names, [column], path)
     values = list(split[column])
     missing = [row for row, value in enumerate(values) if value is None or value != value]
     if missing:
@@ -204,18 +204,12 @@ def read_keys(split: Dataset, column: str | None, path: str) -> list[Any]:
     return [tuple(value) if isinstance(value, list) else value for value in values]
 
 
-def check_columns(split: Dataset, columns: Iterable[str], path: str):
-    """Check that every column is there, as `refuse_missing_columns` does."""
-    refuse_missing_columns(path, columns, split.column_names)
-
-
-def refuse_missing_columns(path: str, columns: Iterable[str], known: Iterable[str]):
+def check_columns(existing: Sequence[str], columns: Iterable[str], path: str):
     """Reject columns that do not exist.
 
     Raises:
-        DataError: the message lists the known ones.
+        DataError: the message lists the existing ones.
     """
-    names = list(dict.fromkeys(known))
     for column in columns:
-        if column not in names:
-            raise DataError(f"{path!r} has no column {column!r}: it has {', '.join(names)}")
+        if column not in existing:
+            raise DataError(f"{path!r} has no column {column!r}: it has {', '.join(existing)}")

@@ -43,7 +43,7 @@ def read_labels(
     Raises:
         DataError: the column is not there or holds no classes, or no row has one.
     """
-    check_columns(split, [column], path)
+    check_columns(split.column_names, [column], path)
     feature, values = split.features[column], list(split[column])
     problems: dict[int, str] = {}
     if isinstance(feature, ClassLabel):

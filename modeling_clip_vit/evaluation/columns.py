@@ -44,7 +44,7 @@ def choose_columns(split: Dataset, options: EvaluationOptions, path: str) -> Col
     captions, labels = options.caption_columns, options.label_columns
     image, concept = options.image_column, options.concept_column
     named = [image, *(captions or []), *(labels or []), concept]
-    check_columns(split, [name for name in named if name is not None], path)
+    check_columns(split.column_names, [name for name in named if name is not None], path)
     kinds = column_kinds(split.features)
     if image is None:
         image = choose_image_column(kinds, path)

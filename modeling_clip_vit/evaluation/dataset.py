@@ -111,7 +111,7 @@ class SplitReader:
         self.name = options.split or choose_split(splits)
         hint = "; name another with split, or evaluate nothing with evaluations: []"
         split = get_split(splits, self.name, self.path, hint if options.split else "")
-        self.split = draw(filter_rows(split, options.filter), options)
+        self.split = draw(filter_rows(split, options.filter, self.path), options)
         self.columns = choose_columns(self.split, options, self.path)
         self.train_split = choose_train_split(splits, self.name, options)
 
@@ -214,14 +214,19 @@ def choose_train_split(
     return get_split(splits, name or "train", options.dataset)
 
 
-def filter_rows(split: Dataset, wanted: Mapping[str, str]) -> Dataset:
+def filter_rows(split: Dataset, wanted: Mapping[str, str], path: str) -> Dataset:
     """The rows whose columns have the wanted values, class labels by their names.
+
+    Args:
+        split: the rows.
+        wanted: column -> value.
+        path: name of the dataset in messages.
 
     Raises:
         DataError: there is no such column, no such class, or no such row.
     """
     for column, value in wanted.items():
-        check_columns(split, [column], "filter")
+        check_columns(split.column_names, [column], path)
         feature = split.features[column]
         code: Any = value
         if isinstance(feature, ClassLabel):
@@ -258,8 +263,6 @@ def find_problems(
 
 def rows_without_text(split: Dataset, columns: Sequence[str]) -> dict[int, str]:
     """Row -> what is wrong with it, of those that have no text in any of the caption columns."""
-    if not columns:
-        return {}
     rows = zip(*(split[column] for column in columns), strict=True)
     empty = (row for row, values in enumerate(rows) if not any(map(find_texts, values)))
     names = " and ".join(map(repr, columns))

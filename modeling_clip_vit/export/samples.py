@@ -44,7 +44,7 @@ def read_calibration_samples(
     image_column = image_column or choose_image_column(kinds_by_column, path)
     columns = find_caption_columns(kinds_by_column, image_column)
     if "image" in kinds:
-        check_columns(rows, [image_column], path)
+        check_columns(rows.column_names, [image_column], path)
     if "text" in kinds and not columns:
         raise DataError(
             f"{path!r} has no column that is named like captions, and a text tower is calibrated "

@@ -67,7 +67,7 @@ def dataset_pictures(path: str, image_column: str | None, split: str | None) -> 
         rows = splits[split_name]
         kinds = column_kinds(rows.features)
         column = image_column or choose_image_column(kinds, path)
-        check_columns(rows, [column], path)
+        check_columns(rows.column_names, [column], path)
         captions = next(iter(find_caption_columns(kinds, column)), None)
         for row in range(len(rows)):
             columns = rows[row]

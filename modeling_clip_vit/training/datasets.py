@@ -241,7 +241,7 @@ def prepare_images(
         DataError: there is no such column, or too many rows cannot be used.
     """
     column = str(options.image_column)
-    check_columns(split, [column], options.dataset)
+    check_columns(split.column_names, [column], options.dataset)
     bad = BadSamples(options.max_bad_sample_ratio, seen=len(unread))
     for row in unread:
         bad.add(row.name, row.reason)

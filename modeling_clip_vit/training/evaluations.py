@@ -104,7 +104,7 @@ def add_texts(
 def add_texts_to(split: Dataset, trained_on: TrainedOn) -> Dataset:
     """A split with a column of texts for each source of captions that is not a text column."""
     data, options = trained_on.data, replace(trained_on.captions, tags_columns={})
-    check_columns(split, [str(data.image_column)], data.dataset)
+    check_columns(split.column_names, [str(data.image_column)], data.dataset)
     captions = CaptionMaker(split, options, data.dataset, list(trained_on.class_names) or None)
     for name, texts in captions.plain_texts().items():
         if column_kinds(split.features).get(name) in ("text", "texts"):

@@ -177,7 +177,7 @@ def test_empty_captions_and_missing_columns_are_named():
     captions = CaptionMaker(rows, CaptionOptions(["caption"]), "x")
     assert captions.problems == {1: "its 'caption' is empty"}
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
-        check_columns(rows, ["text"], "x")
+        check_columns(rows.column_names, ["text"], "x")
     with pytest.raises(DataError, match=r"no folder './nowhere'"):
         open_dataset("./nowhere")
 
@@ -320,10 +320,8 @@ def test_equal_captions_in_a_batch_are_positives_of_each_other():
 
 def test_spaces_around_captions_and_tags_are_no_part_of_them():
     rows = Dataset.from_dict({"caption": [" a cat\n"], "tags": [[" cat ", ""]]})
-    captions = CaptionMaker(
-        rows, CaptionOptions(["caption"], tags_columns={"caption": "tags"}), "x"
-    )
-    assert captions.corpus() == ["a cat", "cat"]
+    options = CaptionOptions(["caption"], tags_columns={"caption": "tags"})
+    assert CaptionMaker(rows, options, "x").corpus() == ["a cat", "cat"]
 
 
 def test_a_row_may_have_no_tags():

@@ -19,7 +19,7 @@ from datasets.builder import DatasetBuilder
 from datasets.fingerprint import Hasher
 
 from ...utils.errors import first_line
-from ..columns import column_kinds, find_image_column, refuse_missing_columns
+from ..columns import check_columns, column_kinds, find_image_column
 from ..errors import DataError
 from ..files.listing import Listing
 from ..files.places import locate_image
@@ -251,7 +251,7 @@ def stream_builder(
         return RemoteTars(path, {split: files}).stream(split)
     rows = builder.as_streaming_dataset(split)
     if rows.column_names is not None:
-        refuse_missing_columns(path, columns, rows.column_names)
+        check_columns(rows.column_names, columns, path)
     if columns and hasattr(builder.config, "columns"):
         # The other columns of a Parquet file need not even be fetched.
         builder.config.columns = list(dict.fromkeys(columns))

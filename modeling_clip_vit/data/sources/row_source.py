@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from ..columns import refuse_missing_columns
+from ..columns import check_columns
 from ..errors import DataError
 from ..files.listing import stamps
 from ..rows import Row, SkippedSample
@@ -67,7 +67,7 @@ class RowSource(ABC):
         shards = RowShards(self, self.find_shards(split))
         known = self.known_columns(split) if columns else None
         if known is not None:
-            refuse_missing_columns(self.path, columns, known)
+            check_columns(known, columns, self.path)
         return shards
 
     def load(self) -> Splits:
