@@ -46,7 +46,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: of the order.
 
     Raises:
-        ValueError: the batch is larger than the dataset.
+        UserError: the batch is larger than the dataset.
     """
 
     def __init__(

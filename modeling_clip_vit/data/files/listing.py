@@ -6,7 +6,6 @@ One rule for datasets with random access and for streams; docs/data.md states it
 import glob
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,14 @@ UNREAD_SUFFIXES = frozenset(
 )
 PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow",)
+#: Kind of file -> how its name ends.
+KINDS: dict[str, tuple[str, ...]] = {
+    "parquet": PARQUET_SUFFIXES,
+    "arrow": ARROW_SUFFIXES,
+    "table": TABLE_SUFFIXES,
+    "tars": TAR_SUFFIXES,
+    "pictures": tuple(sorted(PICTURE_SUFFIXES)),
+}
 #: Names of folders and files that a system leaves behind.
 SYSTEM_NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
 #: A folder, or a whole word in a file's name, that is one of these names a split.
@@ -108,13 +115,13 @@ def list_named(files: list[Path]) -> Listing:
     Raises:
         DataError: they are of several kinds, or of one that is not known.
     """
-    kinds = {kind_of_file(file) for file in files}
-    if None in kinds:
-        wrong = next(file for file in files if kind_of_file(file) is None)
-        known = [*PARQUET_SUFFIXES, *ARROW_SUFFIXES, *TABLE_SUFFIXES, *TAR_SUFFIXES]
-        raise DataError(f"{str(wrong)!r} must end in one of {', '.join(known)}, or be a picture")
-    refuse_several_kinds(files)
-    return Listing(str(kinds.pop()), files[0].parent, {"train": files}, is_named=True)
+    unknown = next((file for file in files if kind_of_file(file) is None), None)
+    if unknown is not None:
+        known = ", ".join(end for kind in KINDS if kind != "pictures" for end in KINDS[kind])
+        raise DataError(f"{str(unknown)!r} must end in one of {known}, or be a picture")
+    check_one_kind(files)
+    kind = str(kind_of_file(files[0]))
+    return Listing(kind, files[0].parent, {"train": files}, is_named=True)
 
 
 def list_folder(folder: Path, image_column: str | None = None) -> Listing:
@@ -129,42 +136,62 @@ def list_folder(folder: Path, image_column: str | None = None) -> Listing:
     if has_dataset_card(folder):
         return Listing("card", folder)
     folder = descend(folder)
-    everything = list(walk(folder))
-    metadata = [file for file in everything if is_metadata(file, folder)]
-    if metadata:
-        listing = Listing("table", folder, split_by_folder(metadata, folder))
-        others = [file for file in everything if file.suffix.lower() in TABLE_SUFFIXES]
-        note_left_out(listing, (file for file in others if file not in metadata))
-        return listing
-    for kind, suffixes in (
-        ("tars", TAR_SUFFIXES),
-        ("parquet", PARQUET_SUFFIXES),
-        ("arrow", ARROW_SUFFIXES),
-    ):
-        files = [file for file in everything if file.name.lower().endswith(suffixes)]
-        if files:
-            listing = Listing(kind, folder, split_by_name(files, folder))
-            note_left_out(listing, (file for file in everything if file not in set(files)))
-            return listing
-    tables = [
-        file for file in everything if file.parent == folder and kind_of_file(file) == "table"
-    ]
-    pictures = [file for file in everything if file.suffix.lower() in PICTURE_SUFFIXES]
-    of_pictures = [file for file in tables if has_pictures(peek_columns(file), image_column)]
-    if tables and not pictures:
-        of_pictures = of_pictures or tables
-    if of_pictures:
-        refuse_several_kinds(of_pictures)
-        listing = Listing("table", folder, split_by_name(of_pictures, folder))
-        note_left_out(listing, (file for file in tables if file not in of_pictures))
-        return listing
-    if not pictures:
-        endings = ", ".join(sorted({file.suffix or file.name for file in everything})[:10])
+    files = list(walk(folder))
+    listing = (
+        list_metadata(folder, files)
+        or list_shards(folder, files)
+        or list_tables(folder, files, image_column)
+        or list_pictures(folder, files)
+    )
+    if listing is None:
+        endings = ", ".join(sorted({file.suffix or file.name for file in files})[:10])
         raise DataError(
             f"{str(folder)!r} holds no pictures, tables, tars or Parquet files"
             + (f", only {endings}" if endings else "")
         )
-    return list_pictures(folder, pictures, everything)
+    return listing
+
+
+def list_metadata(folder: Path, files: list[Path]) -> Listing | None:
+    """The metadata of pictures among the files of a folder; None if there is none."""
+    metadata = [file for file in files if is_metadata(file, folder)]
+    if not metadata:
+        return None
+    listing = Listing("table", folder, split_by_folder(metadata, folder))
+    tables = [file for file in files if kind_of_file(file) == "table"]
+    note_left_out(listing, (file for file in tables if file not in metadata))
+    return listing
+
+
+def list_shards(folder: Path, files: list[Path]) -> Listing | None:
+    """The tars of a folder, or else its Parquet or Arrow files; None if there are none."""
+    for kind in ("tars", "parquet", "arrow"):
+        shards = [file for file in files if kind_of_file(file) == kind]
+        if shards:
+            listing = Listing(kind, folder, split_by_name(shards, folder))
+            note_left_out(listing, (file for file in files if kind_of_file(file) != kind))
+            return listing
+    return None
+
+
+def list_tables(folder: Path, files: list[Path], image_column: str | None) -> Listing | None:
+    """The tables at the top of a folder that have a column of pictures; None if there are none.
+
+    Where there are no picture files, every table is taken.
+
+    Raises:
+        DataError: the tables are of several kinds.
+    """
+    tables = [file for file in files if file.parent == folder and kind_of_file(file) == "table"]
+    chosen = [file for file in tables if has_pictures(peek_columns(file), image_column)]
+    if not any(kind_of_file(file) == "pictures" for file in files):
+        chosen = chosen or tables
+    if not chosen:
+        return None
+    check_one_kind(chosen)
+    listing = Listing("table", folder, split_by_name(chosen, folder))
+    note_left_out(listing, (file for file in tables if file not in chosen))
+    return listing
 
 
 def has_pictures(kinds: dict[str, str], image_column: str | None) -> bool:
@@ -172,15 +199,18 @@ def has_pictures(kinds: dict[str, str], image_column: str | None) -> bool:
     return image_column in kinds if image_column else find_image_column(kinds) is not None
 
 
-def list_pictures(folder: Path, pictures: list[Path], everything: list[Path]) -> Listing:
-    """Pictures in folders: those of splits, those of classes, or neither."""
-    files = split_by_folder(pictures, folder)
+def list_pictures(folder: Path, files: list[Path]) -> Listing | None:
+    """The pictures in a folder, by split and class where its folders name them; None if there are
+    none.
+    """
+    pictures = [file for file in files if kind_of_file(file) == "pictures"]
+    if not pictures:
+        return None
     has_splits = is_split_root(folder, pictures)
     depths = {len(file.relative_to(folder).parts) for file in pictures}
     has_classes = min(depths) > (2 if has_splits else 1)
-    listing = Listing("pictures", folder, files, has_classes)
-    chosen = set(pictures)
-    note_left_out(listing, (f for f in everything if f not in chosen and is_notable(f)))
+    listing = Listing("pictures", folder, split_by_folder(pictures, folder), has_classes)
+    note_left_out(listing, filter(is_notable, files))
     return listing
 
 
@@ -232,26 +262,15 @@ def is_hidden(name: str) -> bool:
 def kind_of_file(file: Path) -> str | None:
     """What a file is, by the end of its name; None for what is not read."""
     name = file.name.lower()
-    for kind, suffixes in (
-        ("tars", TAR_SUFFIXES),
-        ("parquet", PARQUET_SUFFIXES),
-        ("arrow", ARROW_SUFFIXES),
-        ("table", TABLE_SUFFIXES),
-        ("pictures", tuple(PICTURE_SUFFIXES)),
-    ):
-        if name.endswith(suffixes):
-            return kind
-    return None
+    return next((kind for kind, suffixes in KINDS.items() if name.endswith(suffixes)), None)
 
 
 def is_metadata(file: Path, folder: Path) -> bool:
     """Whether a file is the metadata of pictures: at the top, or in the folder of a split."""
-    is_named_so = file.stem.lower() == METADATA
-    is_table = file.suffix.lower() in (*TABLE_SUFFIXES, *PARQUET_SUFFIXES)
+    if file.stem.lower() != METADATA or kind_of_file(file) not in ("table", "parquet"):
+        return False
     inner = file.parent.relative_to(folder).parts
-    return (
-        is_named_so and is_table and (not inner or (len(inner) == 1 and bool(split_of(inner[0]))))
-    )
+    return not inner or (len(inner) == 1 and split_of(inner[0]) is not None)
 
 
 def has_dataset_card(folder: Path) -> bool:
@@ -306,18 +325,18 @@ def split_by_name(files: list[Path], folder: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def refuse_several_kinds(files: list[Path]):
-    """Refuse files that do not make one table.
+def check_one_kind(files: list[Path]):
+    """Reject files that do not make one dataset.
 
     Raises:
-        DataError: they end differently.
+        DataError: they end differently, and are neither all tars nor all pictures.
     """
-    suffixes = Counter(
+    suffixes = {
         next((end for end in TAR_SUFFIXES if file.name.lower().endswith(end)), file.suffix.lower())
         for file in files
-    )
-    is_one = len(suffixes) == 1 or {kind_of_file(file) for file in files} <= {"tars"}
-    if not is_one and {kind_of_file(file) for file in files} != {"pictures"}:
+    }
+    kinds = {kind_of_file(file) for file in files}
+    if len(suffixes) > 1 and kinds not in ({"tars"}, {"pictures"}):
         raise DataError(
             f"{files[0].parent} has files of several kinds ({', '.join(sorted(suffixes))}): name "
             "one, or a pattern of those to read"

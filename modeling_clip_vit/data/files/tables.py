@@ -24,7 +24,9 @@ from ..errors import DataError
 
 logger = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, ".json", *JSON_LINES_SUFFIXES)
 DELIMITERS = (",", ";", "\t", "|")
 #: Marks at a file's beginning that say its encoding, the longer ones first.
 MARKS = {
@@ -43,10 +45,11 @@ MOST_LINES = 200
 #: Rows of a Parquet file that are in memory at once.
 PARQUET_BATCH = 1024
 
-Columns = dict[str, Any]
+#: Column -> value.
+Fields = dict[str, Any]
 
 
-def read_table(path: Path) -> Iterator[tuple[int, Columns | str]]:
+def read_table(path: Path) -> Iterator[tuple[int, Fields | str]]:
     """The rows of a table, numbered from 0.
 
     Args:
@@ -56,11 +59,11 @@ def read_table(path: Path) -> Iterator[tuple[int, Columns | str]]:
         DataError: the file as a whole cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
+    if suffix in DELIMITED_SUFFIXES:
         yield from read_delimited(path)
     elif suffix == ".json":
         yield from enumerate(check_rows(read_json(path)))
-    elif suffix in (".jsonl", ".ndjson"):
+    elif suffix in JSON_LINES_SUFFIXES:
         with open_text(path) as file:
             lines = (line for line in file if line.strip())
             yield from enumerate(check_rows(map(parse_json_line, lines)))
@@ -73,7 +76,7 @@ def peek_columns(path: Path, most: int = 100) -> dict[str, str]:
     """What each column of a table holds, by its first rows; empty for what is no table."""
     kinds: dict[str, str] = {}
     try:
-        if path.suffix.lower() in (".csv", ".tsv"):
+        if path.suffix.lower() in DELIMITED_SUFFIXES:
             kinds = dict.fromkeys(read_header(path), "text")
         for _, columns in islice(read_table(path), most):
             if isinstance(columns, dict):
@@ -143,7 +146,7 @@ def is_utf8(line: bytes) -> bool:
     return True
 
 
-def read_delimited(path: Path) -> Iterator[tuple[int, Columns | str]]:
+def read_delimited(path: Path) -> Iterator[tuple[int, Fields | str]]:
     """The rows of a CSV or TSV file, every value a text, an empty one None."""
     delimiter = find_delimiter(path)
     with open_text(path) as file:
@@ -274,7 +277,7 @@ def parse_json_line(line: str) -> Any:
         return f"it is no JSON: {first_line(error)}"
 
 
-def check_rows(rows: Iterable[Any]) -> Iterator[Columns | str]:
+def check_rows(rows: Iterable[Any]) -> Iterator[Fields | str]:
     """Rows of JSON, each an object of texts that can be written, or what is wrong with it."""
     for row in rows:
         if isinstance(row, dict):
@@ -283,7 +286,7 @@ def check_rows(rows: Iterable[Any]) -> Iterator[Columns | str]:
             yield row if isinstance(row, str) else f"it is no object but {type(row).__name__}"
 
 
-def check_text(columns: Columns) -> Columns | str:
+def check_text(columns: Fields) -> Fields | str:
     """The row unchanged, or what is wrong if one of its texts has bytes that are no characters."""
     for name, value in columns.items():
         if not is_clean(value):

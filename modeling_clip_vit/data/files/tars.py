@@ -26,6 +26,11 @@ TEXT_EXTENSIONS = frozenset(("txt", "text", "caption", "cls"))
 READ_EXTENSIONS = IMAGE_EXTENSIONS | TEXT_EXTENSIONS | {"json"}
 #: Number of members to look at to decide where names end.
 NAMES_TO_SEE = 200
+#: What is said of a picture whose name has a dot too many.
+DOTTED = (
+    "a name ends at its first dot, so that {key!r} has a file {extension!r}, which is no picture: "
+    "take the dots out of the names"
+)
 
 
 @dataclass
@@ -82,13 +87,6 @@ def read_pieces(url: str, wanted: Callable[[int], bool]) -> Iterator[Piece]:
     except Exception as error:  # tarfile, decompressors and remote systems each have their own
         if wanted(number + 1):
             yield Piece(number + 1, error=f"the rest cannot be read: {first_line(error)}")
-
-
-#: What is said of a picture whose name has a dot too many.
-DOTTED = (
-    "a name ends at its first dot, so that {key!r} has a file {extension!r}, which is no picture: "
-    "take the dots out of the names"
-)
 
 
 def is_dotted_picture(extension: str) -> bool:

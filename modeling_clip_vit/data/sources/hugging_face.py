@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 from datasets import (
     ClassLabel,
     Dataset,
@@ -21,8 +22,9 @@ from datasets.fingerprint import Hasher
 from ...utils.errors import first_line
 from ..columns import check_columns, column_kinds, find_image_column
 from ..errors import DataError
-from ..files.listing import Listing
+from ..files.listing import ARROW_SUFFIXES, PARQUET_SUFFIXES, Listing
 from ..files.places import locate_image
+from ..files.tables import DELIMITED_SUFFIXES, JSON_LINES_SUFFIXES
 from ..files.tars import TAR_SUFFIXES, read_tar
 from ..rows import Row, SkippedSample
 from .materialize import CACHE
@@ -31,10 +33,10 @@ from .source import NumberedRows, Shards, Splits, Wanted, refuse_missing_split
 
 #: Reader of `datasets` -> the endings of files that it streams from another system.
 REMOTE_KINDS = {
-    "parquet": (".parquet", ".pq"),
-    "arrow": (".arrow",),
-    "csv": (".csv", ".tsv"),
-    "json": (".json", ".jsonl", ".ndjson"),
+    "parquet": PARQUET_SUFFIXES,
+    "arrow": ARROW_SUFFIXES,
+    "csv": DELIMITED_SUFFIXES,
+    "json": (".json", *JSON_LINES_SUFFIXES),
     "webdataset": TAR_SUFFIXES,
 }
 #: Rows that are taken out of an Arrow table at once.
@@ -212,16 +214,13 @@ class DatasetShards:
         try:
             rows = self.rows.shard(len(self), shard)
             for table in (rows.skip(number) if number else rows).iter(ROWS_AT_ONCE):
-                chosen = [at for at in range(len(table)) if wanted(number + at)]
-                if len(chosen) < len(table):
-                    table_of_chosen = table.take(chosen) if chosen else table.slice(0, 0)
-                else:
-                    table_of_chosen = table
-                for at, columns in zip(chosen, table_of_chosen.to_pylist(), strict=True):
+                places = [place for place in range(len(table)) if wanted(number + place)]
+                chosen = table.take(pa.array(places, pa.int64()))
+                for place, columns in zip(places, chosen.to_pylist(), strict=True):
                     for column in self.class_names.keys() & columns.keys():
                         columns[column] = self.name_class(columns[column], column)
-                    row_name = f"{name}, row {number + at}"
-                    yield number + at, Row(row_name, columns, folder=self.folders[shard])
+                    row_name = f"{name}, row {number + place}"
+                    yield number + place, Row(row_name, columns, folder=self.folders[shard])
                 number += len(table)
         except Exception as error:  # Arrow's, and those of every remote system
             if wanted(number):
