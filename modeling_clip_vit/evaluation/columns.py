@@ -18,7 +18,7 @@ from .options import EvaluationOptions
 
 
 @dataclass
-class Columns:
+class EvaluationColumns:
     """The columns of a split that are used; empty or None where it has no such column."""
 
     image: str
@@ -27,7 +27,7 @@ class Columns:
     concept: str | None
 
 
-def choose_columns(split: Dataset, options: EvaluationOptions, path: str) -> Columns:
+def choose_columns(split: Dataset, options: EvaluationOptions, path: str) -> EvaluationColumns:
     """The named columns; those that are not named are guessed from the features of the split.
 
     Of several columns of class labels, one with a usual name is chosen, or else the first.
@@ -63,4 +63,4 @@ def choose_columns(split: Dataset, options: EvaluationOptions, path: str) -> Col
             f"{path!r} has no column of captions and none of class labels, so there is nothing to "
             f"measure: name one of {listed(kinds)} with caption_columns or label_columns"
         )
-    return Columns(image, list(captions), list(labels), concept)
+    return EvaluationColumns(image, list(captions), list(labels), concept)

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..conversion.published import local_checkpoint
 from ..data.sources import open_dataset
 from ..inference.loading import Encoder, load_encoder
+from ..runtimes import RUNTIMES
 from ..utils.command_line import CommandParser
 from ..utils.processes import start_processes
 from .classifier import TorchClassifier, is_classifier, load_classifier
@@ -15,13 +16,15 @@ from .images import ImagesOnDisk
 from .options import EvaluationOptions
 
 #: Options that only an entry of a recipe has.
-OF_A_RECIPE = {"name", "only_at_end"}
+RECIPE_OPTIONS = {"name", "only_at_end"}
 
 
 def run_evaluate(arguments: list[str]) -> int:
     """Evaluate a checkpoint on a dataset; print the tables and write what was measured."""
     parsed = build_parser().parse(arguments, EvaluationOptions)
-    names = [option.name for option in fields(EvaluationOptions) if option.name not in OF_A_RECIPE]
+    names = [
+        option.name for option in fields(EvaluationOptions) if option.name not in RECIPE_OPTIONS
+    ]
     options = EvaluationOptions(**{name: parsed[name] for name in names})
     state = start_processes()
     encoder: Encoder | TorchClassifier
@@ -69,12 +72,12 @@ def build_parser() -> CommandParser:
         required=True,
         help="a folder, a file or a glob pattern as for training, or a dataset id on the Hub",
     )
-    parser.add_class_arguments(EvaluationOptions, skip={"dataset", *OF_A_RECIPE})
+    parser.add_class_arguments(EvaluationOptions, skip={"dataset", *RECIPE_OPTIONS})
     parser.add_argument(
         "--runtime",
         type=str,
         default="auto",
-        help="runtime for an exported model: onnxruntime, openvino, torch; auto picks by format",
+        help=f"runtime for an exported model: {', '.join(RUNTIMES)}; auto picks by format",
     )
     parser.add_argument(
         "--output_dir",

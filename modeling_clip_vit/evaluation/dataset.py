@@ -13,7 +13,7 @@ from ..data.errors import DataError
 from ..data.labels import Labels, read_labels
 from ..data.sources import get_split
 from .class_names import class_texts
-from .columns import Columns, choose_columns
+from .columns import EvaluationColumns, choose_columns
 from .images import SplitImages
 from .options import EvaluationOptions
 
@@ -63,7 +63,7 @@ class EvaluationSet:
 
     options: EvaluationOptions
     split: str
-    columns: Columns
+    columns: EvaluationColumns
     images: SplitImages
     keys: Sequence[Hashable]
     captions: dict[str, Sequence[str | Sequence[str]]]

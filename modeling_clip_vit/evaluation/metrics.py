@@ -17,7 +17,7 @@ class Metric:
         split: split of the dataset.
         name: name of the metric, such as `R@1`.
         value: shares are from 0 to 1.
-        of: the column that it is about; empty for none.
+        column: the column that it is about; empty for none.
         direction: for retrieval, `text_to_image` or `image_to_text`.
         condition: for robustness, the corruption and its severity.
         dataset: folder or Hub id.
@@ -28,7 +28,7 @@ class Metric:
     split: str
     name: str
     value: float
-    of: str = ""
+    column: str = ""
     direction: str = ""
     condition: str = ""
     dataset: str = ""
@@ -47,7 +47,7 @@ class Metric:
 
     def join(self, *groups: str) -> str:
         """Its fields behind the names of its groups."""
-        parts = (*groups, self.of, self.direction, self.name, self.condition)
+        parts = (*groups, self.column, self.direction, self.name, self.condition)
         return "/".join(part for part in parts if part)
 
 

@@ -1,6 +1,5 @@
 """What an evaluation leaves: metrics.json, a table and a picture."""
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..utils.figures import figure_style
-from ..utils.folders import committed_files
+from ..utils.folders import committed_files, write_json
 from ..utils.markdown import escape_cell
 from .evaluate import EvaluationReport
 from .metrics import Metric, finite
@@ -22,7 +21,7 @@ BARS = (
     *("top1_accuracy", "top5_accuracy"),
 )
 
-#: What a row of a task's table is of: column, direction, and of robustness figure and corruption.
+#: A row of a task's table: column and direction; for robustness also metric and corruption.
 Row = tuple[str, ...]
 
 
@@ -30,7 +29,7 @@ def group_by_task(metrics: Iterable[Metric]) -> dict[str, dict[Row, dict[str, fl
     """Task -> row of its table -> column -> value."""
     tables: dict[str, dict[Row, dict[str, float]]] = {}
     for metric in metrics:
-        row: Row = (metric.of, metric.direction)
+        row: Row = (metric.column, metric.direction)
         column = metric.name
         if metric.condition:
             corruption, column = metric.condition.split("/")
@@ -80,10 +79,9 @@ def save_report(folder: Path, report: EvaluationReport, facts: dict):
         "num_unreadable": report.images.bad.count,
         "unreadable": report.images.bad.examples,
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with committed_files(folder, []) as partial_folder:
         save_picture(partial_folder / "evaluation.png", report)
-        (partial_folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        write_json(partial_folder / "metrics.json", content)
         tables = write_tables(report.metrics)
         (partial_folder / "evaluation.md").write_text(tables, encoding="utf-8")
 
@@ -112,10 +110,10 @@ def save_picture(path: Path, report: EvaluationReport):
 
 def draw_bars(axis: Axes, metrics: list[Metric]):
     """Recall, mean average precision and accuracies, one bar each; a colour for each row."""
-    rows = list(dict.fromkeys((m.task, m.of, m.direction) for m in metrics))
+    rows = list(dict.fromkeys((m.task, m.column, m.direction) for m in metrics))
     names, values, colors = [], [], []
     for metric in metrics:
-        place = (metric.task, metric.of, metric.direction)
+        place = (metric.task, metric.column, metric.direction)
         words = ", ".join(part for part in place[1:] if part).replace("_to_", " → ")
         title = words if metric.task == "retrieval" else TASKS[metric.task].title.lower()
         names.append(f"{title} {metric.name.replace('_', ' ')}")

@@ -123,7 +123,7 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
 
 def name_metric(metric: Metric) -> str:
     """A metric of retrieval in words."""
-    parts = [metric.name, metric.of, metric.direction.replace("_", " ")]
+    parts = [metric.name, metric.column, metric.direction.replace("_", " ")]
     if metric.evaluation != metric.split:
         parts.append(metric.evaluation)
     return ", ".join(parts)
@@ -179,7 +179,7 @@ def describe_metrics(facts: CardFacts) -> str:
     recalls: dict[tuple[str, str, str], dict[str, float]] = {}
     for metric in facts.metrics:
         if metric.task == "retrieval":
-            row = (metric.evaluation, metric.of, metric.direction)
+            row = (metric.evaluation, metric.column, metric.direction)
             recalls.setdefault(row, {})[metric.name] = metric.value
     lines = ["| evaluation | queries | direction | R@1 | R@5 | R@10 | median rank |"]
     lines.append("| --- " * 7 + "|")
@@ -225,7 +225,7 @@ def describe_other_tasks(metrics: list[Metric]) -> list[str]:
     tables: dict[tuple[str, str, str], dict[str, float]] = {}
     for metric in metrics:
         if not metric.condition:
-            row = (metric.task, metric.evaluation, metric.of)
+            row = (metric.task, metric.evaluation, metric.column)
             tables.setdefault(row, {})[metric.name] = metric.value
     parts = [
         f"Zero-shot accuracy on the names of `{of}`, {evaluation}: "

@@ -71,7 +71,7 @@ class CalibrationTask(EvaluationTask):
             values, diagrams = measure_calibration(
                 images.embeds, images.class_embeds, images.labels, scale, bias, data.options.seed
             )
-            metrics += data.metrics(self.name, values, of=column)
+            metrics += data.metrics(self.name, values, column=column)
             of_column = f"{column}, " if len(data.source.labels) > 1 else ""
             self.diagrams |= {f"{of_column}{name}": one for name, one in diagrams.items()}
         return metrics
@@ -128,7 +128,7 @@ def measure_calibration(
         diagrams, of the model as it is and with fitted temperatures.
 
     Raises:
-        ValueError: there are fewer than two images.
+        UserError: there are fewer than two images.
     """
     if len(labels) < 2:
         raise UserError("calibration needs at least two images: one half is fitted on the other")

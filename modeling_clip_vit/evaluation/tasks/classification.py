@@ -25,7 +25,7 @@ class ClassificationTask(EvaluationTask):
         for column in data.source.labels:
             images = data.labelled(column)
             values = measure_classification(images.embeds, images.labels)
-            metrics += data.metrics(self.name, values, of=column if several else "")
+            metrics += data.metrics(self.name, values, column=column if several else "")
         return metrics
 
 

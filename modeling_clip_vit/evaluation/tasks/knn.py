@@ -30,7 +30,7 @@ class NeighboursTask(EvaluationTask):
             values = measure_neighbours(
                 train.embeds, train.labels, images.embeds, images.labels, images.num_classes
             )
-            metrics += data.metrics(self.name, values, of=column)
+            metrics += data.metrics(self.name, values, column=column)
         return metrics
 
 

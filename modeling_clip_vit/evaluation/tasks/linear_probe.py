@@ -38,7 +38,7 @@ class LinearProbeTask(EvaluationTask):
                 images.num_classes,
                 data.options.seed,
             )
-            metrics += data.metrics(self.name, values, of=column)
+            metrics += data.metrics(self.name, values, column=column)
         return metrics
 
 
@@ -57,6 +57,9 @@ def measure_linear_probe(
 
     Returns:
         As `measure_predictions`, and the chosen `penalty`.
+
+    Raises:
+        UserError: there are fewer than five training images.
     """
     mean, std = train_embeds.mean(dim=0), train_embeds.std(dim=0).clamp(min=1e-6)
     train_embeds, embeds = (train_embeds - mean) / std, (embeds - mean) / std

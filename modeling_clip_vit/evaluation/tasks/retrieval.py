@@ -47,7 +47,7 @@ class RetrievalTask(EvaluationTask):
                 if direction not in sides:
                     continue
                 values = measure_retrieval(*sides[direction])
-                metrics += data.metrics(self.name, values, of=column, direction=direction)
+                metrics += data.metrics(self.name, values, column=column, direction=direction)
         return metrics
 
 

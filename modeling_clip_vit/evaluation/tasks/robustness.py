@@ -66,7 +66,7 @@ class RobustnessTask(EvaluationTask):
 
     def panels(self, metrics: list[Metric]) -> list[Panel]:
         """A metric over the severity of each corruption."""
-        lines = dict.fromkeys((metric.of, metric.direction, metric.name) for metric in metrics)
+        lines = dict.fromkeys((metric.column, metric.direction, metric.name) for metric in metrics)
         return [
             partial(
                 draw_robustness,
@@ -74,7 +74,7 @@ class RobustnessTask(EvaluationTask):
                 values={
                     metric.condition: 100 * metric.value
                     for metric in metrics
-                    if (metric.of, metric.direction, metric.name) == line
+                    if (metric.column, metric.direction, metric.name) == line
                 },
             )
             for line in lines

@@ -24,7 +24,7 @@ class ZeroShotTask(EvaluationTask):
         for column in data.source.labels:
             images = data.labelled(column)
             values = measure_zero_shot(images.embeds, images.class_embeds, images.labels)
-            metrics += data.metrics(self.name, values, of=column)
+            metrics += data.metrics(self.name, values, column=column)
         return metrics
 
 
