@@ -9,10 +9,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
 from .errors import DataError
+from .rows import BadSamples
 
 logger = logging.getLogger(__name__)
 
@@ -205,46 +205,14 @@ def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int
     return interpolate(packed, (size, size), mode="bicubic", antialias=True).squeeze(0)
 
 
-@dataclass
-class BadSamples:
-    """Rows that could not be used: counted, and the first few named.
-
-    With few rows, a ratio would allow no bad row at all, so up to `FEW` of them may be bad, as long
-    as that is at most an eighth.
-    """
-
-    FEW: ClassVar[int] = 3
-
-    limit: float
-    seen: int = 0
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, name: str, reason: str):
-        """Note one bad image."""
-        self.count += 1
-        if len(self.examples) < 20:
-            self.examples.append(f"{name} ({reason})")
-
-    def check(self, path: str):
-        """Raise a DataError if their share is over the limit."""
-        few = min(self.FEW, self.seen // 8) if self.limit > 0 else 0
-        if self.seen and self.count > max(self.limit * self.seen, few):
-            raise DataError(
-                f"{self.count} of {self.seen} rows of {path!r} cannot be used, more than "
-                f"max_bad_sample_ratio={self.limit:g} allows; the first: {self.examples[0]}"
-            )
-
-
 def decode_all(
     split: Dataset,
     column: str,
     size: int,
     path: str,
-    max_bad_sample_ratio: float,
-    problems: Mapping[int, str] | None = None,
-    bad: BadSamples | None = None,
-) -> tuple[torch.Tensor, list[int], BadSamples]:
+    bad: BadSamples,
+    problems: Mapping[int, str],
+) -> tuple[torch.Tensor, list[int]]:
     """Decode every image of a split once.
 
     Args:
@@ -252,20 +220,18 @@ def decode_all(
         column: the column of images.
         size: side S of the pixels wanted.
         path: name of the dataset in messages.
-        max_bad_sample_ratio: the largest acceptable share of bad rows.
+        bad: the rows that cannot be used are added to it.
         problems: row -> what else is wrong with it.
-        bad: bad rows found earlier, which are counted too.
 
     Returns:
-        Pixels, uint8 (N, 3, S, S); the row number of each; and what could not be used.
+        Pixels, uint8 (N, 3, S, S), and the row number of each.
 
     Raises:
-        DataError: more rows are bad than `max_bad_sample_ratio` allows, or all are.
+        DataError: more rows are bad than `bad` allows, or all are.
     """
+    images = split[column]
 
-    problems = problems or {}
-
-    def decode(row: int) -> torch.Tensor | BadImageError:
+    def decode_row(row: int) -> torch.Tensor | BadImageError:
         if row in problems:
             return BadImageError(problems[row])
         try:
@@ -273,12 +239,10 @@ def decode_all(
         except BadImageError as error:
             return error
 
-    images = split[column]
-    bad = bad or BadSamples(max_bad_sample_ratio)
     bad.seen += len(split)
     rows, pixels = [], []
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for row, decoded in enumerate(pool.map(decode, range(len(split)))):
+        for row, decoded in enumerate(pool.map(decode_row, range(len(split)))):
             if isinstance(decoded, BadImageError):
                 bad.add(image_name(images[row], row), str(decoded))
             else:
@@ -287,7 +251,7 @@ def decode_all(
     bad.check(path)
     if not pixels:
         raise DataError(f"no row of {path!r} can be used; the first: {bad.examples[0]}")
-    return torch.stack(pixels), rows, bad
+    return torch.stack(pixels), rows
 
 
 def image_name(source: Any, row: int) -> str:

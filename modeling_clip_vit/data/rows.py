@@ -1,9 +1,11 @@
 """What a dataset gives: rows, samples made of them, and what could not be used and why."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+
+from .errors import DataError
 
 
 @dataclass
@@ -54,3 +56,34 @@ class SkippedSample:
 
     name: str
     reason: str
+
+
+@dataclass
+class BadSamples:
+    """Rows that could not be used: counted, and the first few named.
+
+    With few rows, a ratio would allow no bad row at all, so up to `FEW` of them may be bad, as long
+    as that is at most an eighth.
+    """
+
+    FEW: ClassVar[int] = 3
+
+    limit: float
+    seen: int = 0
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: str, reason: str):
+        """Note one bad image."""
+        self.count += 1
+        if len(self.examples) < 20:
+            self.examples.append(f"{name} ({reason})")
+
+    def check(self, path: str):
+        """Raise a DataError if their share is over the limit."""
+        few = min(self.FEW, self.seen // 8) if self.limit > 0 else 0
+        if self.seen and self.count > max(self.limit * self.seen, few):
+            raise DataError(
+                f"{self.count} of {self.seen} rows of {path!r} cannot be used, more than "
+                f"max_bad_sample_ratio={self.limit:g} allows; the first: {self.examples[0]}"
+            )

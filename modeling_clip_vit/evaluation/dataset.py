@@ -1,6 +1,6 @@
 """One split to evaluate on: opened and checked, before anything is embedded."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,8 @@ from ..data.labels import Labels, read_labels
 from ..data.sources import get_split
 from .class_names import class_texts
 from .columns import EvaluationColumns, choose_columns
-from .images import SplitImages
+from .images import ImageRows, OpenImages, SplitImages
 from .options import EvaluationOptions
-
-#: Opens the images of a split: rows, image column, name of the dataset, row -> what is wrong with
-#: it besides its image, and the largest acceptable share of bad rows.
-OpenImages = Callable[[Dataset, str, str, Mapping[int, str], float], SplitImages]
 
 
 @dataclass
@@ -159,7 +155,7 @@ class SplitReader:
     ) -> SplitImages:
         """The images of a split."""
         ratio = self.options.max_bad_sample_ratio
-        return open_images(split, self.columns.image, self.path, problems, ratio)
+        return open_images(ImageRows(split, self.columns.image, self.path, problems, ratio))
 
     def read_distractors(self, name: str, open_images: OpenImages) -> Distractors:
         """Another split, whose images join the gallery.

@@ -8,9 +8,9 @@ from datasets import DatasetDict
 from ..data.errors import DataError
 from ..inference.loading import Encoder
 from .classifier import TorchClassifier
-from .dataset import EvaluationSet, OpenImages, SplitReader
+from .dataset import EvaluationSet, SplitReader
 from .embedding import embed
-from .images import EmbeddedImages
+from .images import EmbeddedImages, OpenImages
 from .metrics import Metric
 from .options import EvaluationOptions
 from .sharing import SharedEncoder

@@ -3,8 +3,8 @@
 Shape legend: `N` images, `P` projection, `S` side in pixels.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,17 +16,30 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import BatchFeature
 
 from ..data.errors import DataError
-from ..data.images import (
-    BadImageError,
-    BadSamples,
-    decode_all,
-    decode_image,
-    image_name,
-    to_pixels,
-)
+from ..data.images import BadImageError, decode_all, decode_image, image_name, to_pixels
+from ..data.rows import BadSamples
 from ..inference.embedding import check_finite
 from .corruptions import Corruption
 from .sharing import RowSharing, SharedEncoder
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The rows of a split whose images are evaluated.
+
+    Args:
+        split: the rows; images still encoded.
+        column: column with the images.
+        path: name of the dataset in messages.
+        problems: row -> what is wrong with it besides its image.
+        max_bad_sample_ratio: the largest acceptable share of bad rows.
+    """
+
+    split: Dataset
+    column: str
+    path: str
+    problems: Mapping[int, str] = field(default_factory=dict)
+    max_bad_sample_ratio: float = 0.0
 
 
 @dataclass
@@ -51,32 +64,25 @@ class SplitImages(Protocol):
         """Embed them, corrupted where a corruption is given."""
 
 
+#: Opens the images of a split.
+OpenImages = Callable[[ImageRows], SplitImages]
+
+
 class ImagesInMemory:
     """The images of a split in memory, for a model that is evaluated again and again.
 
     Args:
-        split: the rows; images still encoded.
-        column: column with the images.
-        path: name of the dataset in messages.
-        problems: row -> what is wrong with it besides its image.
-        max_bad_sample_ratio: the largest acceptable share of bad rows.
+        source: the rows.
         size: side S of the decoded images.
 
     Raises:
         DataError: more rows are bad than `max_bad_sample_ratio` allows, or all are.
     """
 
-    def __init__(
-        self,
-        split: Dataset,
-        column: str,
-        path: str,
-        problems: Mapping[int, str],
-        max_bad_sample_ratio: float,
-        size: int,
-    ):
-        self.pixels, self.rows, self.bad = decode_all(
-            split, column, size, path, max_bad_sample_ratio, problems
+    def __init__(self, source: ImageRows, size: int):
+        self.bad = BadSamples(source.max_bad_sample_ratio)
+        self.pixels, self.rows = decode_all(
+            source.split, source.column, size, source.path, self.bad, source.problems
         )
 
     def embed(self, encoder: SharedEncoder, corruption: Corruption | None = None) -> EmbeddedImages:
@@ -85,9 +91,7 @@ class ImagesInMemory:
         pixels = self.pixels if share == list(range(len(self.pixels))) else self.pixels[share]
         if corruption is not None:
             rows = [self.rows[place] for place in share]
-            pixels = torch.stack(
-                [corruption(image, row) for image, row in zip(pixels, rows, strict=True)]
-            )
+            pixels = torch.stack(list(map(corruption, pixels, rows)))
         embeds = encoder.sharing.collect(encoder.encoder.encode_pixels(pixels), len(self.pixels))
         return EmbeddedImages(check_finite(embeds, "images"), self.rows, self.bad)
 
@@ -99,24 +103,11 @@ class ImagesOnDisk:
     processor.
 
     Args:
-        split: the rows; images still encoded.
-        column: column with the images.
-        path: name of the dataset in messages.
-        problems: row -> what is wrong with it besides its image.
-        max_bad_sample_ratio: the largest acceptable share of bad rows.
+        source: the rows.
     """
 
-    def __init__(
-        self,
-        split: Dataset,
-        column: str,
-        path: str,
-        problems: Mapping[int, str] | None = None,
-        max_bad_sample_ratio: float = 0.0,
-    ):
-        self.split, self.column, self.path = split, column, path
-        self.problems = problems or {}
-        self.max_bad_sample_ratio = max_bad_sample_ratio
+    def __init__(self, source: ImageRows):
+        self.source = source
 
     def embed(self, encoder: SharedEncoder, corruption: Corruption | None = None) -> EmbeddedImages:
         """Decode and embed the images.
@@ -124,13 +115,13 @@ class ImagesOnDisk:
         Raises:
             DataError: more rows are bad than `max_bad_sample_ratio` allows, or all are.
         """
-        rows = encoder.sharing.rows(len(self.split))
+        source, count = self.source, len(self.source.split)
         size = encoder.encoder.image_size if corruption is not None else 0
         processor: Any = encoder.encoder.processor
         loader = DataLoader(
-            RowImages(self.split, self.column, self.problems, corruption, size),
+            DecodedImages(source, corruption, size),
             batch_size=encoder.batch_size,
-            sampler=rows,
+            sampler=encoder.sharing.rows(count),
             num_workers=encoder.num_workers,
             collate_fn=InputCollator(getattr(processor, "image_processor", processor)),
         )
@@ -142,17 +133,17 @@ class ImagesOnDisk:
                 parts.append(encoder.encoder.encode_inputs(inputs))
             is_usable += is_decoded
             named += undecodable
-        bad = BadSamples(self.max_bad_sample_ratio, seen=len(self.split))
+        bad = BadSamples(source.max_bad_sample_ratio, seen=count)
         for name, reason in sorted(set(encoder.sharing.collect_objects(named))):
             bad.add(name, reason)
-        bad.check(self.path)
+        bad.check(source.path)
         usable = torch.tensor(is_usable)
-        collected = encoder.sharing.collect(usable[:, None].float(), len(self.split))
+        collected = encoder.sharing.collect(usable[:, None].float(), count)
         kept = collected[:, 0].nonzero().flatten()
         if len(kept) == 0:
-            raise DataError(f"no row of {self.path!r} can be used; the first: {bad.examples[0]}")
+            raise DataError(f"no row of {source.path!r} can be used; the first: {bad.examples[0]}")
         embeds = spread(parts, usable, encoder.sharing)
-        embeds = encoder.sharing.collect(embeds, len(self.split))[kept]
+        embeds = encoder.sharing.collect(embeds, count)[kept]
         return EmbeddedImages(check_finite(embeds, "images"), kept.tolist(), bad)
 
 
@@ -168,19 +159,18 @@ def spread(parts: list[torch.Tensor], usable: torch.Tensor, sharing: RowSharing)
     return embeds
 
 
-class RowImages(TorchDataset):
-    """Images by row, decoded when they are read; an undecodable one is its name and the reason."""
+class DecodedImages(TorchDataset):
+    """Images by row, decoded when they are read; an undecodable one is its name and the reason.
 
-    def __init__(
-        self,
-        split: Dataset,
-        column: str,
-        problems: Mapping[int, str],
-        corruption: Corruption | None,
-        size: int,
-    ):
-        self.split = split.select_columns([column])
-        self.column, self.problems = column, problems
+    Args:
+        source: the rows.
+        corruption: corrupts the square crop of each image; None leaves the whole image as it is.
+        size: side S of that crop.
+    """
+
+    def __init__(self, source: ImageRows, corruption: Corruption | None, size: int):
+        self.split = source.split.select_columns([source.column])
+        self.column, self.problems = source.column, source.problems
         self.corruption, self.size = corruption, size
 
     def __getitem__(self, row: int) -> Image.Image | tuple[str, str]:

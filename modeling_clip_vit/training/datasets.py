@@ -21,9 +21,9 @@ from ..data.columns import (
     column_kinds,
     read_keys,
 )
-from ..data.images import BadSamples, decode_all
+from ..data.images import decode_all
 from ..data.map_style import EncodedImages, Images, ImageTextSamples, StoredImages
-from ..data.rows import SkippedSample
+from ..data.rows import BadSamples, SkippedSample
 from ..data.samples import SampleMaker
 from ..data.sources import get_problems, get_split, open_shards, peek_kinds
 from ..data.streaming.captions import StreamCaptions
@@ -246,15 +246,7 @@ def prepare_images(
     for row in unread:
         bad.add(row.name, row.reason)
     if options.cache_images:
-        pixels, rows, bad = decode_all(
-            split,
-            column,
-            image_size,
-            options.dataset,
-            options.max_bad_sample_ratio,
-            problems,
-            bad,
-        )
+        pixels, rows = decode_all(split, column, image_size, options.dataset, bad, problems)
         for example in bad.examples[len(unread) :]:
             logger.warning("skipped %s", example)
         return ReadyImages(StoredImages(pixels, rows), rows, bad)

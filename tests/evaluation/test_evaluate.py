@@ -20,7 +20,7 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.templates import load_templates
 from modeling_clip_vit.evaluation.evaluate import EvaluationReport, evaluate, open_evaluation
-from modeling_clip_vit.evaluation.images import ImagesOnDisk
+from modeling_clip_vit.evaluation.images import ImageRows, ImagesOnDisk
 from modeling_clip_vit.evaluation.options import EvaluationOptions
 from modeling_clip_vit.evaluation.sharing import SharedEncoder
 from modeling_clip_vit.evaluation.tasks import TASKS
@@ -159,7 +159,7 @@ def test_each_of_several_captions_is_right(checkpoint, tmp_path):
     model, processor = load_clip(str(checkpoint))
     split = open_dataset(str(data))["validation"]
     encoder = SharedEncoder(TorchEncoder(model, processor), batch_size=3)
-    images = ImagesOnDisk(split, "image", "data").embed(encoder).embeds
+    images = ImagesOnDisk(ImageRows(split, "image", "data")).embed(encoder).embeds
     texts = [text for some in captions for text in some]
     owners = torch.tensor([row for row, some in enumerate(captions) for _ in some])
     scores = embed_texts(model, processor.tokenizer, texts) @ images.t()
@@ -220,7 +220,7 @@ def test_images_are_not_kept(checkpoint, color_dataset):
     before = count()
     processor.image_processor = count_and_prepare
     try:
-        ImagesOnDisk(split, "image", "colors").embed(encoder)
+        ImagesOnDisk(ImageRows(split, "image", "colors")).embed(encoder)
     finally:
         processor.image_processor = prepare
     assert len(alive) == 4

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from modeling_clip_vit.data.batches import ConceptBatchSampler
-from modeling_clip_vit.data.images import BadSamples
+from modeling_clip_vit.data.rows import BadSamples
 from modeling_clip_vit.training.arguments import DataOptions
 from modeling_clip_vit.training.datasets import TrainingData
 from modeling_clip_vit.training.resumable_batches import ResumableBatches

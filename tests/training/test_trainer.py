@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.optimization import Adafactor
 
 from modeling_clip_vit.data.columns import Columns
-from modeling_clip_vit.data.images import BadSamples
+from modeling_clip_vit.data.rows import BadSamples
 from modeling_clip_vit.losses import (
     ClipLoss,
     DistillationLoss,
