@@ -47,19 +47,26 @@ def random_states() -> tuple:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_image_is_varied_by_its_seed_alone_and_nothing_else_is_drawn(way):
+def test_an_image_is_varied_by_its_seed_alone(way):
     vary = SampleAugment(AugmentOptions(**WAYS[way]), 32)
-    before = random_states()
     first = [vary(photo(), seed) for seed in range(12)]
     torch.rand(3)
-    after_one_draw = random_states()
     again = [vary(photo(), seed) for seed in reversed(range(12))][::-1]
-    assert random_states() == after_one_draw != before
-    for one, other in zip(first, again, strict=True):
-        assert one.dtype == torch.uint8
-        assert one.shape == (3, 32, 32)
-        assert torch.equal(one, other)
-    assert len({tuple(pixels.flatten().tolist()) for pixels in first}) >= 8
+    assert all(map(torch.equal, first, again))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_seeds_vary_an_image_in_many_ways(way):
+    vary = SampleAugment(AugmentOptions(**WAYS[way]), 32)
+    assert len({vary(photo(), seed).numpy().tobytes() for seed in range(12)}) >= 8
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_varying_an_image_leaves_the_random_numbers_of_the_process(way):
+    vary = SampleAugment(AugmentOptions(**WAYS[way]), 32)
+    before = random_states()
+    vary(photo(), 0)
+    assert random_states() == before
 
 
 def test_seeded_puts_the_random_numbers_back_after_an_error():
@@ -90,22 +97,31 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("cache", ["true", "false"])
+@pytest.fixture
+def photo_recipe(tmp_path, photos, model_config_folder):
+    """Writes a recipe of that dataset, and returns its arguments."""
+
+    def write(**fields) -> list[str]:
+        recipe = write_recipe(
+            tmp_path,
+            photos,
+            model_config_folder,
+            concept_column=None,
+            caption_columns=["caption"],
+            tags_columns={},
+            evaluations=[],
+            per_device_train_batch_size=8,
+            **fields,
+        )
+        return ["--config", str(recipe)]
+
+    return write
+
+
+@pytest.mark.parametrize("cache_images", [True, False])
 @pytest.mark.parametrize("way", WAYS)
-def test_batches_are_the_same_with_any_number_of_workers(
-    way, cache, tmp_path, photos, model_config_folder
-):
-    fields = {
-        "concept_column": None,
-        "caption_columns": ["caption"],
-        "tags_columns": {},
-        "evaluations": [],
-        "per_device_train_batch_size": 8,
-        "cache_images": cache == "true",
-        **WAYS[way],
-    }
-    recipe = write_recipe(tmp_path, photos, model_config_folder, **fields)
-    arguments = ["--config", str(recipe), "--dataloader_num_workers"]
+def test_batches_are_the_same_with_any_number_of_workers(way, cache_images, photo_recipe):
+    arguments = [*photo_recipe(cache_images=cache_images, **WAYS[way]), "--dataloader_num_workers"]
     alone = batches_of([*arguments, "0"])
     torch.rand(7)  # the workers inherit another state
     helped = batches_of([*arguments, "2"])
@@ -113,71 +129,93 @@ def test_batches_are_the_same_with_any_number_of_workers(
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one["pixel_values"], other["pixel_values"])
         assert one["mix_seed"] == other["mix_seed"]
-        # Two draws of one row, each augmented in its own way.
-        assert torch.equal(one["image_ids"][:4], one["image_ids"][4:])
-        for first, second in zip(*one["pixel_values"].split(4), strict=True):
+
+
+def test_two_views_of_a_concept_are_augmented_differently(photo_recipe):
+    for batch in batches_of([*photo_recipe(**WAYS["crop"]), "--dataloader_num_workers", "0"]):
+        assert torch.equal(*batch["image_ids"].split(4))
+        for first, second in zip(*batch["pixel_values"].split(4), strict=True):
             assert not torch.equal(first, second)
 
 
-def test_a_row_of_a_stream_is_varied_by_its_name_and_epoch_alone():
-    def make(name: str, epoch: int) -> torch.Tensor:
-        options = AugmentOptions(crop_scale=[0.3, 0.9], policy="trivialaugment")
-        texts = StreamTexts(CaptionOptions(["caption"]))
-        maker = SampleMaker("image", texts, SampleAugment(options, 32), seed=0)
-        row = Row(name, {"image": photo(), "caption": "a photo"})
-        return maker.make(row, epoch, stable_number(name)).pixels
+def stream_sample(name: str, epoch: int) -> torch.Tensor:
+    """The pixels of a row of a stream in an epoch."""
+    options = AugmentOptions(crop_scale=[0.3, 0.9], policy="trivialaugment")
+    texts = StreamTexts(CaptionOptions(["caption"]))
+    maker = SampleMaker("image", texts, SampleAugment(options, 32), seed=0)
+    row = Row(name, {"image": photo(), "caption": "a photo"})
+    return maker.make(row, epoch, stable_number(name)).pixels
 
-    first = make("a", 0)
-    assert torch.equal(first, make("a", 0))
-    assert not torch.equal(first, make("a", 1))
-    assert not torch.equal(first, make("b", 0))
+
+def test_a_row_of_a_stream_is_varied_by_its_name_and_epoch_alone():
+    assert torch.equal(stream_sample("a", 0), stream_sample("a", 0))
+
+
+@pytest.mark.parametrize(("name", "epoch"), [("a", 1), ("b", 0)])
+def test_another_epoch_or_row_of_a_stream_is_varied_differently(name, epoch):
+    assert not torch.equal(stream_sample(name, epoch), stream_sample("a", 0))
+
+
+def draws_of_three_views(epoch: int) -> list[tuple[int, int]]:
+    """A batch of three views of two concepts, one of which has a single row."""
+    sampler = ConceptBatchSampler({0: 0, 1: 0, 2: 1}, 6, 3, seed=0)
+    sampler.set_epoch(epoch)
+    (batch,) = list(sampler)
+    return batch
 
 
 def test_a_row_that_comes_again_in_a_batch_is_another_draw():
-    sampler = ConceptBatchSampler({0: 0, 1: 0, 2: 1}, 6, 3, seed=0)
-    sampler.set_epoch(4)
-    (batch,) = list(sampler)
-    assert len(set(batch)) == 6
+    batch = draws_of_three_views(4)
     assert {row for row, _ in batch} == {0, 1, 2}
-    assert [draw for _, draw in batch[:2]] == [4, 4]
-    epochs = {draw for row, draw in batch if row == 2}
-    assert len(epochs) == 3
-    sampler.set_epoch(5)
-    assert epochs.isdisjoint({draw for batch in sampler for _, draw in batch})
+    assert len(set(batch)) == 6
 
 
-def test_a_crop_is_a_part_of_the_picture_of_the_asked_size():
-    """A picture whose colours are its coordinates tells where a crop was taken."""
+def test_no_draw_of_a_row_comes_again_in_the_next_epoch():
+    assert set(draws_of_three_views(4)).isdisjoint(draws_of_three_views(5))
+
+
+@pytest.fixture(scope="module")
+def crops() -> torch.Tensor:
+    """Share of the area and aspect ratio of crops, (200, 2).
+
+    The colours of a picture are its coordinates, and tell where a crop was taken.
+    """
     rows, columns = np.mgrid[0:120, 0:200]
     picture = PillowImage.fromarray(
         np.stack((rows * 2, columns, np.zeros_like(rows)), axis=2).astype(np.uint8)
     )
     vary = SampleAugment(AugmentOptions(crop_scale=[0.2, 0.6], crop_ratio=[0.5, 2]), 48)
-    areas, ratios = [], []
+    measured = []
     for seed in range(200):
         pixels = vary(picture, seed).float()
         # The middle of the first and last pixel are half a pixel of the crop inside its edge.
         height = (pixels[0, -1, 24] - pixels[0, 0, 24]) / 2 * 48 / 47
         width = (pixels[1, 24, -1] - pixels[1, 24, 0]) * 48 / 47
-        areas.append(float(height * width) / (120 * 200))
-        ratios.append(float(width / height))
-    assert 0.18 < min(areas) < 0.24
-    assert 0.54 < max(areas) < 0.63
-    assert 0.47 < min(ratios) < 0.6
-    assert 1.6 < max(ratios) < 2.1
+        measured.append((height * width / (120 * 200), width / height))
+    return torch.tensor(measured)
 
 
-def test_an_image_is_decoded_large_enough_for_its_smallest_crop():
+def test_crops_have_areas_between_the_bounds_of_crop_scale(crops):
+    areas = crops[:, 0]
+    assert 0.18 < areas.min() < 0.24
+    assert 0.54 < areas.max() < 0.63
+
+
+def test_crops_have_shapes_between_the_bounds_of_crop_ratio(crops):
+    ratios = crops[:, 1]
+    assert 0.47 < ratios.min() < 0.6
+    assert 1.6 < ratios.max() < 2.1
+
+
+@pytest.mark.parametrize(
+    ("scale", "size"), [(0.02, (640, 480)), (0.2, (320, 240)), (1, (160, 120))]
+)
+def test_a_jpeg_is_decoded_just_large_enough_for_its_smallest_crop(scale, size):
+    """Of 64 by 64 pixels, in the narrowest shape; a JPEG can be halved several times."""
     encoded = io.BytesIO()
     photo(640, 480).save(encoded, "JPEG")
-    sizes = {}
-    for scale in (0.02, 0.2, 1):
-        vary = SampleAugment(AugmentOptions(crop_scale=[scale, 1]), 64)
-        image = decode_image(encoded.getvalue(), vary.size, vary.least_area)
-        sizes[scale] = image.size
-        smallest = scale * image.width * image.height * 3 / 4
-        assert smallest >= 64**2 or image.size == (640, 480)
-    assert sizes == {0.02: (640, 480), 0.2: (320, 240), 1: (160, 120)}
+    vary = SampleAugment(AugmentOptions(crop_scale=[scale, 1]), 64)
+    assert decode_image(encoded.getvalue(), vary.size, vary.least_area).size == size
 
 
 def test_what_a_policy_moves_in_is_white():
@@ -201,16 +239,16 @@ def test_a_policy_is_stronger_at_a_larger_magnitude():
     assert change(1) < change(9) < change(25)
 
 
-def test_pixels_are_those_of_the_image_processor():
+@pytest.mark.parametrize("size", [(200, 200), (256, 128), (150, 300), (60, 30)])
+def test_pixels_are_those_of_the_image_processor(size):
     processor = CLIPImageProcessor(
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_normalize=False
     )
-    for width, height in ((200, 200), (256, 128), (150, 300), (60, 30)):
-        picture = photo(width, height)
-        expected = processor(picture, return_tensors="pt")["pixel_values"][0] * 255
-        difference = (to_pixels(picture, 64).float() - expected).abs()
-        assert difference[:, 6:-6, 6:-6].max() < 1, (width, height)  # edges see less
-        assert difference.mean() < 0.3, (width, height)
+    picture = photo(*size)
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0] * 255
+    difference = (to_pixels(picture, 64).float() - expected).abs()
+    assert difference[:, 6:-6, 6:-6].max() < 1  # edges see less
+    assert difference.mean() < 0.3
 
 
 def test_a_smaller_jpeg_looks_the_same():
@@ -220,6 +258,9 @@ def test_a_smaller_jpeg_looks_the_same():
     assert (whole.size, small.size) == ((640, 480), (160, 120))
     difference = to_pixels(whole, 100).float() - to_pixels(small, 100).float()
     assert difference.abs().mean() < 1.5
+
+
+def test_other_kinds_of_image_are_decoded_in_full():
     png = io.BytesIO()
     draw_picture("red", 0).save(png, "PNG")
     assert decode_image(png.getvalue(), 4).size == (32, 32)
@@ -250,11 +291,14 @@ def test_options_that_mean_nothing_are_refused(fields, message):
         AugmentOptions(**fields)
 
 
-def test_the_command_refuses_them_in_a_sentence(capsys):
+def test_the_command_rejects_them_in_one_line(capsys):
     assert main(["train", "--crop_scale", "[1, 0.5]"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: crop_scale=[1.0, 0.5] is not allowed")
     assert message.count("\n") == 1
+
+
+def test_the_command_names_the_policies_that_there_are_in_one_line(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--policy", "randomaugment"])
     message = capsys.readouterr().err
@@ -262,27 +306,46 @@ def test_the_command_refuses_them_in_a_sentence(capsys):
     assert message.count("\n") == 1
 
 
-def test_a_preview_shows_what_is_trained_on(tmp_path, color_dataset, model_config_folder, capsys):
-    recipe = write_recipe(tmp_path, color_dataset, model_config_folder, policy="autoaugment")
-    pictures = []
-    for name, more in (("plain", []), ("mixed", ["--cutmix_probability", "1"])):
-        path = tmp_path / f"{name}.png"
+@pytest.fixture
+def preview(tmp_path, color_dataset, model_config_folder, capsys):
+    """Saves a preview with more options; returns what it shows and what was printed."""
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
+    path = tmp_path / "preview.png"
+
+    def save(*options: str) -> tuple[np.ndarray, str]:
         arguments = ["preview", "--config", str(recipe), "--save", str(path), "--count", "8"]
-        assert main([*arguments, *more]) == 0
-        assert f"saved {path}" in capsys.readouterr().out
-        pictures.append(np.asarray(PillowImage.open(path).convert("RGB")))
-    assert pictures[0].shape[1] > 600
-    assert len(np.unique(pictures[0].reshape(-1, 3), axis=0)) > 100
-    assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
-    assert main(["preview", "--config", str(recipe), "--save", "a.png", "--count", "0"]) == 1
+        assert main([*arguments, *options]) == 0
+        printed = capsys.readouterr().out
+        return np.asarray(PillowImage.open(path).convert("RGB")), printed.replace(str(path), "PATH")
+
+    return save
+
+
+def test_a_preview_says_where_it_is_saved(preview):
+    _, printed = preview()
+    assert "saved PATH" in printed
+
+
+@pytest.mark.parametrize("option", [("--policy", "autoaugment"), ("--cutmix_probability", "1")])
+def test_a_preview_shows_how_images_are_varied(option, preview):
+    before, _ = preview()
+    after, _ = preview(*option)
+    assert before.shape != after.shape or (before != after).any()
+
+
+def test_a_preview_of_no_image_is_rejected(capsys):
+    assert main(["preview", "--save", "a.png", "--count", "0"]) == 1
     assert "count=0 is not allowed" in capsys.readouterr().err
 
 
 def test_a_tower_from_scratch_takes_fields_of_the_recipe(linear_config, tmp_path, color_dataset):
     recipe = write_recipe(tmp_path, color_dataset, linear_config)
     arguments = ["--config", str(recipe), "--vision_fields", '{"patch_dropout": 0.5}']
-    model = prepare(parse_arguments(arguments)).model
-    assert model.vision_model.config.patch_dropout == 0.5
-    arguments[-1] = '{"patch_drop": 0.5}'
+    assert prepare(parse_arguments(arguments)).model.vision_model.config.patch_dropout == 0.5
+
+
+def test_a_field_that_a_tower_does_not_have_is_rejected(linear_config, tmp_path, color_dataset):
+    recipe = write_recipe(tmp_path, color_dataset, linear_config)
+    arguments = ["--config", str(recipe), "--vision_fields", '{"patch_drop": 0.5}']
     with pytest.raises(ValueError, match=r"patch_drop=0.5 is not allowed: .* has no such field"):
         prepare(parse_arguments(arguments))

@@ -26,6 +26,7 @@ from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment, normalize
 from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY
 
 STRONG = AugmentOptions(
@@ -111,36 +112,50 @@ def test_normalisation_is_that_of_the_image_processor():
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("views", [1, 2, 3])
-def test_a_batch_is_views_of_distinct_concepts(views):
+def batches_of_views(views: int) -> list[list[int]]:
+    """The rows of each batch of six concepts of two rows each, of twenty."""
     concepts = {row: row // 2 for row in range(40)}
     sampler = ConceptBatchSampler(concepts, 6 * views, views, seed=3)
-    batches = list(sampler)
-    assert len(batches) == len(sampler) == 3
-    seen = []
-    for batch in batches:
-        rows = [row for row, _ in batch]
-        blocks = [[concepts[row] for row in rows[6 * k : 6 * k + 6]] for k in range(views)]
-        assert len(set(blocks[0])) == 6
-        assert all(block == blocks[0] for block in blocks)
-        if views == 2:
-            assert len(set(rows)) == 12
-        seen += blocks[0]
-    assert len(set(seen)) == 18
+    return [[row for row, _ in batch] for batch in sampler]
 
 
-def test_epochs_have_their_own_order_and_come_again():
-    sampler = ConceptBatchSampler({row: row for row in range(50)}, 10, 1, seed=3)
-    first = list(sampler)
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert [[row for row, _ in b] for b in second] != [[row for row, _ in b] for b in first]
-    assert list(ConceptBatchSampler({row: row for row in range(50)}, 10, 1, seed=4)) != first
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_a_batch_is_views_of_distinct_concepts(views):
+    for rows in batches_of_views(views):
+        first, *others = [[row // 2 for row in rows[6 * k : 6 * k + 6]] for k in range(views)]
+        assert len(set(first)) == 6
+        assert all(block == first for block in others)
 
 
-def test_a_batch_larger_than_the_data_set_is_refused():
-    with pytest.raises(ValueError, match="takes 16 concepts, but the dataset has 4"):
+def test_views_of_a_concept_are_rows_of_their_own_as_far_as_there_are_some():
+    assert all(len(set(rows)) == 12 for rows in batches_of_views(2))
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_an_epoch_has_each_concept_once_without_an_incomplete_batch(views):
+    batches = batches_of_views(views)
+    assert len(batches) == 3
+    assert len({row // 2 for rows in batches for row in rows}) == 18
+
+
+def order_of(seed: int, epoch: int) -> list[int]:
+    """The rows of an epoch in order."""
+    sampler = ConceptBatchSampler({row: row for row in range(50)}, 10, 1, seed)
+    sampler.set_epoch(epoch)
+    return [row for batch in sampler for row, _ in batch]
+
+
+def test_an_epoch_has_the_same_order_again():
+    assert order_of(seed=3, epoch=0) == order_of(seed=3, epoch=0)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(3, 1), (4, 0)])
+def test_another_epoch_or_seed_has_another_order(seed, epoch):
+    assert order_of(seed, epoch) != order_of(seed=3, epoch=0)
+
+
+def test_a_batch_larger_than_the_dataset_is_rejected():
+    with pytest.raises(UserError, match="takes 16 concepts, but the dataset has 4"):
         ConceptBatchSampler({row: row for row in range(4)}, 16, 1, seed=0)
 
 
@@ -156,71 +171,114 @@ def captions(color_dataset):
     return CaptionMaker(split, options, "colors")
 
 
-def test_captions_carry_tags_as_often_as_asked(captions):
+@pytest.fixture
+def drawn(captions) -> list[list[str]]:
+    """The texts of a thousand draws of one row."""
     rng = np.random.default_rng(0)
-    drawn = [draw(captions, 0, rng) for _ in range(1000)]
-    english = [texts[0] for texts in drawn]
-    assert {texts[1] for texts in drawn} == {"红色方块"}
-    assert 0.45 < np.mean(["," in text for text in english]) < 0.55
-    assert set(english) <= {
+    return [draw(captions, 0, rng) for _ in range(1000)]
+
+
+def test_captions_carry_tags_as_often_as_tag_probability_says(drawn):
+    assert 0.45 < np.mean(["," in english for english, _ in drawn]) < 0.55
+
+
+def test_tags_follow_the_caption_in_any_number_and_order(drawn):
+    assert {english for english, _ in drawn} == {
         "a red square",
         "a red square, red",
         "a red square, square",
         "a red square, red, square",
         "a red square, square, red",
     }
-    assert captions.corpus()[:1] == ["a red square"]
 
 
-def test_empty_captions_and_missing_columns_are_named():
-    rows = Dataset.from_dict({"caption": ["one", "  "], "image": [None, None]})
+def test_a_column_without_tags_carries_none(drawn):
+    assert {chinese for _, chinese in drawn} == {"红色方块"}
+
+
+def test_empty_captions_are_named():
+    rows = Dataset.from_dict({"caption": ["one", "  "]})
     captions = CaptionMaker(rows, CaptionOptions(["caption"]), "x")
     assert captions.problems == {1: "its 'caption' is empty"}
+
+
+def test_missing_columns_are_named():
     with pytest.raises(DataError, match="no column 'text': it has caption, image"):
-        check_columns(rows.column_names, ["text"], "x")
-    with pytest.raises(DataError, match=r"no folder './nowhere'"):
-        open_dataset("./nowhere")
+        check_columns(["caption", "image"], ["text"], "x")
 
 
 def test_a_sample_depends_on_seed_epoch_and_row_alone(captions):
-    samples = make_samples(captions, random_pixels(16))
-    again, next_epoch = samples[3, 0], samples[3, 1]
-    assert torch.equal(samples[3, 0].noise, again.noise)
-    assert samples[3, 0].texts == again.texts
-    assert not torch.equal(next_epoch.noise, again.noise)
+    one, other = (make_samples(captions, random_pixels(16))[3, 0] for _ in range(2))
+    assert torch.equal(one.noise, other.noise)
+    assert one.texts == other.texts
 
 
-def test_a_batch_has_one_text_of_each_kind_for_a_concept_and_skips_bad_images(captions):
+@pytest.mark.parametrize(("seed", "row", "epoch"), [(6, 3, 0), (5, 4, 0), (5, 3, 1)])
+def test_another_seed_row_or_epoch_has_other_noise(seed, row, epoch, captions):
+    pixels = random_pixels(16)
+    one = make_samples(captions, pixels, seed=5)[3, 0]
+    other = make_samples(captions, pixels, seed=seed)[row, epoch]
+    assert not torch.equal(one.noise, other.noise)
+
+
+@pytest.fixture
+def collate_rows(captions):
+    """Makes a batch of rows, whose concepts are English captions; the image of row 5 is broken."""
     images = [*random_pixels(16)]
     images[5] = b"no image"
     concepts = number_concepts(captions.plain_texts()["caption_en"])
     samples = make_samples(captions, images, concepts)
     tokenizer = train_tokenizer(captions.corpus(), 300, 16)
     collate = Collator(tokenizer, STRONG, [0.5] * 3, [0.5] * 3)
-    batch = collate([samples[row, 0] for row in (4, 5, 6, 12, 13, 14)])
+    return lambda *rows: collate([samples[row, 0] for row in rows])
+
+
+def test_an_image_is_of_the_concept_of_its_row(collate_rows):
+    assert collate_rows(4, 6, 12, 13)["image_ids"].tolist() == [4, 6, 4, 5]
+
+
+def test_a_batch_has_one_text_of_each_column_for_a_concept(collate_rows):
+    batch = collate_rows(4, 6, 12, 13)
+    assert batch["text_ids"].tolist() == [4, 4, 6, 6, 5, 5]
+    assert batch["input_ids"].shape[0] == batch["attention_mask"].shape[0] == 6
+
+
+def test_the_first_view_of_each_concept_is_marked(collate_rows):
+    assert collate_rows(4, 6, 12, 13)["is_first_view"].tolist() == [True, True, False, True]
+
+
+def test_a_bad_image_is_skipped_and_named(collate_rows):
+    batch = collate_rows(4, 5, 6)
     [skipped] = batch["skipped"]
     assert skipped.name == "row 5"
     assert "cannot identify image" in skipped.reason
-    assert batch["image_ids"].tolist() == [4, 6, 4, 5, 6]
-    assert batch["text_ids"].tolist() == [4, 4, 6, 6, 5, 5]
-    assert batch["is_first_view"].tolist() == [True, True, False, True, False]
-    assert batch["input_ids"].shape[0] == 6
-    assert batch["attention_mask"].sum(dim=1).min() >= 3
-    assert "pixel_values" not in collate([samples[5, 0]])
+    assert batch["image_ids"].tolist() == [4, 6]
 
 
-def test_the_tokenizer_reads_any_text_and_equal_texts_give_an_equal_one():
-    texts = ["a slice of pizza", "一块披萨", "red heart", "红心"]
-    tokenizer = train_tokenizer(texts, 280, 12)
-    for text in ["pizza 披萨", "émoji 🍕", "ПРИВЕТ"]:
-        ids = tokenizer(text)["input_ids"]
-        assert ids[0] == tokenizer.bos_token_id
-        cut = tokenizer(text, truncation=True)["input_ids"]
-        assert len(cut) <= 12
-        assert cut[-1] == tokenizer.eos_token_id
-        decoded = tokenizer.decode(ids, skip_special_tokens=True)
-        assert decoded.replace(" ", "") == text.lower().replace(" ", "")
-    assert train_tokenizer(texts, 280, 12).get_vocab() == tokenizer.get_vocab()
+def test_a_batch_of_bad_images_has_none(collate_rows):
+    assert collate_rows(5).keys() == {"skipped"}
+
+
+TOKENIZED = ["a slice of pizza", "一块披萨", "red heart", "红心"]
+
+
+@pytest.mark.parametrize("text", ["pizza 披萨", "émoji 🍕", "ПРИВЕТ"])
+def test_the_tokenizer_decodes_what_it_encodes(text):
+    tokenizer = train_tokenizer(TOKENIZED, 280, 12)
+    decoded = tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
+    assert decoded.replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_the_tokenizer_cuts_a_text_between_its_start_and_its_end():
+    tokenizer = train_tokenizer(TOKENIZED, 280, 12)
+    ids = tokenizer("pizza " * 20, truncation=True)["input_ids"]
+    assert len(ids) == 12
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_equal_texts_give_an_equal_tokenizer():
+    one, other = (train_tokenizer(TOKENIZED, 280, 12) for _ in range(2))
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -234,6 +292,12 @@ def test_kept_token_ids_are_those_of_the_tokenizer(side):
         found = token_ids(batch)
         for name in ("input_ids", "attention_mask"):
             assert torch.equal(found[name], expected[name])
+
+
+def test_a_bounded_number_of_token_ids_is_kept():
+    token_ids = TokenIds(train_tokenizer(["one"], 300, 16), most_kept=6)
+    for number in range(20):
+        token_ids([f"text {number}", f"text {number + 1}"])
         assert len(token_ids.kept) <= 6
 
 
@@ -246,17 +310,25 @@ def test_a_chinese_word_has_the_same_tokens_wherever_it_stands():
         assert any(tokens[place : place + len(word)] == word for place in places), tokens
 
 
-def test_captions_go_into_phrases_as_often_as_asked():
+@pytest.fixture
+def templated() -> CaptionMaker:
+    """A caption with a brace of its own, and two templates for half of its draws."""
     rows = Dataset.from_dict({"caption": ["cat {x}"], "image": [None]})
     options = CaptionOptions(
         ["caption"], templates={"caption": ["a photo of {}", "{} here"]}, template_probability=0.5
     )
-    captions = CaptionMaker(rows, options, "x")
+    return CaptionMaker(rows, options, "x")
+
+
+def test_captions_go_into_templates_as_often_as_template_probability_says(templated):
     rng = np.random.default_rng(0)
-    drawn = Counter(draw(captions, 0, rng)[0] for _ in range(1000))
+    drawn = Counter(draw(templated, 0, rng)[0] for _ in range(1000))
     assert set(drawn) == {"cat {x}", "a photo of cat {x}", "cat {x} here"}
     assert 440 < drawn["cat {x}"] < 560
-    assert set(captions.corpus()) == {"cat {x}", "a photo of ", " here"}
+
+
+def test_a_tokenizer_learns_the_words_of_templates(templated):
+    assert set(templated.corpus()) == {"cat {x}", "a photo of ", " here"}
 
 
 @pytest.mark.parametrize("phrase", ["a photo", "{} and {}"])
@@ -265,15 +337,23 @@ def test_a_phrase_without_a_place_for_the_caption_is_refused(phrase):
         CaptionOptions(templates={"caption": [phrase]})
 
 
-def test_a_folder_with_a_card_is_opened_as_it_is_now(tmp_path):
+def write_carded(folder, caption: str) -> str:
+    """A folder of one Parquet file that its dataset card names."""
+    folder.mkdir(parents=True, exist_ok=True)
     card = "---\nconfigs:\n- config_name: default\n  data_files: data.parquet\n---\n"
-    for folder in (tmp_path / "a" / "same", tmp_path / "b" / "same"):
-        folder.mkdir(parents=True)
-        (folder / "README.md").write_text(card)
-        Dataset.from_dict({"caption": [folder.parent.name]}).to_parquet(folder / "data.parquet")
-        assert open_dataset(str(folder))["train"]["caption"] == [folder.parent.name]
-    Dataset.from_dict({"caption": ["changed"]}).to_parquet(folder / "data.parquet")
-    assert open_dataset(str(folder))["train"]["caption"] == ["changed"]
+    (folder / "README.md").write_text(card)
+    Dataset.from_dict({"caption": [caption]}).to_parquet(folder / "data.parquet")
+    return str(folder)
+
+
+def test_folders_of_one_name_and_card_are_told_apart(tmp_path):
+    paths = [write_carded(tmp_path / name / "same", name) for name in ("a", "b")]
+    assert [open_dataset(path)["train"]["caption"][0] for path in paths] == ["a", "b"]
+
+
+def test_a_folder_with_a_card_is_opened_as_it_is_now(tmp_path):
+    open_dataset(write_carded(tmp_path, "before"))
+    assert open_dataset(write_carded(tmp_path, "changed"))["train"]["caption"] == ["changed"]
 
 
 def rows_of_captions() -> Dataset:
@@ -291,21 +371,35 @@ def rows_of_captions() -> Dataset:
     )
 
 
-def test_one_of_a_list_of_captions_is_drawn_anew_in_each_epoch():
-    maker = CaptionMaker(rows_of_captions(), CaptionOptions(["captions"]), "x")
-    samples = make_samples(maker, random_pixels(3))
+@pytest.fixture
+def listed() -> CaptionMaker:
+    """Rows with lists of captions, one of which is blank."""
+    return CaptionMaker(rows_of_captions(), CaptionOptions(["captions"]), "x")
+
+
+def test_one_of_a_list_of_captions_is_drawn_anew_in_each_epoch(listed):
+    samples = make_samples(listed, random_pixels(3))
     drawn = Counter(samples[0, epoch].texts[0] for epoch in range(200))
     assert set(drawn) == {"a dog", "brown dog"}
     assert 70 < drawn["a dog"] < 130
+
+
+def test_a_blank_caption_of_a_list_is_never_drawn(listed):
+    samples = make_samples(listed, random_pixels(3))
     assert {samples[2, epoch].texts[0] for epoch in range(20)} == {"a dog"}
-    assert maker.plain_texts()["captions"] == ["a dog", "a cat", "a dog"]
-    assert set(maker.corpus()) == {"a dog", "brown dog", "a cat"}
 
 
-def test_equal_captions_in_a_batch_are_positives_of_each_other():
-    maker = CaptionMaker(rows_of_captions(), CaptionOptions(["captions"]), "x")
-    samples = make_samples(maker, random_pixels(3))
-    collate = Collator(train_tokenizer(maker.corpus(), 300, 16), STRONG, [0.5] * 3, [0.5] * 3)
+def test_the_plain_text_of_a_list_is_its_first_caption(listed):
+    assert listed.plain_texts()["captions"] == ["a dog", "a cat", "a dog"]
+
+
+def test_a_tokenizer_learns_every_caption_of_a_list(listed):
+    assert listed.corpus() == ["a dog", "brown dog", "a cat"]
+
+
+def test_equal_captions_in_a_batch_are_positives_of_each_other(listed):
+    samples = make_samples(listed, random_pixels(3))
+    collate = Collator(train_tokenizer(listed.corpus(), 300, 16), STRONG, [0.5] * 3, [0.5] * 3)
     seen = set()
     for epoch in range(20):
         batch = collate([samples[row, epoch] for row in range(3)])
@@ -349,24 +443,41 @@ def test_columns_are_drawn_by_their_weights():
     assert 700 < drawn["tom"] < 800
 
 
-def test_phrases_around_class_names_are_captions(tmp_path):
-    phrases = tmp_path / "mine.txt"
-    phrases.write_text("a {} here\n\nthe {}\n")
+@pytest.fixture
+def classes(tmp_path) -> CaptionMaker:
+    """The texts of classes: templates of a file, and Chinese names in Chinese templates."""
+    templates = tmp_path / "mine.txt"
+    templates.write_text("a {} here\n\nthe {}\n")
     options = CaptionOptions(
         label_column="label",
-        label_templates=[str(phrases), "zh"],
+        label_templates=[str(templates), "zh"],
         label_names={"zh": ["猫", "狗"]},
         caption_sampling="each",
     )
-    maker = CaptionMaker(rows_of_captions(), options, "x")
+    return CaptionMaker(rows_of_captions(), options, "x")
+
+
+def test_class_names_in_templates_are_captions(classes):
     rng = np.random.default_rng(0)
-    drawn = [draw(maker, 1, rng) for _ in range(100)]
-    # A name that is nothing but a number stays.
-    assert {texts[0] for texts in drawn} == {"a n1 here", "the n1"}
-    assert all("猫" in texts[1] for texts in drawn)
-    assert maker.keys() == [1, 0, 1]
-    assert maker.plain_texts()["mine"] == ["a b here", "a n1 here", "a b here"]
-    assert {"狗", "b", "一张的照片。", "the "} <= set(maker.corpus())
+    english = {draw(classes, 1, rng)[0] for _ in range(100)}
+    assert english == {"a n1 here", "the n1"}
+
+
+def test_a_set_of_templates_may_have_class_names_of_its_own(classes):
+    rng = np.random.default_rng(0)
+    assert all("猫" in draw(classes, 1, rng)[1] for _ in range(20))
+
+
+def test_rows_of_one_class_have_one_key(classes):
+    assert classes.keys() == [1, 0, 1]
+
+
+def test_the_plain_text_of_a_class_is_in_the_first_template(classes):
+    assert classes.plain_texts()["mine"] == ["a b here", "a n1 here", "a b here"]
+
+
+def test_a_tokenizer_learns_class_names_and_templates(classes):
+    assert {"狗", "b", "一张的照片。", "the "} <= set(classes.corpus())
 
 
 @pytest.mark.parametrize(
@@ -388,13 +499,20 @@ def test_caption_fields_that_mean_nothing_are_refused(fields, told):
         CaptionOptions(["name"], **fields)
 
 
-def test_captions_that_are_all_empty_and_phrases_without_a_place_are_refused(tmp_path):
-    rows = Dataset.from_dict({"caption": ["", " "], "label": ["a", "b"]})
+def test_captions_that_are_all_empty_are_rejected():
+    rows = Dataset.from_dict({"caption": ["", " "]})
     with pytest.raises(DataError, match="every 'caption' of 'x' is empty"):
         CaptionMaker(rows, CaptionOptions(["caption"]), "x")
+
+
+def test_a_file_of_templates_without_a_place_for_the_name_is_rejected(tmp_path):
     (tmp_path / "bad.txt").write_text("a photo\n")
     with pytest.raises(DataError, match=r"'a photo' \(line 1 of '.*bad.txt'\) .* exactly one"):
         CaptionOptions(label_column="label", label_templates=[str(tmp_path / "bad.txt")])
+
+
+def test_another_number_of_class_names_is_rejected():
+    rows = Dataset.from_dict({"label": ["a", "b"]})
     with pytest.raises(DataError, match="1 names for 'en', but 'label' has 2 classes"):
         CaptionMaker(rows, CaptionOptions(label_column="label", label_names={"en": ["one"]}), "x")
 

@@ -31,13 +31,13 @@ def labels(folder: Path, split: str = "train") -> set[str]:
     return {rows.features["label"].int2str(label) for label in rows["label"]}
 
 
+@pytest.mark.parametrize("path", ["", "metadata.csv"], ids=["folder", "file"])
 @pytest.mark.parametrize("name", ["holiday [2019]", "a*b", "why?", "{1,2}"])
-def test_a_path_that_is_there_is_no_pattern(name, tmp_path):
+def test_a_path_that_is_there_is_no_pattern(name, path, tmp_path):
     folder = tmp_path / name
     put(folder, "1.png")
     (folder / "metadata.csv").write_text("file_name,caption\n1.png,one\n")
-    assert sizes(folder) == {"train": 1}
-    assert sizes(folder / "metadata.csv") == {"train": 1}
+    assert sizes(folder / path) == {"train": 1}
 
 
 def test_words_of_a_split_within_a_name_are_names(tmp_path):
@@ -91,18 +91,29 @@ def test_pictures_that_are_not_read_are_named(tmp_path, caplog):
     assert "3.HEIC (.heic is not read: convert it" in caplog.text
 
 
-def test_metadata_comes_first_and_other_tables_are_named(tmp_path, caplog):
+@pytest.fixture
+def metadata_folder(tmp_path) -> str:
+    """Three pictures, metadata of two of them, and other tables."""
     put(tmp_path, "1.png", "2.png", "3.png")
     (tmp_path / "metadata.csv").write_text("file_name,caption\n1.png,new\n2.png,newer\n")
     (tmp_path / "captions.csv").write_text("file_name,caption\n1.png,old\n")
     (tmp_path / "settings.json").write_text('{"size": 3}')
-    with caplog.at_level(logging.WARNING):
-        rows = open_dataset(str(tmp_path))["train"]
-    assert rows["caption"] == ["new", "newer"]
+    return str(tmp_path)
+
+
+def test_metadata_comes_before_other_tables(metadata_folder):
+    rows = open_dataset(metadata_folder)["train"]
     assert rows.column_names == ["image", "caption"]
-    assert "captions.csv" in caplog.text
-    assert "1 pictures in" in caplog.text
-    assert "3.png" in caplog.text
+    assert rows["caption"] == ["new", "newer"]
+
+
+@pytest.mark.parametrize(
+    "message", ["captions.csv (the dataset is read from table)", "1 pictures in"]
+)
+def test_what_metadata_leaves_out_is_named(message, metadata_folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        open_dataset(metadata_folder)
+    assert message in caplog.text
 
 
 def test_metadata_in_folders_of_splits(tmp_path):
@@ -138,13 +149,14 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path):
         open_dataset(str(tmp_path))
 
 
-def test_a_stream_reads_folders_by_the_same_rule(tmp_path):
-    put(tmp_path / "classes", "cat/1.png", "train/2.png")
-    assert peek_kinds(open_shards(str(tmp_path / "classes"), "train")) == {
-        "image": "image",
-        "label": "label",
-    }
-    put(tmp_path / "table", "pictures/1.png")
-    (tmp_path / "table" / "pairs.csv").write_text("image_path,caption\npictures/1.png,one\n")
-    kinds = peek_kinds(open_shards(str(tmp_path / "table"), "train"))
+def test_a_stream_finds_classes_by_the_same_rule(tmp_path):
+    put(tmp_path, "cat/1.png", "train/2.png")
+    kinds = peek_kinds(open_shards(str(tmp_path), "train"))
+    assert kinds == {"image": "image", "label": "label"}
+
+
+def test_a_stream_finds_tables_by_the_same_rule(tmp_path):
+    put(tmp_path, "pictures/1.png")
+    (tmp_path / "pairs.csv").write_text("image_path,caption\npictures/1.png,one\n")
+    kinds = peek_kinds(open_shards(str(tmp_path), "train"))
     assert kinds == {"image_path": "text", "caption": "text"}

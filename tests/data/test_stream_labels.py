@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
@@ -12,6 +14,7 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.rows import Sample, SkippedSample
 from modeling_clip_vit.data.sources import open_shards, peek_kinds
 from modeling_clip_vit.data.streaming.captions import StreamCaptions, find_class_names
+from modeling_clip_vit.data.streaming.options import StreamOptions
 from tests.support.stream_files import make_loader, noisy_image, write_tar
 
 NAMES = ["sea_lion", "red panda", "fox"]
@@ -43,69 +46,114 @@ def options(**fields) -> CaptionOptions:
     )
 
 
-def test_classes_of_parquet_come_in_the_phrases_of_each_language(labelled):
+@pytest.fixture(scope="module")
+def read_labelled(labelled):
+    """The samples of those files with texts in two languages, and what was skipped."""
     captions = options(label_names={"zh": CHINESE})
-    loader = make_loader([labelled], captions=captions, class_names=NAMES)
-    samples, skipped = by_kind(loader)
-    assert len(samples) == 5
-    names = [name.replace("_", " ") for name in NAMES]
-    seen = {}
-    for sample in samples:
-        english, chinese = sample.texts
-        (place,) = [place for place, name in enumerate(names) if name in english]
-        assert CHINESE[place] in chinese
-        assert seen.setdefault(place, sample.concept) == sample.concept
-        assert sample.concept == stable_number(json.dumps(NAMES[place]))
-    assert len(seen) == 3
-    [none] = skipped
-    assert none.name == "train-1.parquet, row 2"
-    assert none.reason == "its 'label' is empty"
+    return by_kind(make_loader([labelled], captions=captions, class_names=NAMES))
 
-    texts = StreamCaptions(loader.options, "train", captions)
-    assert texts.classes == NAMES == find_class_names(loader.options, "train", "label")
-    assert {*names, *CHINESE} <= set(texts.corpus())
+
+def test_classes_come_in_the_templates_of_each_language(read_labelled):
+    samples, _ = read_labelled
+    names = {name.replace("_", " "): chinese for name, chinese in zip(NAMES, CHINESE, strict=True)}
+    seen = set()
+    for english, chinese in (sample.texts for sample in samples):
+        [name] = [name for name in names if name in english]
+        assert names[name] in chinese
+        seen.add(name)
+    assert seen == set(names)
+
+
+def test_rows_of_one_class_are_of_one_concept(read_labelled):
+    samples, _ = read_labelled
+    concepts = Counter(sample.concept for sample in samples)
+    numbers = (stable_number(json.dumps(name)) for name in NAMES)
+    assert concepts == dict(zip(numbers, (1, 2, 2), strict=True))
+
+
+def test_a_row_without_a_class_is_skipped_and_named(read_labelled):
+    _, skipped = read_labelled
+    assert skipped == [SkippedSample("train-1.parquet, row 2", "its 'label' is empty")]
+
+
+@pytest.fixture(scope="module")
+def stream(labelled) -> StreamOptions:
+    return StreamOptions([str(labelled)])
+
+
+def test_a_source_names_its_classes(stream):
+    assert find_class_names(stream, "train", "label") == NAMES
+
+
+def test_a_tokenizer_learns_the_class_names_of_each_language(stream):
+    texts = StreamCaptions(stream, "train", options(label_names={"zh": CHINESE}))
+    assert {"sea lion", "red panda", "fox", *CHINESE} <= set(texts.corpus())
+
+
+def test_texts_of_a_stream_of_classes_are_made_of_the_classes(labelled):
     kinds = peek_kinds(open_shards(str(labelled), "train"))
     assert choose_texts(kinds, "image", str(labelled)) == ([], "label")
+
+
+def test_another_number_of_class_names_is_rejected(stream):
     with pytest.raises(DataError, match="label_names has 2 names for 'zh', but 'label' has 3"):
-        StreamCaptions(loader.options, "train", options(label_names={"zh": CHINESE[:2]}))
+        StreamCaptions(stream, "train", options(label_names={"zh": CHINESE[:2]}))
 
 
-def test_classes_of_tars_are_numbers_or_names(tmp_path):
+@pytest.fixture
+def tar_of_classes(tmp_path) -> Path:
+    """A tar whose classes are a number, a number, one too large, nothing, a name, and missing."""
     files = {}
-    for number, said in enumerate(["0", "2", "7", "", "fox"]):
-        files[f"{number}.png"], files[f"{number}.cls"] = noisy_image(number), said.encode()
+    for number, text in enumerate(["0", "2", "7", "", "fox"]):
+        files[f"{number}.png"], files[f"{number}.cls"] = noisy_image(number), text.encode()
     files["5.png"] = noisy_image(5)
     write_tar(tmp_path / "a.tar", files)
+    return tmp_path
+
+
+def test_numbers_in_a_tar_are_classes_of_label_names(tar_of_classes):
     captions = CaptionOptions(
         label_column="cls", label_templates=["plain"], label_names={"plain": NAMES}
     )
-    loader = make_loader([tmp_path], captions=captions)
-    samples, skipped = by_kind(loader)
+    samples, skipped = by_kind(make_loader([tar_of_classes], captions=captions))
     assert sorted(sample.texts[0] for sample in samples) == ["fox", "sea_lion"]
-    told = "which label_names has no name for: 'plain' has 3"
+    unnamed = "which label_names has no name for: 'plain' has 3"
     assert {sample.name: sample.reason for sample in skipped} == {
-        "a.tar, 2": f"its 'cls' is '7', {told}",
+        "a.tar, 2": f"its 'cls' is '7', {unnamed}",
         "a.tar, 3": "its 'cls' is empty",
-        "a.tar, 4": f"its 'cls' is 'fox', {told}",
+        "a.tar, 4": f"its 'cls' is 'fox', {unnamed}",
         "a.tar, 5": "its 'cls' is missing: it has image, png",
     }
-    # Without names, what stands there is the name.
-    loader = make_loader([tmp_path], captions=CaptionOptions(label_column="cls"))
-    assert len(by_kind(loader)[0]) == 4
 
 
-@pytest.mark.parametrize("kind", ["path", "base64"])
-def test_texts_in_the_place_of_images_are_paths_beside_the_table_or_base64(kind, tmp_path):
+def test_without_label_names_the_classes_of_a_tar_are_their_names(tar_of_classes):
+    captions = CaptionOptions(label_column="cls", label_templates=["plain"])
+    samples, _ = by_kind(make_loader([tar_of_classes], captions=captions))
+    assert sorted(sample.texts[0] for sample in samples) == ["0", "2", "7", "fox"]
+
+
+@pytest.fixture(params=["path", "base64"])
+def table_of_texts(request, tmp_path) -> Path:
+    """Rows whose images are paths or base64; the last one's is missing."""
     (tmp_path / "pictures").mkdir()
     lines = []
     for number in range(4):
         content = noisy_image(number)
-        (tmp_path / "pictures" / f"{number}.png").write_bytes(content)
-        told = f"pictures/{number}.png" if kind == "path" else base64.b64encode(content).decode()
-        lines.append(json.dumps({"image": told, "caption": f"sample {number}"}))
+        path = f"pictures/{number}.png"
+        (tmp_path / path).write_bytes(content)
+        image = path if request.param == "path" else base64.b64encode(content).decode()
+        lines.append(json.dumps({"image": image, "caption": f"sample {number}"}))
     lines.append(json.dumps({"image": "pictures/none.png", "caption": "sample 4"}))
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    samples, skipped = by_kind(make_loader([tmp_path / "train.jsonl"]))
+    return tmp_path / "train.jsonl"
+
+
+def test_texts_in_the_place_of_images_are_paths_beside_the_table_or_base64(table_of_texts):
+    samples, _ = by_kind(make_loader([table_of_texts]))
     assert sorted(sample.texts[0] for sample in samples) == [f"sample {n}" for n in range(4)]
-    assert "none.png" in skipped[0].reason
-    assert skipped[0].name == "train.jsonl, row 4"
+
+
+def test_a_missing_file_is_skipped_and_named(table_of_texts):
+    _, [skipped] = by_kind(make_loader([table_of_texts]))
+    assert skipped.name == "train.jsonl, row 4"
+    assert "none.png" in skipped.reason

@@ -95,27 +95,34 @@ def test_consumers_without_a_row_read_nothing(folders):
     assert sorted(numbers) == list(range(1000, 1012))
 
 
-def test_epochs_have_their_own_order_and_come_again(folders):
+def order_of(folder: Path, epoch: int = 0, **options) -> list[int]:
+    """The numbers of the samples of an epoch in order."""
+    loader = make_loader([folder], **options)
+    loader.set_epoch(epoch)
+    return split_batches(loader)[0]
+
+
+def test_an_epoch_has_the_same_order_again(folders):
     loader = make_loader([folders["tar"]], shuffle_buffer_size=8)
-    first, again = split_batches(loader)[0], split_batches(loader)[0]
-    loader.set_epoch(1)
-    second = split_batches(loader)[0]
-    assert first == again != second
-    assert sorted(first) == sorted(second)
-    other_seed = make_loader([folders["tar"]], shuffle_buffer_size=8, seed=1)
-    assert split_batches(other_seed)[0] != first
+    assert split_batches(loader)[0] == split_batches(loader)[0]
 
 
-def test_without_a_shuffle_buffer_only_shards_change_places(folders):
-    numbers, _ = split_batches(make_loader([folders["tar"]], shuffle_buffer_size=0))
-    steps = np.diff(numbers)
+@pytest.mark.parametrize("changed", [{"epoch": 1}, {"seed": 1}])
+def test_another_epoch_or_seed_has_another_order(folders, changed):
+    one = order_of(folders["tar"], shuffle_buffer_size=8)
+    other = order_of(folders["tar"], shuffle_buffer_size=8, **changed)
+    assert one != other
+    assert sorted(one) == sorted(other)
+
+
+def test_without_a_shuffle_buffer_the_rows_of_a_shard_keep_their_order(folders):
+    steps = np.diff(order_of(folders["tar"], shuffle_buffer_size=0))
     assert (steps != 1).sum() <= len(SIZES) - 1
-    epochs = set()
-    loader = make_loader([folders["tar"]], shuffle_buffer_size=0)
-    for epoch in range(4):
-        loader.set_epoch(epoch)
-        epochs.add(tuple(split_batches(loader)[0]))
-    assert len(epochs) == 4
+
+
+def test_shards_change_places_in_each_epoch(folders):
+    orders = (order_of(folders["tar"], epoch, shuffle_buffer_size=0) for epoch in range(4))
+    assert len({tuple(numbers) for numbers in orders}) == 4
 
 
 def test_the_shuffle_moves_samples_as_far_as_its_buffer(folders):
@@ -266,12 +273,17 @@ def test_a_resume_counts_what_was_given_away_not_what_workers_prepared(folders):
         assert equal_batches(list(resumed), unbroken[stop:])
 
 
-def test_a_state_of_another_stream_is_refused(folders):
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("tar", {"num_workers": 2}, "dataloader_num_workers was 0 and is 2"),
+        ("other", {}, r"shards was \[5\] and is \[2\]"),
+    ],
+)
+def test_a_state_of_another_stream_is_rejected(source, options, message, folders):
     state = make_loader([folders["tar"]]).state_dict()
-    with pytest.raises(DataError, match="dataloader_num_workers was 0 and is 2"):
-        make_loader([folders["tar"]], num_workers=2).load_state_dict(state)
-    with pytest.raises(DataError, match=r"shards was \[5\] and is \[2\]"):
-        make_loader([folders["other"]]).load_state_dict(state)
+    with pytest.raises(DataError, match=message):
+        make_loader([folders[source]], **options).load_state_dict(state)
 
 
 def test_processes_make_equally_many_full_batches_whatever_is_skipped(folders, tmp_path):
@@ -284,28 +296,43 @@ def test_processes_make_equally_many_full_batches_whatever_is_skipped(folders, t
         assert all(len(split_batches([batch])[0]) == 4 for batch in batches)
 
 
-def test_an_epoch_longer_than_the_data_starts_over(folders):
+@pytest.fixture(scope="module")
+def two_passes(folders) -> tuple[list[int], list[int]]:
+    """The numbers of the first two passes of an epoch that is longer than the data."""
     loader = make_loader([folders["tar"]], samples_per_epoch=120, shuffle_buffer_size=500)
     numbers, _ = split_batches(loader)
     count = sum(SIZES)
-    assert sorted(numbers[:count]) == sorted(numbers[count : 2 * count]) == list(range(count))
-    assert numbers[:count] != numbers[count : 2 * count]
+    return numbers[:count], numbers[count : 2 * count]
 
 
-def test_a_sample_varies_from_pass_to_pass_but_not_with_who_reads_it(folders):
-    def noise(loader):
-        return [
-            sample.noise for batch in loader for sample in batch if sample.texts[0] == caption_of(3)
-        ]
+def test_an_epoch_longer_than_the_data_starts_over(two_passes):
+    for numbers in two_passes:
+        assert sorted(numbers) == list(range(sum(SIZES)))
 
-    first, second = noise(make_loader([folders["tar"]], samples_per_epoch=80))[:2]
+
+def test_each_pass_of_an_epoch_has_an_order_of_its_own(two_passes):
+    assert two_passes[0] != two_passes[1]
+
+
+def noise_of(loader) -> list[torch.Tensor]:
+    """The random numbers of sample 3, each time that it comes."""
+    caption = caption_of(3)
+    return [sample.noise for batch in loader for sample in batch if sample.texts[0] == caption]
+
+
+def test_a_sample_varies_from_pass_to_pass(folders):
+    first, second = noise_of(make_loader([folders["tar"]], samples_per_epoch=80))[:2]
     assert not torch.equal(first, second)
-    [other] = [
-        found
+
+
+def test_a_sample_does_not_vary_with_who_reads_it(folders):
+    [alone] = noise_of(make_loader([folders["tar"]]))
+    [shared] = [
+        noise
         for rank in (0, 1)
-        for found in noise(make_loader([folders["tar"]], rank=rank, world_size=2))
+        for noise in noise_of(make_loader([folders["tar"]], rank=rank, world_size=2))
     ]
-    assert torch.equal(other, first)
+    assert torch.equal(shared, alone)
 
 
 def test_sources_mix_by_their_weights(folders):
@@ -336,79 +363,122 @@ def test_stopping_strategies_are_those_of_datasets(folders, strategy, once, all_
     assert (max(counts.values()) == 1) == once
 
 
+def lengths_of_batches(folder: Path, length_window: int) -> list[list[int]]:
+    """The length of each text of each batch."""
+    options = {"samples_per_epoch": 144, "shuffle_buffer_size": 30, "batch_size": 8}
+    loader = make_loader([folder], length_window=length_window, **options)
+    return [[len(sample.texts[0]) for sample in batch] for batch in loader]
+
+
 def test_batches_of_a_window_hold_texts_of_like_length(folders):
-    def spread(length_window):
-        loader = make_loader(
-            [folders["large"]],
-            length_window=length_window,
-            samples_per_epoch=144,
-            shuffle_buffer_size=30,
-            batch_size=8,
-        )
-        batches = list(loader)
-        lengths = [[len(sample.texts[0]) for sample in batch] for batch in batches]
-        numbers = split_batches(batches)[0]
-        assert len(set(numbers)) == 144
-        return np.mean([max(row) - min(row) for row in lengths]), [max(r) for r in lengths]
+    def spread(length_window: int) -> float:
+        batches = lengths_of_batches(folders["large"], length_window)
+        return np.mean([max(lengths) - min(lengths) for lengths in batches])
 
-    assert spread(6)[0] < 0.5 * spread(1)[0]
-    longest = spread(6)[1]
-    assert longest != sorted(longest)
+    assert spread(6) < 0.5 * spread(1)
 
 
-def test_equal_captions_are_positives_of_each_other(tmp_path):
+def test_batches_of_a_window_come_in_a_random_order(folders):
+    longest = list(map(max, lengths_of_batches(folders["large"], 6)[:6]))
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """Makes the batch of a cat without a kind, a dog and a cat."""
     files = {}
     for number, caption in enumerate(["a cat", "a dog", "a cat"]):
         files[f"{number}.png"] = noisy_image(number)
         files[f"{number}.txt"] = caption.encode()
         files[f"{number}.json"] = json.dumps({"kind": "animal" if number else None}).encode()
     write_tar(tmp_path / "a.tar", files)
-    collate = make_collator()
-    [batch] = make_loader([tmp_path], collate=collate, shuffle_buffer_size=0)
+
+    def make(concept: str | None = None) -> dict:
+        options = {"collate": make_collator(), "shuffle_buffer_size": 0, "concept": concept}
+        [batch] = make_loader([tmp_path], **options)
+        return batch
+
+    return make
+
+
+def test_equal_captions_are_positives_of_each_other(animals):
+    batch = animals()
     cat, dog = stable_number("a cat"), stable_number("a dog")
     assert batch["image_ids"].tolist() == [cat, dog, cat]
     assert batch["text_ids"].tolist() == [cat, dog]
     assert batch["is_first_view"].tolist() == [True, True, False]
-    assert 0 <= cat < 2**63
-    [batch] = make_loader([tmp_path], collate=collate, shuffle_buffer_size=0, concept="kind")
+
+
+def test_equal_concepts_are_positives_of_each_other(animals):
     animal = stable_number('"animal"')
-    first, *others = batch["image_ids"].tolist()
-    assert others == [animal, animal]
-    assert first not in (cat, animal)  # a row without a value stands for itself
+    assert animals("kind")["image_ids"].tolist()[1:] == [animal, animal]
 
 
-def test_of_several_captions_one_is_drawn_in_each_epoch(tmp_path):
+def test_a_row_without_a_concept_stands_for_itself(animals):
+    missing, *others = animals("kind")["image_ids"].tolist()
+    assert missing not in (*others, stable_number("a cat"))
+
+
+@pytest.fixture
+def captions_of_epoch(tmp_path):
+    """Makes the numbers of the captions drawn in an epoch, of five of each of eight rows."""
     captions = [[caption_of(10 * row + n) for n in range(5)] for row in range(8)]
     images = [{"bytes": noisy_image(row), "path": None} for row in range(8)]
     Dataset.from_dict({"image": images, "caption": captions}).to_parquet(tmp_path / "a.parquet")
-    loader = make_loader([tmp_path])
-    drawn = []
-    for epoch in range(6):
-        loader.set_epoch(epoch)
-        drawn.append(sorted(split_batches(loader)[0]))
-        assert [number // 10 for number in drawn[-1]] == list(range(8))
-    assert len({tuple(numbers) for numbers in drawn}) == 6
-    loader.set_epoch(0)
-    assert sorted(split_batches(loader)[0]) == drawn[0]
+    return lambda epoch: sorted(order_of(tmp_path, epoch))
 
 
-def test_captions_columns_tags_and_phrases_work_as_elsewhere(color_dataset):
-    captions = CaptionOptions(
-        caption_columns=["caption_en", "caption_zh"],
-        caption_sampling="each",
-        tags_columns={"caption_en": "tags_en"},
-        tag_probability=1.0,
-        templates={"caption_zh": ["看{}"]},
-        template_probability=1.0,
-    )
-    loader = make_loader([color_dataset], captions=captions, concept="key", batch_size=16)
-    [batch] = loader
-    assert {text[:1] for sample in batch for text in sample.texts[1:]} == {"看"}
-    assert all(", " in sample.texts[0] for sample in batch)
-    assert sorted(Counter(sample.concept for sample in batch).values()) == [2] * 8
-    corpus = StreamCaptions(loader.options, "train", captions).corpus()
+def test_one_of_several_captions_of_each_row_is_drawn(captions_of_epoch):
+    assert [number // 10 for number in captions_of_epoch(0)] == list(range(8))
+
+
+def test_each_epoch_draws_captions_anew(captions_of_epoch):
+    assert len({tuple(captions_of_epoch(epoch)) for epoch in range(6)}) == 6
+
+
+def test_an_epoch_draws_the_same_captions_again(captions_of_epoch):
+    assert captions_of_epoch(3) == captions_of_epoch(3)
+
+
+VARIED = CaptionOptions(
+    caption_columns=["caption_en", "caption_zh"],
+    caption_sampling="each",
+    tags_columns={"caption_en": "tags_en"},
+    tag_probability=1.0,
+    templates={"caption_zh": ["看{}"]},
+    template_probability=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def varied_batch(color_dataset) -> list[Sample]:
+    """Samples with a text of each of two columns, one with tags, the other in a template."""
+    [batch] = make_loader([color_dataset], captions=VARIED, concept="key", batch_size=16)
+    return batch
+
+
+def test_a_column_with_tags_carries_them(varied_batch):
+    assert all(", " in sample.texts[0] for sample in varied_batch)
+
+
+def test_a_column_with_templates_is_put_into_them(varied_batch):
+    assert {sample.texts[1][:1] for sample in varied_batch} == {"看"}
+
+
+def test_rows_of_one_concept_are_positives_of_each_other(varied_batch):
+    assert sorted(Counter(sample.concept for sample in varied_batch).values()) == [2] * 8
+
+
+def test_a_tokenizer_learns_captions_tags_and_templates(color_dataset):
+    stream = StreamOptions([str(color_dataset)])
+    corpus = StreamCaptions(stream, "train", VARIED).corpus()
     assert {"看", "a red square", "红色方块", "square"} <= set(corpus)
-    assert len(StreamCaptions(loader.options, "train", captions, count=3).corpus()) < len(corpus)
+
+
+def test_a_tokenizer_learns_from_the_first_rows_of_a_stream(color_dataset):
+    stream = StreamOptions([str(color_dataset)])
+    few = StreamCaptions(stream, "train", CaptionOptions(["caption_en"]), count=3).corpus()
+    assert len(few) == 3
 
 
 def faulty_files() -> dict[str, bytes]:
@@ -440,15 +510,24 @@ REASONS = {
 }
 
 
-def test_every_fault_of_a_sample_is_named_and_none_stops_the_stream(tmp_path):
-    write_tar(tmp_path / "a.tar", faulty_files())
-    collate = make_collator()
-    [batch] = make_loader([tmp_path], collate=collate, batch_size=50)
-    assert len(batch["image_ids"]) == 4
-    skipped = {sample.name: sample.reason for sample in batch["skipped"]}
-    assert skipped.keys() == {f"a.tar, {name}" for name in REASONS}
-    for name, reason in REASONS.items():
-        assert reason in skipped[f"a.tar, {name}"]
+@pytest.fixture(scope="module")
+def faulty_batch(tmp_path_factory) -> dict:
+    """The batch of those files."""
+    folder = tmp_path_factory.mktemp("faulty")
+    write_tar(folder / "a.tar", faulty_files())
+    [batch] = make_loader([folder], collate=make_collator(), batch_size=50)
+    return batch
+
+
+def test_no_fault_of_a_sample_stops_the_stream(faulty_batch):
+    assert len(faulty_batch["image_ids"]) == 4
+    assert {sample.name for sample in faulty_batch["skipped"]} == {f"a.tar, {n}" for n in REASONS}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_every_fault_of_a_sample_is_named(name, faulty_batch):
+    reasons = {sample.name: sample.reason for sample in faulty_batch["skipped"]}
+    assert REASONS[name] in reasons[f"a.tar, {name}"]
 
 
 def test_an_image_beyond_pillows_limit_is_skipped(tmp_path, monkeypatch):
@@ -527,31 +606,46 @@ def test_an_error_of_a_worker_stays_a_sentence(folders):
     assert "\n" not in str(e.value)
 
 
-def test_what_cannot_be_streamed_is_refused_in_a_sentence(folders, tmp_path):
-    with pytest.raises(DataError, match=r"no folder './nowhere'"):
-        make_loader(["./nowhere"])
-    with pytest.raises(DataError, match="no file fits the pattern"):
-        make_loader([tmp_path / "*.tar"])
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("./nowhere", {}, r"no folder './nowhere'"),
+        ("FOLDER/*.tar", {}, "no file fits the pattern"),
+        ("FOLDER/*.xyz", {}, r"must end in one of \.parquet"),
+        ("FOLDER", {}, r"no pictures, tables, tars or Parquet .* only \.xyz"),
+        (
+            "PARQUET",
+            {"captions": CaptionOptions(caption_columns=["text"])},
+            "no column 'text': it has image, caption, other",
+        ),
+        ("PARQUET", {"samples_per_epoch": 3}, r"samples_per_epoch=3 is not allowed: .* takes 4"),
+    ],
+)
+def test_what_cannot_be_streamed_is_rejected(source, options, message, folders, tmp_path):
     (tmp_path / "notes.xyz").write_text("text")
-    with pytest.raises(DataError, match=r"must end in one of \.parquet"):
-        make_loader([tmp_path / "*.xyz"])
-    with pytest.raises(DataError, match=r"no pictures, tables, tars or Parquet .* only \.xyz"):
-        make_loader([tmp_path])
-    with pytest.raises(DataError, match="no column 'text': it has image, caption, other"):
-        make_loader([folders["parquet"]], captions=CaptionOptions(caption_columns=["text"]))
-    with pytest.raises(DataError, match=r"samples_per_epoch=3 is not allowed: .* takes 4"):
-        make_loader([folders["tar"]], samples_per_epoch=3)
+    source = source.replace("FOLDER", str(tmp_path)).replace("PARQUET", str(folders["parquet"]))
+    with pytest.raises(DataError, match=message):
+        make_loader([source], **options)
+
+
+def test_an_epoch_of_one_pass_has_no_length(folders):
     with pytest.raises(TypeError, match="has no length"):
         len(make_loader([folders["tar"]]))
-    for options in (
-        {"stream_weights": [1.0, 2.0]},
-        {"stream_weights": [0.0]},
-        {"samples_per_epoch": -1},
-        {"shuffle_buffer_size": -1},
-        {"length_window": 0},
-    ):
-        with pytest.raises(DataError, match="is not allowed"):
-            StreamOptions(["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stream_weights": [1.0, 2.0]}, "one number above 0 for each of the 1 stream_sources"),
+        ({"stream_weights": [0.0]}, "one number above 0 for each of the 1 stream_sources"),
+        ({"samples_per_epoch": -1}, "samples_per_epoch=-1 is not allowed: .* at least 0"),
+        ({"shuffle_buffer_size": -1}, "shuffle_buffer_size=-1 is not allowed: .* at least 0"),
+        ({"length_window": 0}, "length_window=0 is not allowed: .* at least 1"),
+    ],
+)
+def test_stream_options_that_mean_nothing_are_rejected(options, message):
+    with pytest.raises(DataError, match=message):
+        StreamOptions(["a"], **options)
 
 
 def test_a_compressed_tar_is_read_too(tmp_path):
@@ -562,14 +656,16 @@ def test_a_compressed_tar_is_read_too(tmp_path):
     assert not skipped
 
 
-def test_patterns_and_saved_data_sets_are_streamed_too(folders, tmp_path):
-    for kind in ("tar", "parquet"):
-        pattern = folders[kind] / f"*0000[01]*.{kind}"
-        assert len(make_loader([pattern]).sources[0]) == 2
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_pattern_of_files_is_streamed(kind, folders):
+    loader = make_loader([folders[kind] / f"*0000[01]*.{kind}"])
+    assert sorted(split_batches(loader)[0]) == list(range(SIZES[0] + SIZES[1]))
+
+
+@pytest.mark.parametrize("in_splits", [False, True])
+def test_a_saved_dataset_is_streamed(in_splits, tmp_path):
     images = [{"bytes": noisy_image(row), "path": None} for row in range(9)]
     rows = Dataset.from_dict({"image": images, "caption": [caption_of(n) for n in range(9)]})
-    rows.save_to_disk(tmp_path / "one")
-    DatasetDict(train=rows).save_to_disk(tmp_path / "several")
-    for name in ("one", "several"):
-        numbers, _ = split_batches(make_loader([tmp_path / name]))
-        assert sorted(numbers) == list(range(9))
+    (DatasetDict(train=rows) if in_splits else rows).save_to_disk(tmp_path / "saved")
+    numbers, _ = split_batches(make_loader([tmp_path / "saved"]))
+    assert sorted(numbers) == list(range(9))

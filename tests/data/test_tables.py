@@ -48,16 +48,13 @@ def test_the_delimiter_is_the_one_that_cuts_evenly(delimiter, tmp_path):
     assert captions_of(tmp_path / "pairs.csv", content) == ["one", "two"]
 
 
-def test_a_quotation_mark_swallows_no_lines(tmp_path):
-    lines = [
-        "file_name\tcaption",
-        '1.png\t"a remark',
-        "2.png\ttwo",
-        '3.png\ta 5" disk',
-        '4.png\t"q"',
-    ]
-    found = captions_of(tmp_path / "pairs.tsv", "\n".join(lines) + "\n")
+def test_a_quotation_mark_in_a_tsv_swallows_no_lines(tmp_path):
+    content = 'file_name\tcaption\n1.png\t"a remark\n2.png\ttwo\n3.png\ta 5" disk\n4.png\t"q"\n'
+    found = captions_of(tmp_path / "pairs.tsv", content)
     assert found == ['"a remark', "two", 'a 5" disk', "q"]
+
+
+def test_a_quotation_mark_in_a_csv_swallows_no_lines(tmp_path):
     content = 'file_name,caption\n1.png,"so "he" said\n2.png,two\n3.png,"three, four"\n'
     assert captions_of(tmp_path / "pairs.csv", content) == ['"so "he" said', "two", "three, four"]
 
@@ -78,15 +75,23 @@ def test_a_line_with_a_field_too_many_is_named_and_the_others_are_read(tmp_path)
 
 def test_bytes_of_no_character_spoil_their_line_alone(tmp_path):
     content = b"file_name,caption\n1.png,one\n2.png,\xff\xfe\n3.png,\xe4\xb8\x80\n4.png,\xc3\xa9\n"
-    one, bad, *others = captions_of(tmp_path / "pairs.csv", content)
-    assert (one, others) == ("one", ["一", "é"])
-    assert bad == "its 'caption' has bytes that are no characters"
-    lines = b'{"caption": "one"}\n{"caption": "\\ud800"}\n{"caption": \n[1]\n\n{"caption": "two"}\n'
-    found = captions_of(tmp_path / "pairs.jsonl", lines)
-    assert (found[0], found[-1]) == ("one", "two")
-    assert found[1] == "its 'caption' has bytes that are no characters"
-    assert found[2].startswith("it is no JSON")
-    assert found[3] == "it is no object but list"
+    bad = "its 'caption' has bytes that are no characters"
+    assert captions_of(tmp_path / "pairs.csv", content) == ["one", bad, "一", "é"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"caption": "\\ud800"}', "its 'caption' has bytes that are no characters"),
+        ('{"caption": ', "it is no JSON"),
+        ("[1]", "it is no object but list"),
+    ],
+)
+def test_a_line_that_is_no_row_spoils_nothing_else(line, message, tmp_path):
+    content = f'{{"caption": "one"}}\n{line}\n\n{{"caption": "two"}}\n'
+    one, bad, two = captions_of(tmp_path / "pairs.jsonl", content)
+    assert (one, two) == ("one", "two")
+    assert bad.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +106,12 @@ def test_json_is_a_list_of_objects_or_of_columns(content, tmp_path):
     assert captions_of(tmp_path / "pairs.json", json.dumps(content)) == ["one"]
 
 
-def test_json_of_something_else_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no rows"):
-        rows_of(tmp_path / "pairs.json", '{"a": 1}')
-    with pytest.raises(DataError, match="is no JSON"):
-        rows_of(tmp_path / "pairs.json", "{")
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"a": 1}', "holds no rows"), ("{", "is no JSON")]
+)
+def test_json_of_something_else_is_rejected(content, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        rows_of(tmp_path / "pairs.json", content)
 
 
 def write_jsonl(folder: Path, rows: list[dict]) -> str:
@@ -122,22 +128,29 @@ def test_captions_that_are_now_a_text_and_now_a_list_are_lists(tmp_path):
     assert split["caption"] == [["one"], ["a", "b"]]
 
 
-def test_numbers_in_columns_of_captions_and_names_are_texts(tmp_path):
+def test_captions_of_digits_in_a_csv_are_texts_and_other_columns_numbers(tmp_path):
     (tmp_path / "1.png").write_bytes(encode(draw_picture("red", 0)))
     (tmp_path / "pairs.csv").write_text("file_name,caption,size\n1.png,007,12\n")
     row = open_dataset(str(tmp_path / "pairs.csv"))["train"][0]
     assert (row["caption"], row["size"]) == ("007", 12)
+
+
+def test_captions_that_are_numbers_are_texts(tmp_path):
     rows = [{"file_name": "1.png", "caption": 2024}]
     assert open_dataset(write_jsonl(tmp_path, rows))["train"]["caption"] == ["2024"]
 
 
-def test_labels_keep_what_they_say(tmp_path):
-    (tmp_path / "pairs.csv").write_text("file_name,label\n1.png,007\n2.png,-1\n3.png,12\n")
-    split = open_dataset(str(tmp_path / "pairs.csv"))["train"]
-    assert read_labels(split, "label", "x").names == ["-1", "007", "12"]
-    (tmp_path / "whole.jsonl").write_text('{"file_name": "1.png", "label": 3.0}\n')
-    split = open_dataset(str(tmp_path / "whole.jsonl"))["train"]
-    assert read_labels(split, "label", "x").names == ["3"]
+@pytest.mark.parametrize(
+    ("name", "content", "names"),
+    [
+        ("pairs.csv", "file_name,label\n1.png,007\n2.png,-1\n3.png,12\n", ["-1", "007", "12"]),
+        ("pairs.jsonl", '{"file_name": "1.png", "label": 3.0}\n', ["3"]),
+    ],
+)
+def test_numbers_as_labels_keep_their_form(name, content, names, tmp_path):
+    (tmp_path / name).write_text(content)
+    split = open_dataset(str(tmp_path / name))["train"]
+    assert read_labels(split, "label", "x").names == names
 
 
 def test_a_number_beyond_64_bits_stops_nothing(tmp_path):
@@ -195,7 +208,7 @@ def test_backslashes_of_windows_are_slashes(tmp_path):
     assert open_dataset(str(tmp_path / "pairs.csv"))["train"][0]["file_name"]["path"] == str(path)
 
 
-def test_addresses_and_conversations_are_called_what_they_are(tmp_path):
+def test_pictures_at_web_addresses_are_rejected(tmp_path):
     (tmp_path / "pairs.csv").write_text("image,caption\nhttps://example.org/1.png,one\n")
     with pytest.raises(DataError, match="is an address: pictures are not downloaded here"):
         open_dataset(str(tmp_path / "pairs.csv"))
