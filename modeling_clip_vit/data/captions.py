@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from .columns import check_columns
-from .errors import DataError
+from .errors import DataError, check_option
 from .files.tables import is_clean
 from .labels import Labels, read_labels
 from .rows import Row
@@ -55,13 +55,11 @@ class CaptionOptions:
     label_names: dict[str, list[str | int | float]] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.caption_sampling not in ("one", "each"):
-            raise DataError(
-                f"caption_sampling={self.caption_sampling!r} is not allowed: one or each"
-            )
+        is_known = self.caption_sampling in ("one", "each")
+        check_option(is_known, self, "caption_sampling", "one or each")
         for name in ("tag_probability", "template_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name}={getattr(self, name)} is not allowed: from 0 to 1")
+            check_option(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
+        check_option(self.max_tags >= 1, self, "max_tags", "at least 1")
         for column, phrases in self.templates.items():
             for phrase in phrases:
                 check_template(phrase, f"of {column!r}")

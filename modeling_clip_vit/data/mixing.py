@@ -15,8 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from .errors import DataError
-from .transforms import refuse_unless
+from .errors import DataError, check_option
 
 Partners = Literal["any", "concept"]
 
@@ -46,9 +45,9 @@ class MixOptions:
 
     def __post_init__(self):
         for name in ("mixup_probability", "cutmix_probability"):
-            refuse_unless(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
+            check_option(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
         for name in ("mixup_alpha", "cutmix_alpha"):
-            refuse_unless(getattr(self, name) > 0, self, name, "above 0")
+            check_option(getattr(self, name) > 0, self, name, "above 0")
         total = self.mixup_probability + self.cutmix_probability
         if total > 1:
             raise DataError(
@@ -58,9 +57,9 @@ class MixOptions:
             )
         allowed = get_args(Partners)
         one_of = f"one of {', '.join(allowed)}"
-        refuse_unless(self.mix_partners in allowed, self, "mix_partners", one_of)
+        check_option(self.mix_partners in allowed, self, "mix_partners", one_of)
         is_share = 0 < self.mix_until <= 1
-        refuse_unless(is_share, self, "mix_until", "a share of the run, above 0 and at most 1")
+        check_option(is_share, self, "mix_until", "a share of the run, above 0 and at most 1")
 
     @property
     def is_on(self) -> bool:
@@ -77,26 +76,25 @@ def mix_batch(batch: dict, options: MixOptions, progress: float) -> dict:
     """Mix the images of a batch.
 
     Args:
-        batch: of a `Collator`: `pixel_values` (B, 3, S, S), `image_ids` (B,) or `labels` (B,), and
-            `mix_seed`.
+        batch: of a `Collator`: `pixel_values` (B, 3, S, S), `image_ids` (B,), `mix_seed` and, of a
+            classifier, `labels` (B,).
         options: how.
         progress: share of the run's updates that are done.
 
     Returns:
-        The batch; if the options mix at all, with mixed `pixel_values`, with `mixed_ids` or
+        The batch; if the options mix at all, with mixed `pixel_values`, with `mixed_ids` and
         `mixed_labels` (B,) of the images mixed in, and with `mix_weight` (B,), the weight of the
         first image, which is 1 where nothing is mixed in.
     """
     if not options.is_on:
         return batch
     names = {"image_ids": "mixed_ids", "labels": "mixed_labels"}
-    ids = batch["image_ids"] if "image_ids" in batch else batch["labels"]
     images = batch["pixel_values"]
     count, side = images.shape[0], images.shape[-1]
     rng = np.random.default_rng(batch["mix_seed"])
     groups = np.zeros(count)
     if options.mix_partners == "concept":
-        groups = np.unique(ids.cpu().numpy(), return_inverse=True)[1]
+        groups = np.unique(batch["image_ids"].cpu().numpy(), return_inverse=True)[1]
     partner = torch.from_numpy(draw_partners(groups, rng)).to(images.device)
     weight = images.new_ones(count)
     if progress < options.mix_until:

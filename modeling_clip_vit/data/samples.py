@@ -84,7 +84,7 @@ class SampleMaker:
         noise = torch.from_numpy(rng.random(NOISE_SIZE, dtype=np.float32))
         try:
             texts, captions = draw_texts(self.texts, row, rng) if self.texts else ([], [])
-            "".join(texts).encode()
+            "".join(texts).encode()  # a folder's name, which is a class, may be no text
             image = self.find_image(row)
         except (MissingTextError, UnicodeEncodeError, DataError) as error:
             return SkippedSample(row.name, str(error))

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from .errors import DataError
+from .errors import check_option
 
 #: Uniform numbers that one image needs.
 NOISE_SIZE = 14
@@ -67,35 +67,24 @@ class AugmentOptions:
 
     def __post_init__(self):
         for name in SHARES:
-            refuse_unless(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
+            check_option(0 <= getattr(self, name) <= 1, self, name, "from 0 to 1")
         for name in AMOUNTS:
-            refuse_unless(getattr(self, name) >= 0, self, name, "at least 0")
+            check_option(getattr(self, name) >= 0, self, name, "at least 0")
         scale, ratio = self.crop_scale, self.crop_ratio
         is_scale = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
-        refuse_unless(
+        check_option(
             not scale or is_scale,
             self,
             "crop_scale",
             "empty, or a smallest and a largest share of the area, above 0 and at most 1",
         )
         is_ratio = len(ratio) == 2 and 0 < ratio[0] <= ratio[1]
-        refuse_unless(is_ratio, self, "crop_ratio", "a smallest and a largest number above 0")
+        check_option(is_ratio, self, "crop_ratio", "a smallest and a largest number above 0")
         allowed = get_args(Policy)
-        refuse_unless(self.policy in allowed, self, "policy", f"one of {', '.join(allowed)}")
-        refuse_unless(self.policy_num_ops >= 1, self, "policy_num_ops", "at least 1")
+        check_option(self.policy in allowed, self, "policy", f"one of {', '.join(allowed)}")
+        check_option(self.policy_num_ops >= 1, self, "policy_num_ops", "at least 1")
         is_magnitude = 0 <= self.policy_magnitude <= 30
-        refuse_unless(is_magnitude, self, "policy_magnitude", "from 0 to 30")
-
-
-def refuse_unless(holds: bool, options: object, name: str, allowed: str):
-    """Refuse the value of a field, and say what is allowed.
-
-    Raises:
-        DataError: it does not hold.
-    """
-    if not holds:
-        value = getattr(options, name)
-        raise DataError(f"{name}={value} is not allowed: it must be {allowed}")
+        check_option(is_magnitude, self, "policy_magnitude", "from 0 to 30")
 
 
 def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:

@@ -483,6 +483,9 @@ def test_a_tokenizer_learns_class_names_and_templates(classes):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
+        ({"caption_sampling": "all"}, "caption_sampling=all is not allowed: .* one or each"),
+        ({"tag_probability": 2}, "tag_probability=2 is not allowed: .* from 0 to 1"),
+        ({"max_tags": 0}, "max_tags=0 is not allowed: .* at least 1"),
         ({"caption_weights": {"name": 0}}, "numbers above 0"),
         ({"caption_weights": {"nam": 1}}, "caption_weights has 'nam', which is not among name"),
         (

@@ -107,7 +107,7 @@ class StreamLoader:
                 f"samples_per_epoch={options.samples_per_epoch} is not allowed: one batch of every "
                 f"process takes {batch_size * world_size}"
             )
-        self.set_epoch(0)
+        self.begin(0)
 
     @property
     def consumers(self) -> int:
@@ -132,7 +132,7 @@ class StreamLoader:
 
     def set_epoch(self, epoch: int):
         """Begin an epoch; one that a loaded state is in the middle of goes on."""
-        if epoch != getattr(self, "epoch", None):
+        if epoch != self.epoch:
             self.begin(epoch)
 
     def begin(self, epoch: int):

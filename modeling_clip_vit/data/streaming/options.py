@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..errors import DataError
+from ..errors import DataError, check_option
 from .interleave import StoppingStrategy
 
 
@@ -43,9 +43,7 @@ class StreamOptions:
             ("shuffle_buffer_size", 0),
             ("length_window", 1),
         ):
-            value = getattr(self, name)
-            if value < least:
-                raise DataError(f"{name}={value} is not allowed: it must be at least {least}")
+            check_option(getattr(self, name) >= least, self, name, f"at least {least}")
 
     def weights(self) -> list[float]:
         """A weight for each source."""
