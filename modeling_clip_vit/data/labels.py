@@ -45,21 +45,15 @@ def read_labels(
     """
     check_columns(split.column_names, [column], path)
     feature, values = split.features[column], list(split[column])
-    problems: dict[int, str] = {}
     if isinstance(feature, ClassLabel):
         defined = list(feature.names or ())
         if not defined:
             raise DataError(f"the class labels of column {column!r} of {path!r} have no names")
-        classes = [defined[v] if v is not None and 0 <= v < len(defined) else None for v in values]
-        last = len(defined) - 1
-        for row, value in enumerate(values):
-            if classes[row] is None:
-                bad = "no class" if value is None else f"the class {value}, of 0 to {last}"
-                problems[row] = f"its {column!r} has {bad}"
+        classes, problems = name_class_labels(values, defined, column)
     else:
         classes = [read_name(value, column, path) for value in values]
         defined = sorted_names({name for name in classes if name is not None})
-        problems |= {row: f"its {column!r} is empty" for row, n in enumerate(classes) if n is None}
+        problems = {row: f"its {column!r} is empty" for row, n in enumerate(classes) if n is None}
     names = list(names or defined)
     places = {name: place for place, name in enumerate(names)}
     for row, name in enumerate(classes):
@@ -72,6 +66,22 @@ def read_labels(
     if len(problems) == len(values) and problems:
         raise DataError(f"no row of {path!r} has a class: of row 0, {problems[0]}")
     return Labels(names, [places.get(str(name), NO_CLASS) for name in classes], problems)
+
+
+def name_class_labels(
+    values: Sequence[int | None], names: Sequence[str], column: str
+) -> tuple[list[str | None], dict[int, str]]:
+    """The name of each class label, None for one that has none; and row -> why it has none."""
+    classes: list[str | None] = []
+    problems = {}
+    for row, value in enumerate(values):
+        if value is not None and 0 <= value < len(names):
+            classes.append(names[value])
+        else:
+            classes.append(None)
+            bad = "no class" if value is None else f"the class {value}, of 0 to {len(names) - 1}"
+            problems[row] = f"its {column!r} has {bad}"
+    return classes, problems
 
 
 def sorted_names(names: set[str]) -> list[str]:

@@ -132,19 +132,21 @@ class SplitReader:
             for column in label_columns
         }
         templates = options.templates if "class_names" in uses else []
-        texts = {name: class_texts(column.names, templates) for name, column in labels.items()}
+        problems = find_problems(self.split, caption_columns, labels)
         opened = EvaluationSet(
-            options,
-            self.name,
-            columns,
-            self.open(self.split, open_images, find_problems(self.split, caption_columns, labels)),
-            read_keys(self.split, columns.concept, self.path),
-            {column: list(self.split[column]) for column in caption_columns},
-            labels,
-            texts,
-            [self.read_distractors(name, open_images) for name in options.gallery_splits],
-            self.read_train_split(labels, open_images) if "train_split" in uses else None,
-            tasks,
+            options=options,
+            split=self.name,
+            columns=columns,
+            images=self.open(self.split, open_images, problems),
+            keys=read_keys(self.split, columns.concept, self.path),
+            captions={column: list(self.split[column]) for column in caption_columns},
+            labels=labels,
+            texts={name: class_texts(column.names, templates) for name, column in labels.items()},
+            distractors=[
+                self.read_distractors(name, open_images) for name in options.gallery_splits
+            ],
+            train=self.read_train_split(labels, open_images) if "train_split" in uses else None,
+            tasks=tasks,
         )
         for column in caption_columns:
             opened.queries(column, range(len(self.split)))

@@ -154,11 +154,24 @@ def embed(source: EvaluationSet, encoder: SharedEncoder, uses: Collection[str]) 
     for column in source.captions:
         texts, keys = source.queries(column, images.rows)
         captions[column] = Queries(encoder.embed_texts(texts), keys)
-    others = [(one.images.embed(encoder), one.keys) for one in source.distractors]
-    embeds = [images.embeds.new_empty(0, images.embeds.shape[1])]
-    keys_of_others: list[Hashable] = []
-    for embedded, keys_of_rows in others:
-        embeds.append(embedded.embeds)
-        keys_of_others += [keys_of_rows[row] for row in embedded.rows]
-    distractors = (torch.cat(embeds), keys_of_others)
+    distractors = embed_distractors(source, encoder, images.embeds.shape[1])
     return EmbeddedSet(source, encoder, images, distractors, captions, class_embeds, train)
+
+
+def embed_distractors(
+    source: EvaluationSet, encoder: SharedEncoder, width: int
+) -> tuple[torch.Tensor, list[Hashable]]:
+    """Embed the images of other splits: their embeddings, (N, P), and the key of each.
+
+    Args:
+        source: the split whose gallery they join.
+        encoder: the model.
+        width: P, which is not known from the images where there are none.
+    """
+    embeds: list[torch.Tensor] = [torch.empty(0, width)]
+    keys: list[Hashable] = []
+    for distractors in source.distractors:
+        images = distractors.images.embed(encoder)
+        embeds.append(images.embeds)
+        keys += [distractors.keys[row] for row in images.rows]
+    return torch.cat(embeds), keys

@@ -71,7 +71,9 @@ def fill_in(
     if concept is None and len(texts) == 1:
         concept = texts[0]
     labels = [captions.label_column] if captions.label_column else None
-    is_default_ratio = options.max_bad_sample_ratio == EvaluationOptions.max_bad_sample_ratio
+    ratio = options.max_bad_sample_ratio
+    if ratio == EvaluationOptions.max_bad_sample_ratio:
+        ratio = data.max_bad_sample_ratio
     return replace(
         options,
         dataset=data.dataset,
@@ -80,9 +82,7 @@ def fill_in(
         caption_columns=texts if options.caption_columns is None else options.caption_columns,
         label_columns=labels if options.label_columns is None else options.label_columns,
         concept_column=options.concept_column or (None if is_classifier else concept),
-        max_bad_sample_ratio=data.max_bad_sample_ratio
-        if is_default_ratio
-        else options.max_bad_sample_ratio,
+        max_bad_sample_ratio=ratio,
     )
 
 
