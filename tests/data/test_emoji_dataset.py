@@ -121,22 +121,34 @@ def test_every_image_is_webp_of_64_pixels_in_rgb(emoji, split):
         image.load()
 
 
-def test_images_are_on_white_and_not_blank(emoji):
+def test_images_are_on_white(emoji):
     for image in emoji["validation"]["image"]:
         corners = [image.getpixel((x, y)) for x in (0, 63) for y in (0, 63)]
         assert max(min(corner) for corner in corners) > 240
+
+
+def test_no_image_is_blank(emoji):
+    for image in emoji["validation"]["image"]:
         assert min(low for low, _ in image.getextrema()) < 230
 
 
-@pytest.mark.parametrize("column", ["caption_en", "caption_zh"])
-def test_a_caption_names_one_concept(emoji, column):
-    names = {
-        (row_hexcode, caption)
+@pytest.fixture(scope="module", params=["caption_en", "caption_zh"])
+def captions_of_concepts(request, emoji):
+    """Every pair of a concept and its caption in one language."""
+    return {
+        pair
         for rows in emoji.values()
-        for row_hexcode, caption in zip(rows["hexcode"], rows[column], strict=True)
+        for pair in zip(rows["hexcode"], rows[request.param], strict=True)
     }
-    assert all(caption.strip() == caption != "" for _, caption in names)
-    assert len(names) == len({caption for _, caption in names}) == 1906
+
+
+def test_a_caption_names_one_concept(captions_of_concepts):
+    captions = {caption for _, caption in captions_of_concepts}
+    assert len(captions_of_concepts) == len(captions) == 1906
+
+
+def test_captions_have_no_spaces_around_them(captions_of_concepts):
+    assert all(caption.strip() == caption != "" for _, caption in captions_of_concepts)
 
 
 def test_chinese_captions_are_chinese(emoji):
@@ -150,21 +162,30 @@ def test_tags_are_never_empty(emoji):
             assert all(tags and all(tags) for tags in rows[column])
 
 
-def test_counts_in_the_card_are_the_real_ones(emoji, hexcodes, card):
-    for split, rows in emoji.items():
-        assert f"| `{split}` | {rows.num_rows:,} | {len(hexcodes[split]):,} |" in card
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_card_counts_rows_and_concepts_of_each_split(split, emoji, hexcodes, card):
+    assert f"| `{split}` | {emoji[split].num_rows:,} | {len(hexcodes[split]):,} |" in card
+
+
+def test_the_card_counts_concepts(hexcodes, card):
     assert f"{len(set().union(*hexcodes.values())):,}" in card
+
+
+def test_the_card_counts_flags(emoji, card):
     assert str(labels(emoji["train"], "group").count("flags") // 2) in card
-    features = emoji["train"].features
-    for column in ("group", "subgroup", "artist"):
-        assert re.search(
-            rf"\| `{column}` \| `ClassLabel`[,，] ?{features[column].num_classes} ", card
-        )
-    queries, held_out = len(hexcodes["validation"]), len(hexcodes["test"])
-    gallery = labels(emoji["test"], "artist").count("fluent") + emoji["validation"].num_rows
+
+
+@pytest.mark.parametrize("column", ["group", "subgroup", "artist"])
+def test_the_card_counts_classes(column, emoji, card):
+    count = emoji["train"].features[column].num_classes
+    assert re.search(rf"\| `{column}` \| `ClassLabel`[,，] ?{count} ", card)
+
+
+def test_the_card_counts_queries_and_the_images_that_they_search(emoji, hexcodes, card):
     first, second = [line for line in card.splitlines() if re.match(r"\| (new|新)[^|]*\|", line)]
-    assert first.count(f"{queries:,}") == 2
-    assert f"{held_out:,}" in second
+    gallery = labels(emoji["test"], "artist").count("fluent") + emoji["validation"].num_rows
+    assert first.count(f"{len(hexcodes['validation']):,}") == 2
+    assert f"{len(hexcodes['test']):,}" in second
     assert f"{gallery:,}" in second
 
 
