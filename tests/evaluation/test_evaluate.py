@@ -1,19 +1,23 @@
 """The command `clip-vit evaluate`: on checkpoints of every kind, on good data and bad."""
 
 import gc
+import io
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from clip_benchmark.metrics import zeroshot_retrieval
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PillowImage
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.errors import DataError
@@ -26,6 +30,7 @@ from modeling_clip_vit.evaluation.sharing import SharedEncoder
 from modeling_clip_vit.evaluation.tasks import TASKS
 from modeling_clip_vit.inference.embedding import embed_texts
 from modeling_clip_vit.inference.loading import TorchEncoder, load_clip, load_encoder
+from modeling_clip_vit.runtimes import RUNTIMES
 from tests.support import REPOSITORY
 from tests.support.peers import save_hf_clip, save_hf_siglip
 from tests.support.pictures import COLORS, draw_picture
@@ -64,56 +69,66 @@ def run(checkpoint, dataset, out, *arguments: str) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("kind", ["clip_vit", "clip", "siglip"])
-def test_figures_are_those_of_the_models_own_logits(kind, checkpoints, color_dataset, tmp_path):
-    """Against Transformers' processor and forward pass, of all images and texts at once."""
-    path = checkpoints[kind]
-    report = run(path, color_dataset, tmp_path, "--tasks", "retrieval", "zero_shot", "calibration")
+@dataclass
+class Peer:
+    """What the command measured, and what Transformers computes of all images and texts at once."""
+
+    metrics: dict[str, float]
+    model: PreTrainedModel
+    logits: dict[str, torch.Tensor]
+    cosines: torch.Tensor
+    labels: torch.Tensor
+
+
+@pytest.fixture(scope="module", params=["clip_vit", "clip", "siglip"])
+def peer(request, checkpoints, color_dataset, tmp_path_factory) -> Peer:
+    path = checkpoints[request.param]
+    tasks = ["--tasks", "retrieval", "zero_shot", "calibration"]
+    report = run(path, color_dataset, tmp_path_factory.mktemp("peer"), *tasks)
     model, processor = AutoModel.from_pretrained(path).eval(), AutoProcessor.from_pretrained(path)
     rows = load_dataset(str(color_dataset), split="validation")
-    padding = "max_length" if kind == "siglip" else True
-    inputs = processor(
-        text=list(rows["caption_en"]),
-        images=list(rows["image"]),
-        return_tensors="pt",
-        padding=padding,
-        truncation=True,
-    )
+    options = {"return_tensors": "pt", "truncation": True}
+    options["padding"] = "max_length" if request.param == "siglip" else True
+    inputs = processor(text=list(rows["caption_en"]), images=list(rows["image"]), **options)
+    texts = [text.replace("{}", name) for name in ("warm", "cold") for text in load_templates("en")]
     with torch.no_grad():
         outputs = model(**inputs)
-    pairs = torch.eye(8, dtype=torch.bool)
-    directions = {
-        "text_to_image": outputs.logits_per_text,
-        "image_to_text": outputs.logits_per_image,
-    }
-    for direction, logits in directions.items():
-        for k in (1, 5):
-            expected = (zeroshot_retrieval.recall_at_k(logits, pairs, k) > 0).float().mean().item()
-            found = report["metrics"][f"retrieval/caption_en/{direction}/R@{k}"]
-            assert found == pytest.approx(expected, abs=1e-6)
-    phrases = load_templates("en")
-    texts = [phrase.replace("{}", name) for name in ("warm", "cold") for phrase in phrases]
-    tokens = processor(text=texts, return_tensors="pt", padding=padding, truncation=True)
-    with torch.no_grad():
-        embeds = model.get_text_features(**tokens).pooler_output
+        embeds = model.get_text_features(**processor(text=texts, **options)).pooler_output
     embeds = torch.nn.functional.normalize(embeds, dim=-1).unflatten(0, (2, -1)).mean(dim=1)
-    embeds = torch.nn.functional.normalize(embeds, dim=-1)
-    cosines, labels = outputs.image_embeds @ embeds.t(), torch.tensor(rows["kind"])
-    right = cosines.gather(1, labels[:, None])
-    # A tie counts against the model: cut to its length, SigLIP's phrases are all alike here.
-    accuracy = ((cosines >= right).sum(dim=1) == 1).float().mean().item()
-    assert report["metrics"]["zero_shot/kind/accuracy"] == pytest.approx(accuracy)
-    if kind == "siglip":
-        logits = cosines * model.logit_scale.exp() + model.logit_bias
+    class_embeds = torch.nn.functional.normalize(embeds, dim=-1)
+    logits = {"text_to_image": outputs.logits_per_text, "image_to_text": outputs.logits_per_image}
+    cosines, labels = outputs.image_embeds @ class_embeds.t(), torch.tensor(rows["kind"])
+    return Peer(report["metrics"], model, logits, cosines, labels)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_recall_is_that_of_the_models_own_logits(direction, k, peer):
+    hits = zeroshot_retrieval.recall_at_k(peer.logits[direction], torch.eye(8).bool(), k) > 0
+    measured = peer.metrics[f"retrieval/caption_en/{direction}/R@{k}"]
+    assert measured == pytest.approx(hits.float().mean().item(), abs=1e-6)
+
+
+def test_zero_shot_accuracy_is_that_of_the_models_own_embeddings(peer):
+    right = peer.cosines.gather(1, peer.labels[:, None])
+    # A tie counts against the model: cut to its length, SigLIP's templates are all alike here.
+    accuracy = ((peer.cosines >= right).sum(dim=1) == 1).float().mean().item()
+    assert peer.metrics["zero_shot/kind/accuracy"] == pytest.approx(accuracy)
+
+
+def test_calibration_is_that_of_the_models_own_scale_and_bias(peer):
+    similarity = getattr(peer.model, "similarity", peer.model)
+    logits = peer.cosines * similarity.logit_scale.exp().detach()
+    if peer.model.config.model_type == "siglip":
+        logits = logits + similarity.logit_bias.detach()
+        targets = torch.eye(2)[peer.labels]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, torch.eye(2)[labels], reduction="none"
+            logits, targets, reduction="none"
         )
         likelihood = loss.sum(dim=1).mean().item()
     else:
-        similarity = getattr(model, "similarity", model)
-        logits = cosines * similarity.logit_scale.exp()
-        likelihood = torch.nn.functional.cross_entropy(logits, labels).item()
-    assert report["metrics"]["calibration/kind/NLL"] == pytest.approx(likelihood, rel=1e-4)
+        likelihood = torch.nn.functional.cross_entropy(logits, peer.labels).item()
+    assert peer.metrics["calibration/kind/NLL"] == pytest.approx(likelihood, rel=1e-4)
 
 
 def test_a_siglip_text_embeds_the_same_beside_a_longer_one(checkpoints):
@@ -124,54 +139,120 @@ def test_a_siglip_text_embeds_the_same_beside_a_longer_one(checkpoints):
     torch.testing.assert_close(together, apart)
 
 
-def test_everything_is_measured_written_and_printed(checkpoint, color_dataset, tmp_path, capsys):
-    usual = run(checkpoint, color_dataset, tmp_path / "usual")
-    assert not any(name.startswith("robustness") for name in usual["metrics"])
-    report = run(checkpoint, color_dataset, tmp_path / "out", "--tasks", *ALL_BUT_CLASSIFICATION)
-    tasks = {name.split("/")[0] for name in report["metrics"]}
-    assert tasks == {
-        *("retrieval", "zero_shot", "linear_probe", "knn", "calibration", "robustness")
-    }
-    printed, table = capsys.readouterr().out, (tmp_path / "out" / "evaluation.md").read_text()
-    assert table.strip() in printed
-    shown = f"{100 * report['metrics']['zero_shot/kind/accuracy']:.1f}"
-    assert f"| kind | {shown} |" in table
-    with PillowImage.open(tmp_path / "out" / "evaluation.png") as picture:
-        assert picture.width > 1000
-    assert report["num_images"] == 8
-    assert report["columns"]["captions"] == ["caption_en", "caption_zh"]
-    assert not list((tmp_path / "out").glob(".*"))
-    clean = report["metrics"]["robustness/kind/accuracy/none/mean"]
-    assert clean == report["metrics"]["zero_shot/kind/accuracy"]
-    of = "robustness/kind/accuracy/pixelate"
-    five = [report["metrics"][f"{of}/{severity}"] for severity in range(1, 6)]
-    assert report["metrics"][f"{of}/mean"] == pytest.approx(sum(five) / 5)
+@dataclass
+class Everything:
+    """What the command wrote and printed with all tasks of a CLIP."""
+
+    report: dict
+    table: str
+    folder: Path
+    printed: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.report["metrics"]
 
 
-def test_each_of_several_captions_is_right(checkpoint, tmp_path):
-    """As for COCO: an image has a list of captions, and each of them finds it."""
+@pytest.fixture(scope="module")
+def everything(checkpoint, color_dataset, tmp_path_factory) -> Everything:
+    folder = tmp_path_factory.mktemp("everything")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        report = run(checkpoint, color_dataset, folder, "--tasks", *ALL_BUT_CLASSIFICATION)
+    table = (folder / "evaluation.md").read_text()
+    return Everything(report, table, folder, printed.getvalue())
+
+
+def test_every_task_that_is_asked_for_is_measured(everything):
+    tasks = {name.split("/")[0] for name in everything.metrics}
+    assert tasks == set(ALL_BUT_CLASSIFICATION)
+
+
+def test_robustness_is_measured_only_if_asked_for(checkpoint, color_dataset, tmp_path):
+    metrics = run(checkpoint, color_dataset, tmp_path)["metrics"]
+    tasks = {name.split("/")[0] for name in metrics}
+    assert tasks == {*ALL_BUT_CLASSIFICATION} - {"robustness"}
+
+
+def test_the_tables_are_printed_as_they_are_written(everything):
+    assert everything.table.strip() in everything.printed
+
+
+def test_a_table_has_shares_in_percent(everything):
+    percent = f"{100 * everything.metrics['zero_shot/kind/accuracy']:.1f}"
+    assert f"| kind | {percent} |" in everything.table
+
+
+def test_the_panels_of_a_report_are_drawn_next_to_each_other(everything):
+    with PillowImage.open(everything.folder / "evaluation.png") as picture:
+        assert picture.width > 1000  # of three
+
+
+def test_a_report_says_what_was_evaluated(everything):
+    assert everything.report["num_images"] == 8
+    assert everything.report["columns"]["captions"] == ["caption_en", "caption_zh"]
+
+
+def test_nothing_temporary_is_left(everything):
+    files = {path.name for path in everything.folder.iterdir()}
+    assert files == {"metrics.json", "evaluation.md", "evaluation.png"}
+
+
+def test_robustness_without_corruption_is_the_zero_shot_accuracy(everything):
+    clean = everything.metrics["robustness/kind/accuracy/none/mean"]
+    assert clean == everything.metrics["zero_shot/kind/accuracy"]
+
+
+def test_the_robustness_of_a_corruption_is_its_mean_over_severities(everything):
+    name = "robustness/kind/accuracy/pixelate"
+    five = [everything.metrics[f"{name}/{severity}"] for severity in range(1, 6)]
+    assert everything.metrics[f"{name}/mean"] == pytest.approx(sum(five) / 5)
+
+
+@pytest.mark.parametrize("names", [RUNTIMES, TASKS], ids=["runtimes", "tasks"])
+def test_help_lists_every_runtime_and_task(names, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    words = set(re.split(r"[^a-z_]+", capsys.readouterr().out))
+    assert set(names) <= words
+
+
+@pytest.fixture(scope="module")
+def listed_captions(checkpoint, tmp_path_factory):
+    """Metrics of images with a list of captions each; scores of texts and images, and the pairs."""
+    folder = tmp_path_factory.mktemp("listed")
     captions = [
         [f"a {c} square", f"{c}", f"see a {c} thing"][: 1 + n % 3] for n, c in enumerate(COLORS)
     ]
-    rows = [{"text": some} for some in captions]
-    data = write_dataset(tmp_path / "data", rows, {"text": List(Value("string"))})
-    metrics = run(checkpoint, data, tmp_path / "out", "--tasks", "retrieval")["metrics"]
+    rows = [{"text": texts} for texts in captions]
+    data = write_dataset(folder / "data", rows, {"text": List(Value("string"))})
+    metrics = run(checkpoint, data, folder / "out", "--tasks", "retrieval")["metrics"]
     model, processor = load_clip(str(checkpoint))
     split = open_dataset(str(data))["validation"]
     encoder = SharedEncoder(TorchEncoder(model, processor), batch_size=3)
     images = ImagesOnDisk(ImageRows(split, "image", "data")).embed(encoder).embeds
-    texts = [text for some in captions for text in some]
-    owners = torch.tensor([row for row, some in enumerate(captions) for _ in some])
+    texts = [text for listed in captions for text in listed]
+    image_of_text = torch.tensor([row for row, listed in enumerate(captions) for _ in listed])
     scores = embed_texts(model, processor.tokenizer, texts) @ images.t()
-    pairs = owners[:, None] == torch.arange(8)[None, :]
-    for k in (1, 5):
-        found = zeroshot_retrieval.recall_at_k(scores, pairs, k) > 0
-        back = zeroshot_retrieval.recall_at_k(scores.t(), pairs.t(), k) > 0
-        for direction, right in {"text_to_image": found, "image_to_text": back}.items():
-            expected = right.float().mean().item()
-            assert metrics[f"retrieval/text/{direction}/R@{k}"] == pytest.approx(expected)
-    assert "retrieval/text/image_to_text/mAP" in metrics
-    assert "retrieval/text/text_to_image/mAP" not in metrics
+    return metrics, scores, image_of_text[:, None] == torch.arange(8)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_each_of_several_captions_is_right(direction, k, listed_captions):
+    """As for COCO: an image has a list of captions, and each of them finds it."""
+    metrics, scores, pairs = listed_captions
+    if direction == "image_to_text":
+        scores, pairs = scores.t(), pairs.t()
+    hits = zeroshot_retrieval.recall_at_k(scores, pairs, k) > 0
+    measured = metrics[f"retrieval/text/{direction}/R@{k}"]
+    assert measured == pytest.approx(hits.float().mean().item())
+
+
+def test_average_precision_is_measured_where_a_query_has_several_right_items(listed_captions):
+    metrics, _, _ = listed_captions
+    with_map = {name for name in metrics if name.endswith("/mAP")}
+    assert with_map == {"retrieval/text/image_to_text/mAP"}
 
 
 def test_rows_of_one_concept_are_right_for_each_other(checkpoint, tmp_path):
@@ -184,21 +265,36 @@ def test_rows_of_one_concept_are_right_for_each_other(checkpoint, tmp_path):
     assert metrics["retrieval/caption/text_to_image/mAP"] == 1
 
 
-def test_unreadable_images_are_left_out_and_named(checkpoint, tmp_path, capsys):
+ALLOWED = ["--tasks", "retrieval", "--max_bad_sample_ratio", "0.2"]
+
+
+@pytest.fixture(scope="module")
+def unreadable(tmp_path_factory) -> Path:
+    """A dataset whose fourth image cannot be read, and next to it the same without that row."""
+    folder, features = tmp_path_factory.mktemp("unreadable"), {"caption": Value("string")}
     rows = [{"caption": f"a {color} square"} for color in COLORS]
     rows[3]["image"] = {"bytes": b"no image", "path": "third.png"}
-    data = write_dataset(tmp_path / "data", rows, {"caption": Value("string")})
-    few = ["--tasks", "retrieval", "--max_bad_sample_ratio", "0.2"]
-    report = run(checkpoint, data, tmp_path / "out", *few)
+    data = write_dataset(folder / "data", rows, features)
+    write_dataset(folder / "without", rows[:3] + rows[4:], features)
+    return data
+
+
+def test_unreadable_images_are_counted_and_named(unreadable, checkpoint, tmp_path, capsys):
+    report = run(checkpoint, unreadable, tmp_path, *ALLOWED)
     assert (report["num_images"], report["num_unreadable"]) == (7, 1)
     assert report["unreadable"][0].startswith("row 3, third.png (UnidentifiedImageError")
     assert "skipped row 3, third.png" in capsys.readouterr().err
-    rest = [row for number, row in enumerate(rows) if number != 3]
-    without = write_dataset(tmp_path / "without", rest, {"caption": Value("string")})
-    alone = run(checkpoint, without, tmp_path / "alone", "--tasks", "retrieval")
-    assert alone["metrics"] == report["metrics"]
-    none = ["--max_bad_sample_ratio", "0"]
-    assert main(["evaluate", str(checkpoint), "--dataset", str(data), *QUICK, *none]) == 1
+
+
+def test_unreadable_images_are_left_out(unreadable, checkpoint, tmp_path):
+    left_out = run(checkpoint, unreadable, tmp_path / "one", *ALLOWED)
+    without = run(checkpoint, unreadable.parent / "without", tmp_path / "other", *ALLOWED)
+    assert left_out["metrics"] == without["metrics"]
+
+
+def test_too_many_unreadable_images_are_rejected(unreadable, checkpoint, capsys):
+    command = ["evaluate", str(checkpoint), "--dataset", str(unreadable), *QUICK]
+    assert main([*command, "--max_bad_sample_ratio", "0"]) == 1
     assert "1 of 8 rows" in capsys.readouterr().err
 
 
@@ -227,15 +323,23 @@ def test_images_are_not_kept(checkpoint, color_dataset):
     assert max(alive) - before <= 8
 
 
-def test_a_draw_of_rows_is_the_seeds(checkpoint, color_dataset):
-    def drawn(seed: int) -> list:
-        options = EvaluationOptions(str(color_dataset), max_samples=3, seed=seed, num_workers=0)
-        splits = open_dataset(str(color_dataset))
-        return open_evaluation(options, splits, ImagesOnDisk).captions["caption_en"]
+def drawn_captions(dataset, seed: int) -> list:
+    """The captions of three rows that are drawn from a dataset."""
+    options = EvaluationOptions(str(dataset), max_samples=3, seed=seed, num_workers=0)
+    splits = open_dataset(str(dataset))
+    return open_evaluation(options, splits, ImagesOnDisk).captions["caption_en"]
 
-    assert drawn(0) == drawn(0)
-    assert len(drawn(0)) == 3
-    assert len({tuple(drawn(seed)) for seed in range(4)}) > 1
+
+def test_max_samples_bounds_the_rows(color_dataset):
+    assert len(drawn_captions(color_dataset, 0)) == 3
+
+
+def test_a_draw_of_rows_is_the_seeds(color_dataset):
+    assert drawn_captions(color_dataset, 0) == drawn_captions(color_dataset, 0)
+
+
+def test_seeds_draw_different_rows(color_dataset):
+    assert len({tuple(drawn_captions(color_dataset, seed)) for seed in range(4)}) > 1
 
 
 def labelled(names: list[str] | None = None) -> dict:
@@ -351,24 +455,28 @@ def evaluate_all(checkpoint, options: EvaluationOptions) -> EvaluationReport:
     return report
 
 
-@pytest.mark.parametrize("names", [["warm", "cold"], ["mild", "cold"]])
-def test_classes_of_two_splits_are_matched_by_name(names, checkpoint, tmp_path):
+def write_labelled_splits(folder: Path, train_classes: list[str]) -> EvaluationOptions:
+    """Two splits that number their classes otherwise; cold is blue in both."""
     splits = DatasetDict()
-    for split, classes, first in (("train", names, 1), ("validation", ["cold", "warm"], 0)):
-        # Cold is blue, whatever number it has.
-        colors = {first: "blue", 1 - first: "red"}
+    for split, classes, cold in (("train", train_classes, 1), ("validation", ["cold", "warm"], 0)):
+        colors = {cold: "blue", 1 - cold: "red"}
         labels = [row % 2 for row in range(12)]
         rows = {"image": [draw_picture(colors[n], 0) for n in labels], "label": labels}
         splits[split] = Dataset.from_dict(rows, features=Features(of_images(labelled(classes))))
-    splits.save_to_disk(tmp_path)
-    options = EvaluationOptions(str(tmp_path), tasks=["knn"], num_workers=0)
-    if "mild" in names:
-        with pytest.raises(DataError, match="'mild', which is none of the classes"):
-            evaluate_all(checkpoint, options)
-        return
-    report = evaluate_all(checkpoint, options)
+    splits.save_to_disk(folder)
+    return EvaluationOptions(str(folder), tasks=["knn"], num_workers=0)
+
+
+def test_classes_of_two_splits_are_matched_by_name(checkpoint, tmp_path):
+    report = evaluate_all(checkpoint, write_labelled_splits(tmp_path, ["warm", "cold"]))
     values = {metric.task_key: metric.value for metric in report.metrics}
     assert values["knn/label/accuracy"] == 1
+
+
+def test_a_class_that_the_evaluated_split_lacks_is_rejected(checkpoint, tmp_path):
+    options = write_labelled_splits(tmp_path, ["mild", "cold"])
+    with pytest.raises(DataError, match="'mild', which is none of the classes"):
+        evaluate_all(checkpoint, options)
 
 
 def test_a_checkpoint_that_is_no_clip_is_one_sentence(color_dataset, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What a recipe lists in `evaluations` is what the command measures of the finished model."""
 
 import json
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -64,21 +65,22 @@ def test_the_command_measures_what_the_run_measured(finished, trained, color_dat
     )
 
 
-def test_texts_of_a_filtered_split_search_among_the_images_of_others(
-    finished, trained, color_dataset, tmp_path
-):
+@pytest.fixture(scope="module")
+def narrow(finished, color_dataset, tmp_path_factory) -> dict[str, float]:
+    """What the command measures of the texts of a filtered split among the images of another."""
     arguments = ["--tasks", "retrieval", "--concept_column", "key"]
-    narrow = ["--filter", "{kind: warm}", "--gallery_splits", "[train]"]
-    command = measure(finished, color_dataset, tmp_path, *arguments, *narrow)
-    assert command == pytest.approx(
-        {
-            name.replace("warm/", "retrieval/", 1): value
-            for name, value in trained.items()
-            if name.startswith("warm/")
-        },
-        abs=1e-6,
-    )
-    assert not any("image_to_text" in name for name in command)
+    arguments += ["--filter", "{kind: warm}", "--gallery_splits", "[train]"]
+    return measure(finished, color_dataset, tmp_path_factory.mktemp("narrow"), *arguments)
+
+
+def test_a_filtered_split_is_measured_by_the_command_as_by_the_run(narrow, trained):
+    prefix = "warm/"
+    run = {f"retrieval/{k[len(prefix) :]}": v for k, v in trained.items() if k.startswith(prefix)}
+    assert narrow == pytest.approx(run, abs=1e-6)
+
+
+def test_with_other_images_in_the_gallery_only_texts_search(narrow):
+    assert not any("image_to_text" in name for name in narrow)
 
 
 def test_distractors_make_the_search_harder(finished, color_dataset, tmp_path):
@@ -103,12 +105,17 @@ def test_what_is_for_the_end_is_not_evaluated_on_the_way(finished):
     assert "warm" in steps[4]
 
 
-def test_the_card_says_what_each_evaluation_is(finished):
-    card = (finished / "README.md").read_text()
-    assert "- `validation` (not seen in training)." in card
-    assert "- `warm`: split `validation` where `kind` is warm (not seen in training)" in card
-    assert "texts search among its images and those of `train`." in card
-    assert "R@1, caption_en, text to image, warm" in card
+@pytest.mark.parametrize(
+    "words",
+    [
+        "- `validation` (not seen in training).",
+        "- `warm`: split `validation` where `kind` is warm (not seen in training)",
+        "texts search among its images and those of `train`.",
+        "R@1, caption_en, text to image, warm",
+    ],
+)
+def test_the_card_says_what_each_evaluation_is(words, finished):
+    assert words in (finished / "README.md").read_text()
 
 
 def test_a_run_is_evaluated_on_another_dataset(
@@ -170,6 +177,7 @@ def test_two_evaluations_of_one_name_are_rejected():
         parse_arguments(["--evaluations", "[{split: validation}, {split: validation}]"])
 
 
+@pytest.mark.parametrize("in_recipe", [False, True])
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -180,16 +188,16 @@ def test_two_evaluations_of_one_name_are_rejected():
         ("new_concepts_filter", "{a: b}"),
     ],
 )
-def test_a_former_option_says_what_replaced_it(option, value, tmp_path, capsys):
+def test_a_former_option_says_what_replaced_it(option, value, in_recipe, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{option}: {value}\n")
-    for arguments in ([f"--{option}", value], ["--config", str(recipe)]):
-        with pytest.raises(SystemExit):
-            parse_arguments(arguments)
-        message = capsys.readouterr().err
-        assert message.startswith(f"error: {option} is now ")
-        assert "evaluations" in message
-        assert message.count("\n") == 1
+    arguments = ["--config", str(recipe)] if in_recipe else [f"--{option}", value]
+    with pytest.raises(SystemExit):
+        parse_arguments(arguments)
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {option} is now ")
+    assert "evaluations" in message
+    assert message.count("\n") == 1
 
 
 def test_the_former_option_of_the_command_says_what_replaced_it(checkpoint, capsys):
@@ -213,8 +221,9 @@ def test_a_filter_that_leaves_nothing_is_one_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_row_without_a_class_still_searches(checkpoint, tmp_path):
-    """Retrieval has its row, zero-shot classification leaves it out."""
+@pytest.fixture
+def unlabelled_row(tmp_path) -> Path:
+    """A dataset of eight images, one of which has no class; and next to it one without that row."""
     features = {"image": Image(), "caption": Value("string"), "label": ClassLabel(names=["a", "b"])}
     rows = [
         {"image": draw_picture(color, n), "caption": color, "label": None if n == 3 else n % 2}
@@ -222,11 +231,22 @@ def test_a_row_without_a_class_still_searches(checkpoint, tmp_path):
     ]
     split = Dataset.from_list(rows, features=Features(features))
     split.to_parquet(tmp_path / "data" / "validation.parquet")
-    all_rows = measure(checkpoint, tmp_path / "data", tmp_path / "out")
-    split.select([n for n in range(8) if n != 3]).to_parquet(
-        tmp_path / "less" / "validation.parquet"
-    )
-    fewer = measure(checkpoint, tmp_path / "less", tmp_path / "out2", "--tasks", "zero_shot")
-    assert all_rows["zero_shot/label/accuracy"] == fewer["zero_shot/label/accuracy"]
-    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    labelled = split.select([n for n in range(8) if n != 3])
+    labelled.to_parquet(tmp_path / "labelled" / "validation.parquet")
+    return tmp_path
+
+
+def test_a_row_without_a_class_still_searches(unlabelled_row, checkpoint):
+    measure(checkpoint, unlabelled_row / "data", unlabelled_row / "out", "--tasks", "retrieval")
+    report = json.loads((unlabelled_row / "out" / "metrics.json").read_text())
     assert (report["num_images"], report["num_unreadable"]) == (8, 0)
+
+
+def test_zero_shot_classification_leaves_out_a_row_without_a_class(unlabelled_row, checkpoint):
+    tasks = ["--tasks", "retrieval", "zero_shot"]
+    of_all, of_labelled = (
+        measure(checkpoint, unlabelled_row / name, unlabelled_row / f"out_{name}", *tasks)
+        for name in ("data", "labelled")
+    )
+    name = "zero_shot/label/accuracy"
+    assert of_all[name] == of_labelled[name]
