@@ -42,6 +42,8 @@ FOREIGN_FIELDS: dict[str, str | bool | None] = {
     "pooling": None,
     "projection_type": "linear",
     "projection_bias": False,
+    "projection_hidden_size": None,
+    "projection_hidden_bias": None,
 }
 FOREIGN_IMAGE_POOLINGS = ("cls", "mean")
 FOREIGN_TEXT_POOLINGS = ("cls", "mean", "eos", "last")
@@ -125,6 +127,9 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         projection_type: `linear`, `mlp` (two layers with hidden_act between them) or `none` (the
             pooled output as it is, of size projection_dim).
         projection_bias: whether the projection has a bias.
+        projection_hidden_size: width between the two layers of an `mlp` projection; the size of
+            the pooled output when None.
+        projection_hidden_bias: whether the first of them has a bias; projection_bias when None.
     """
 
     # A saved configuration names its own file, so that it loads without this package.
@@ -164,6 +169,8 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     projection_dim: int = 512
     projection_type: str = "linear"
     projection_bias: bool = False
+    projection_hidden_size: int | None = None
+    projection_hidden_bias: bool | None = None
 
     #: Axes of a position: 1 in a text, 2 in an image.
     position_axes: ClassVar[int] = 1
@@ -486,8 +493,7 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
         text_config: configuration of the text tower, or a dict of its fields: a
             [`ClipVitTextConfig`], or any text encoder's of Transformers, by its `model_type`.
             Besides its own fields, another type may have `pooling` (null for the tower's own pooled
-            output, or the mean over tokens where it has none), `projection_type` and
-            `projection_bias`.
+            output, or the mean over tokens where it has none) and the fields of the projection.
         projection_dim: size P of the joint embedding.
         logit_scale_init_value: initial *logarithm* of the factor on the cosine similarities.
         logit_scale_max: upper bound of that factor (not of its logarithm), kept after each
@@ -534,6 +540,12 @@ class ClipVitConfig(OwnModelType, PreTrainedConfig):
                 raise ValueError(
                     f"projection_type={tower.projection_type!r} is not allowed: it must be one of "
                     f"{', '.join(PROJECTIONS)}"
+                )
+            hidden_size = tower.projection_hidden_size
+            if hidden_size is not None and hidden_size < 1:
+                raise ValueError(
+                    f"projection_hidden_size={hidden_size} is not allowed: it must be an integer "
+                    "of at least 1, or null for the size of the pooled output"
                 )
             size = getattr(tower, "pooled_size", getattr(tower, "hidden_size", None))
             if tower.projection_type == "none" and size not in (None, self.projection_dim):

@@ -24,10 +24,13 @@ def build_projection(config: PreTrainedConfig, size: int) -> nn.Module:
     bias = config.projection_bias
     if config.projection_type == "linear":
         return nn.Linear(size, config.projection_dim, bias=bias)
+    # Checkpoints from before these fields lack them where the tower is of another type.
+    hidden_size = getattr(config, "projection_hidden_size", None) or size
+    hidden_bias = getattr(config, "projection_hidden_bias", None)
     return nn.Sequential(
-        nn.Linear(size, size, bias=bias),
+        nn.Linear(size, hidden_size, bias=bias if hidden_bias is None else hidden_bias),
         ACT2FN[getattr(config, "hidden_act", "gelu")],
-        nn.Linear(size, config.projection_dim, bias=bias),
+        nn.Linear(hidden_size, config.projection_dim, bias=bias),
     )
 
 

@@ -10,11 +10,14 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
+from ..configuration_clip_vit import is_foreign
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
 from .weights import ConversionError
 
 #: Largest difference of a normalised embedding, and of other outputs as a share of the largest.
 TOLERANCE = 1e-5
+#: Longest text for a tower of another type: some of those need a few positions for themselves.
+LONGEST = 64
 NORMALISED = ("image_embeds", "text_embeds")
 
 
@@ -60,8 +63,13 @@ def make_inputs(config: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     images = torch.randn(4, vision.num_channels, size, size, generator=generator)
     if text is None:
         return images, None
-    shape = (4, text.max_position_embeddings)
-    ids = torch.randint(0, text.vocab_size - 1, shape, generator=generator)
+    longest = getattr(text, "max_position_embeddings", None) or LONGEST
+    if is_foreign(text):
+        longest = min(longest // 2, LONGEST)
+    ids = torch.randint(0, text.vocab_size - 1, (4, longest), generator=generator)
+    if is_foreign(text) and text.pad_token_id is not None:
+        # Such a tower may take this token for padding.
+        ids[ids == text.pad_token_id] = text.pad_token_id + 1
     if text.eos_token_id is not None:
         ids[ids == text.eos_token_id] = 0
         ids[:, -1] = text.eos_token_id

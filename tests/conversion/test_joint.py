@@ -15,13 +15,12 @@ from modeling_clip_vit.conversion import (
     to_hf_siglip,
     to_open_clip,
 )
-from modeling_clip_vit.conversion.open_clip import trunk_arguments
+from modeling_clip_vit.conversion.open_clip.write import trunk_arguments
 from modeling_clip_vit.conversion.verify import verify
 from tests.support.models import make_images, small_model
 from tests.support.peers import (
     NARROW,
     TEXT_TOWER,
-    VISION,
     WIDE,
     assert_bit_equal,
     assert_same_gradient,
@@ -176,37 +175,6 @@ def test_a_published_siglip_has_its_name_in_timm():
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "layer_norm_eps": 1e-6}
     config = ClipVitVisionConfig(**sizes, image_size=224, patch_size=16, pooling="map")
     assert trunk_arguments(config)["timm_model_name"] == "vit_base_patch16_siglip_224"
-
-
-PLAIN_VIT = {"layers": 1, "width": 32, "head_width": 16, **VISION}
-RESNET = {"layers": [1, 1, 1, 1], "width": 32, "image_size": 32}
-TRUNK = {"timm_model_name": "vit_narrow_patch8_siglip_32", "timm_pool": "map"}
-
-
-def with_a_foreign_text_tower():
-    peer = open_clip.CustomTextCLIP(24, PLAIN_VIT, TEXT_TOWER)
-    peer.text = torch.nn.Linear(3, 3)
-    return peer
-
-
-#: What the error names -> a model of open_clip that is not converted.
-UNREADABLE = {
-    "CoCa of open_clip has more than two towers": lambda: open_clip.CoCa(
-        24, TEXT_TOWER, TEXT_TOWER, PLAIN_VIT
-    ),
-    "pool_type='eos'": lambda: open_clip.CustomTextCLIP(
-        24, PLAIN_VIT, {**TEXT_TOWER, "pool_type": "eos"}
-    ),
-    "text tower Linear is not open_clip's own": with_a_foreign_text_tower,
-    "ModifiedResNet is not a plain ViT": lambda: open_clip.CLIP(24, RESNET, TEXT_TOWER),
-    "proj": lambda: open_clip.CustomTextCLIP(24, TRUNK, TEXT_TOWER),
-}
-
-
-@pytest.mark.parametrize("sentence", UNREADABLE)
-def test_a_model_of_open_clip_with_other_parts_is_rejected(sentence):
-    with pytest.raises(ConversionError, match=sentence):
-        from_open_clip(UNREADABLE[sentence]())
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import build_model_with_cfg, register_model, save_for_hf
+from timm.models.byobnet import ByoBlockCfg
 from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
@@ -132,6 +133,41 @@ def vit_narrow_patch8_siglip_32(pretrained=False, **kwargs):
 def vit_wide_patch8_siglip_32(pretrained=False, **kwargs):
     sizes = {"embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 3.5}
     return siglip_trunk("vit_wide_patch8_siglip_32", pretrained, kwargs, **sizes)
+
+
+@register_model
+def narrow_eva(pretrained=False, **kwargs):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return small_architecture("narrow_eva", "eva02_tiny_patch14_224", {**sizes, **kwargs})
+
+
+@register_model
+def narrow_convnext(pretrained=False, **kwargs):
+    sizes = {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 64)}
+    return small_architecture("narrow_convnext", "convnext_atto", {**sizes, **kwargs})
+
+
+@register_model
+def narrow_fastvit(pretrained=False, **kwargs):
+    sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 8, 16, 32)}
+    return small_architecture("narrow_fastvit", "fastvit_mci0", {**sizes, **kwargs})
+
+
+@register_model
+def resnet_narrow_clip(pretrained=False, **kwargs):
+    blocks = tuple(
+        ByoBlockCfg(type="bottle", d=1, c=64 * 2**stage, s=1 if stage == 0 else 2, br=0.25)
+        for stage in range(4)
+    )
+    sizes = {"stem_chs": (8, 8, 16), "blocks": blocks}
+    return small_architecture("resnet_narrow_clip", "resnet50_clip", {**sizes, **kwargs})
+
+
+def small_architecture(name: str, original: str, arguments: dict):
+    """An architecture of timm with other arguments, under a name of its own."""
+    model = timm.create_model(original, **arguments)
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": name}
+    return model
 
 
 def open_clip_siglip(trunk: str, size: int, is_second: bool = False):

@@ -1,0 +1,6 @@
+"""open_clip: its own towers, and those that it takes from timm and Transformers."""
+
+from .model import from_open_clip, load
+from .write import save, to_open_clip
+
+__all__ = ["from_open_clip", "load", "save", "to_open_clip"]
