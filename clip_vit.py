@@ -1,23 +1,99 @@
-"""The command `clip-vit`, also as `python -m clip_vit` and `accelerate launch -m clip_vit`."""
+"""The command `clip-vit`, also as `python -m clip_vit` and `accelerate launch -m clip_vit`.
+
+It imports the package, and with it torch, only to run a command: `clip-vit --help` answers at once.
+"""
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+
+#: Command -> the module and the function that do it, and what it does.
+COMMANDS = {
+    "train": ("training.command", "run_training", "train a CLIP or a classifier"),
+    "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
+    "search": ("inference.command", "run_search", "find the images that best match a text"),
+    "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
+    "convert": (
+        "conversion.command",
+        "run_convert",
+        "convert checkpoints from and to other implementations",
+    ),
+    "merge": ("conversion.merge", "run_merge", "average the weights of two checkpoints"),
+    "quantize": (
+        "quantization.command",
+        "run_quantize",
+        "quantise a trained model, or report what each layer loses",
+    ),
+    "export": (
+        "export.command",
+        "run_export",
+        "export a checkpoint to ONNX, OpenVINO, torch.export or ExecuTorch",
+    ),
+}
+USAGE = """usage: clip-vit [--debug] {{{names}}} ...
+
+{lines}
+
+Run clip-vit COMMAND --help for the options of a command. --debug shows a traceback for every error.
+
+exit codes:
+  0              success
+  1              an error: a sentence says what to fix; a traceback means a bug
+  2              an unknown command or option, or a value of the wrong type
+  129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM; training saves first"""
 
 
 def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:
-    """Run a sub-command of `modeling_clip_vit.cli`; Ctrl-C also ends the imports in one word.
+    """Run a sub-command.
+
+    An error that the user can fix prints one sentence. Any other error is a bug and shows its
+    traceback.
 
     Args:
-        arguments: of the command line, which is taken when None.
-        default_config: the recipe of `train` where it names none.
-    """
-    try:
-        from modeling_clip_vit import cli
+        arguments: command-line arguments; those of the process when None.
+        default_config: recipe for `train` when the command line names none.
 
-        return cli.main(arguments, default_config)
-    except KeyboardInterrupt:
+    Returns:
+        The exit code, as `--help` lists it.
+
+    Raises:
+        SystemExit: with code 2, for an option that the command does not accept.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments[:1] in (["-h"], ["--help"]) or not arguments:
+        lines = [f"  {name:9} {what}" for name, (_, _, what) in COMMANDS.items()]
+        print(USAGE.format(names=",".join(COMMANDS), lines="\n".join(lines)))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"clip-vit: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return run(name, rest, is_debug, default_config)
+    except KeyboardInterrupt:  # while it imports, too
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | None) -> int:
+    """Run a command of `COMMANDS`; an error that the user can fix is printed."""
+    module, function, _ = COMMANDS[name]
+    kwargs = {"default_config": default_config} if name == "train" else {}
+    from modeling_clip_vit.utils.errors import UserError
+
+    try:
+        command: Callable[..., int] = getattr(
+            import_module(f"modeling_clip_vit.{module}"), function
+        )
+        return command(arguments, **kwargs)
+    except (UserError, OSError) as error:
+        if is_debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run(site: Path, place: Path, *arguments: str, code: int = 0) -> str:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     program = (
         "import sys, modeling_clip_vit; assert modeling_clip_vit.__file__.startswith(sys.argv[1]);"
-        "from modeling_clip_vit.cli import main; sys.exit(main(sys.argv[2:]))"
+        "from clip_vit import main; sys.exit(main(sys.argv[2:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(site), *arguments],

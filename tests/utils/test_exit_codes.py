@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from modeling_clip_vit.cli import main
+from clip_vit import main
 from tests.support import REPOSITORY
 
 #: A command line of each exit code that needs no signal.
@@ -35,15 +35,25 @@ def test_a_command_line_ends_with_its_exit_code(name):
     assert exit_code(arguments) == code
 
 
-def test_a_bug_ends_with_1_and_a_traceback():
-    program = "from modeling_clip_vit.cli import COMMANDS, main\n"
-    program += "COMMANDS['fail'] = ('utils.errors', 'a_function_that_is_not_there', '')\n"
-    program += "raise SystemExit(main(['fail']))"
-    done = subprocess.run(
+def run(program: str) -> subprocess.CompletedProcess:
+    """Run code in another process."""
+    return subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
     )
+
+
+def test_a_bug_ends_with_1_and_a_traceback():
+    program = "from clip_vit import COMMANDS, main\n"
+    program += "COMMANDS['fail'] = ('utils.errors', 'a_function_that_is_not_there', '')\n"
+    program += "raise SystemExit(main(['fail']))"
+    done = run(program)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_the_list_of_commands_loads_no_torch():
+    done = run("import sys, clip_vit; clip_vit.main(['--help']); print('torch' in sys.modules)")
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_help_lists_every_exit_code(capsys):
