@@ -3,6 +3,7 @@
 import itertools
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -59,13 +60,38 @@ def parse_arguments(arguments: list[str], default_config: Path | None = None) ->
         SystemExit: a field or a value is wrong; the message names what is allowed.
         UserError: values do not go together.
     """
-    arguments = normalize(arguments, field_types())
+    return read_arguments(parse_recipe(build_parser(), arguments, field_types(), default_config))
+
+
+def parse_recipe(
+    parser: CommandParser,
+    arguments: list[str],
+    types_by_name: Mapping[str, Any],
+    default_config: Path | None = None,
+) -> Namespace:
+    """Parse a command line that may name a recipe.
+
+    Args:
+        parser: has what `add_recipe_options` adds.
+        arguments: of the command line.
+        types_by_name: the type of each option.
+        default_config: the recipe where no `--config` is given.
+    """
+    arguments = normalize(arguments, types_by_name)
     if default_config is not None and "--config" not in arguments:
         arguments = ["--config", str(default_config), *arguments]
     for place, (name, value) in enumerate(itertools.pairwise(arguments), start=1):
         if name == "--config":
             arguments[place] = str(find_recipe(value))
-    namespace = build_parser().parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def read_arguments(namespace: Namespace) -> TrainArguments:
+    """The options of a run among those of a command.
+
+    Raises:
+        UserError: values do not go together.
+    """
     namespace["evaluations"] = [read_evaluation(entry) for entry in namespace["evaluations"]]
     sections = {
         name: section(
@@ -107,7 +133,7 @@ def field_types() -> dict[str, Any]:
 
 
 def build_parser() -> CommandParser:
-    """Every field of every section as `--field`, and `--config` for a recipe file."""
+    """The arguments of `clip-vit train`."""
     parser = CommandParser(
         prog="clip-vit train",
         usage="%(prog)s [--config RECIPE] [--OPTION VALUE ...]",
@@ -116,6 +142,12 @@ def build_parser() -> CommandParser:
         example="clip-vit train --config emoji --max_steps 100 --output_dir outputs/try",
         replaced=REPLACED,
     )
+    add_recipe_options(parser)
+    return parser
+
+
+def add_recipe_options(parser: CommandParser):
+    """Add every field of every section as `--field`, and `--config` for a recipe file."""
     parser.add_argument(
         "--config",
         action="config",
@@ -123,4 +155,3 @@ def build_parser() -> CommandParser:
     )
     for section in SECTIONS.values():
         parser.add_class_arguments(section, as_group=True)
-    return parser

@@ -1,45 +1,59 @@
 """The command `clip-vit preview`: a picture of the first batch that a recipe trains on."""
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from jsonargparse.typing import PositiveInt
 
 from ..data.errors import DataError
 from ..data.mixing import mix_batch
-from ..utils.errors import UserError
+from ..utils.command_line import CommandParser
 from ..utils.folders import check_picture, replaced_file
 from .arguments import TrainArguments
-from .command import parse_arguments
+from .command import REPLACED, add_recipe_options, field_types, parse_recipe, read_arguments
 from .restart import Restart
 from .tasks import find_task
 
 
 def run_preview(arguments: list[str]) -> int:
-    """Save a picture of augmented and mixed images with their texts.
+    """Save a picture of augmented and mixed images with their texts."""
+    types_by_name = {**field_types(), **get_type_hints(PreviewOptions)}
+    options = parse_recipe(build_parser(), arguments, types_by_name)
+    path = Path(options.save)
+    check_picture(path)
+    save_preview(read_arguments(options), path, options.count)
+    print(f"saved {path}")
+    return 0
+
+
+@dataclass
+class PreviewOptions:
+    """What to draw; the other options are those of clip-vit train.
 
     Args:
-        arguments: those of training, `--save PICTURE` and `--count IMAGES`.
+        save: image file to write.
+        count: number of images to draw.
     """
-    parser = argparse.ArgumentParser(
+
+    save: str
+    count: PositiveInt = 24
+
+
+def build_parser() -> CommandParser:
+    """The arguments of `clip-vit preview`: its own, and all of `clip-vit train`."""
+    parser = CommandParser(
         prog="clip-vit preview",
+        usage="%(prog)s --save FILE [--count COUNT] [--config RECIPE] [--OPTION VALUE ...]",
         description="Draw the first batch that a recipe trains on: the augmented and mixed images "
-        "with their texts. Accepts all options of clip-vit train.",
-        usage="%(prog)s --config RECIPE [--OPTION VALUE ...] --save FILE [--count N]",
-        epilog="example: clip-vit preview --config emoji --save batch.png",
-        allow_abbrev=False,
+        "with their texts.",
+        example="clip-vit preview --config emoji --save batch.png",
+        replaced=REPLACED,
     )
-    parser.add_argument("--save", type=Path, required=True, help="image file to write")
-    parser.add_argument("--count", type=int, default=24, help="number of images to show")
-    options, others = parser.parse_known_args(arguments)
-    if options.count < 1:
-        raise UserError(f"count={options.count} is not allowed: it must be at least 1")
-    check_picture(options.save)
-    save_preview(parse_arguments(others), options.save, options.count)
-    print(f"saved {options.save}")
-    return 0
+    parser.add_class_arguments(PreviewOptions, as_group=True)
+    add_recipe_options(parser)
+    return parser
 
 
 def save_preview(args: TrainArguments, path: Path, count: int = 24):

@@ -333,9 +333,18 @@ def test_a_preview_shows_how_images_are_varied(option, preview):
     assert before.shape != after.shape or (before != after).any()
 
 
-def test_a_preview_of_no_image_is_rejected(capsys):
-    assert main(["preview", "--save", "a.png", "--count", "0"]) == 1
-    assert "count=0 is not allowed" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--save", "a.png", "--count", "0"], 'Parser key "count"'),
+        (["--count", "8"], "arguments are required: save"),
+        (["--save", "a.png", "--cont", "8"], "Did you mean count"),
+    ],
+)
+def test_options_of_a_preview_are_checked_as_those_of_every_command(options, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(["preview", "--config", "emoji", *options])
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_tower_from_scratch_takes_fields_of_the_recipe(linear_config, tmp_path, color_dataset):
