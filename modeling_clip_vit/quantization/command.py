@@ -76,8 +76,9 @@ class QuantizeOptions:
     """How to quantise, and what to evaluate on.
 
     Args:
-        mode: `dynamic` quantises weights, and activations per token; `weight_only` weights alone.
-            For fixed activation ranges, see `clip-vit export --precision int8`.
+        mode: `dynamic` quantises weights and activations, with a scale per token; `weight_only`
+            quantises weights only. For fixed activation ranges, see
+            `clip-vit export --precision int8`.
         weight_bits: bits per weight.
         embeddings: quantise the token embeddings too.
         skip: layers to keep in float, by name or pattern.
@@ -113,7 +114,12 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "checkpoint", type=str, help="checkpoint of this package or of a peer: a folder or a Hub id"
     )
-    parser.add_argument("target", type=str, nargs="?", help="output folder; must be new or empty")
+    parser.add_argument(
+        "target",
+        type=str,
+        nargs="?",
+        help="output folder; must be new or empty; optional with --report",
+    )
     parser.add_argument(
         "--report",
         action="store_true",
@@ -127,7 +133,9 @@ def check_options(options: Namespace):
     """Refuse what does not go together, before anything is loaded.
 
     Raises:
-        ValueError: with what to give.
+        QuantizationError: with what to give.
+        MissingPackageError: torchao is not installed.
+        UserError: the target is not empty.
     """
     if options.report and not options.dataset:
         raise QuantizationError("--report needs --dataset: a dataset to measure on")

@@ -76,11 +76,14 @@ class ModelOptions:
             tokenizer.
         model_fields: fields to override in the joint configuration, such as
             `{logit_bias_init_value: -10}`.
-        vision_fields, text_fields: fields to override in the configuration of a tower, such as
-            `{pooling: mean, projection_type: mlp}` or `{patch_dropout: 0.25}`.
+        vision_fields: fields to override in the configuration of the image tower, such as
+            `{patch_dropout: 0.25}`.
+        text_fields: fields to override in the configuration of the text tower, such as
+            `{pooling: mean, projection_type: mlp}`.
         frozen_towers: towers to freeze: `vision`, `text` (LiT: Zhai et al., 2022).
-        frozen_vision_layers, frozen_text_layers: number of blocks to freeze, counted from the
-            input; the embeddings before them are frozen too.
+        frozen_vision_layers: number of blocks of the image tower to freeze, counted from the input;
+            the embeddings before them are frozen too.
+        frozen_text_layers: number of blocks of the text tower to freeze, in the same way.
         attn_implementation: `eager`, `sdpa` or another attention kernel of Transformers. null uses
             its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).

@@ -1,0 +1,19 @@
+"""What `clip-vit COMMAND --help` prints."""
+
+import re
+
+import pytest
+
+from clip_vit import COMMANDS, main
+
+#: An option whose type follows its name at once; words of help are set off by more spaces.
+UNEXPLAINED = re.compile(r"^  (--\S+(?: \S+)*)\s+\(type:", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert UNEXPLAINED.findall(capsys.readouterr().out) == []
