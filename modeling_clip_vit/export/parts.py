@@ -108,7 +108,7 @@ def shapes_of(model: Any, processor: Any) -> Shapes:
     """The sizes of a CLIP of ours or of Transformers with its processor.
 
     Raises:
-        ValueError: nothing says how long a text may be.
+        UserError: nothing says how long a text may be.
     """
     vision, text = model.config.vision_config, model.config.text_config
     max_text_length = longest_text(text, processor.tokenizer)

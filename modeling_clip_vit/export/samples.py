@@ -34,7 +34,7 @@ def read_calibration_samples(
             columns are always guessed, and take turns.
 
     Returns:
-        Samples with pixel_values (1, C, S, S), input_ids and attention_mask (1, L).
+        Samples with pixel_values (1, channels, S, S), input_ids and attention_mask (1, L).
 
     Raises:
         DataError: there is no such dataset or column, or no image can be decoded.

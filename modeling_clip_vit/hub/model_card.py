@@ -110,7 +110,7 @@ def evaluation_results(facts: CardFacts) -> list[EvalResult]:
             task_type="zero-shot-retrieval",
             dataset_type=metric.dataset,
             dataset_name=metric.dataset,
-            # The Hub puts together what differs in nothing else than the metric.
+            # The Hub groups results that differ only in the metric.
             dataset_split=metric.split,
             metric_type=metric.name,
             metric_name=name_metric(metric),

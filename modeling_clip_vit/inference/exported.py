@@ -68,12 +68,12 @@ def read_export(folder: Path) -> dict:
     for name, kind in FIELDS.items():
         if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind):
             raise ExportError(
-                f"{str(path)!r} has no {name!r}: it is no export that clip-vit export made"
+                f"{str(path)!r} has no {name!r}: it was not written by clip-vit export"
             )
     formats = exporting_runtimes()
     if manifest["format"] not in formats:
         raise ExportError(
-            f"{str(path)!r} is of format {manifest['format']!r}: known are {', '.join(formats)}"
+            f"{str(path)!r} has the format {manifest['format']!r}: allowed is {', '.join(formats)}"
         )
     for component in manifest["components"].values():
         if component.get("file") not in manifest["files"]:
@@ -94,7 +94,7 @@ def check_images(manifest: Mapping[str, Any], pixels: np.ndarray):
     """Refuse images that an exported model was not made for.
 
     Raises:
-        ExportError: they are not float32 of shape (B, C, S, S).
+        ExportError: they are not float32 of shape (B, channels, S, S).
     """
     size = manifest["image_size"]
     shape = (manifest["num_channels"], size, size)
@@ -173,7 +173,7 @@ class ExportedEncoder:
         if runtime is None and RUNTIMES[runtimes[0]].can_run_code:
             raise ExportError(
                 f"{str(folder)!r} is of format {format!r}, and loading such a program can run code "
-                f"that it holds: name the runtime {runtimes[0]!r} if you trust where it is from"
+                f"that it contains: name the runtime {runtimes[0]!r} if you trust its source"
             )
         self.runtime = runtime or runtimes[0]
         self.processor = read_processor(folder, self.manifest)
@@ -185,7 +185,7 @@ class ExportedEncoder:
         }
 
     def run_image(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed prepared images, float32 (B, C, S, S): float32 (B, P) of length 1.
+        """Embed prepared images, float32 (B, channels, S, S): float32 (B, P) of length 1.
 
         Raises:
             ExportError: this export has no image tower, or the images are of another shape.
@@ -248,7 +248,7 @@ class ExportedEncoder:
     def _session(self, part: str) -> Session:
         if part not in self.sessions:
             raise ExportError(
-                f"{str(self.folder)!r} holds the part {', '.join(self.sessions)} alone, and this "
+                f"{str(self.folder)!r} only has the part {', '.join(self.sessions)}, and this "
                 f"needs {part}: export it with --part both"
             )
         return self.sessions[part]

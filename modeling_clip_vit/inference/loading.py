@@ -102,8 +102,8 @@ def load_encoder(path: str, runtime: str = "auto", threads: int | None = None) -
         threads: number of threads that an export computes with; None leaves it to the runtime.
 
     Raises:
-        ValueError: there is no such checkpoint or export, it is incomplete, or the runtime does
-            not run it.
+        LoadError: there is no such checkpoint, it is incomplete, or the runtime does not run it.
+        ExportError: the export is incomplete or was changed, or the runtime does not run it.
     """
     if runtime not in ("auto", *RUNTIMES):
         raise LoadError(f"no runtime {runtime!r}: there are auto, {', '.join(RUNTIMES)}")

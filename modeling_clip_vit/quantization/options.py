@@ -75,7 +75,7 @@ class QuantizationOptions:
         """Reject a start or freeze step that the run never reaches.
 
         Raises:
-            ValueError: a step is not below the number of updates.
+            UserError: a step is not below the number of updates.
         """
         if self.quantization_mode == "none":
             return

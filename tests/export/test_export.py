@@ -483,9 +483,12 @@ SPOILED = {
     "a weight": (lambda f: flip(f / "image.onnx.data"), "is not the file that was exported"),
     "the tokenizer": (lambda f: flip(f / "tokenizer.json"), "is not the file that was exported"),
     "a lost graph": (lambda f: (f / "text.onnx").unlink(), "is incomplete: there is no 'text.onnx"),
-    "no manifest": (lambda f: (f / EXPORT_FILE).write_text("{}"), "is no export that clip-vit"),
+    "no manifest": (
+        lambda f: (f / EXPORT_FILE).write_text("{}"),
+        "not written by clip-vit export",
+    ),
     "half a manifest": (lambda f: (f / EXPORT_FILE).write_text('{"a'), "cannot read"),
-    "a format": (lambda f: edit(f, format="tflite"), "is of format 'tflite': known are onnx"),
+    "a format": (lambda f: edit(f, format="tflite"), "has the format 'tflite': allowed is onnx"),
     "no checksums": (lambda f: edit(f, files={}), "lists no checksum of 'image.onnx'"),
     "a path": (lambda f: edit(f, files={"../a": {}}, components={}), "there is no '../a' in it"),
 }
@@ -509,7 +512,7 @@ def test_a_graph_that_the_runtime_cannot_read_is_rejected(tmp_path):
 def test_a_program_that_could_run_code_needs_an_explicit_runtime(exports, pictures, capsys):
     folder = str(exports("torch_export"))
     message = reject(capsys, "search", folder, "a cat", "--images", str(pictures))
-    assert "can run code that it holds: name the runtime 'torch' if you trust" in message
+    assert "can run code that it contains: name the runtime 'torch' if you trust" in message
 
 
 def test_a_runtime_of_another_format_is_rejected(exports, pictures, capsys):
@@ -534,7 +537,7 @@ def test_an_export_is_no_checkpoint(exports, tmp_path, capsys):
 def test_a_part_that_is_not_there_is_named(exports, pictures, capsys, part):
     folder = str(exports("onnx", "fp32", part))
     message = reject(capsys, "search", folder, "a cat", "--images", str(pictures))
-    assert f"holds the part {part} alone" in message
+    assert f"only has the part {part}, " in message
 
 
 IMAGES = np.zeros((2, 3, 32, 32), np.float32)
