@@ -9,19 +9,17 @@ from PIL import Image
 
 from ..conversion.published import local_checkpoint
 from ..utils.command_line import CommandParser
-from ..utils.errors import UserError
 from ..utils.folders import check_picture, replaced_file
 from .loading import load_encoder
-from .search import ImageSearch, Picture, open_gallery
+from .search import ImageSearch, Picture, check_query, open_gallery
 
 
 def run_search(arguments: list[str]) -> int:
-    """Search pictures by text, print the best, and save a picture of them where asked to."""
+    """Search pictures by text, print the best, and save a picture of them with `--save`."""
     options = build_parser().parse(arguments, SearchOptions)
     if options.save:
         check_picture(Path(options.save))
-    if not options.query.strip():
-        raise UserError("the query is empty: say what to look for")
+    check_query(options.query)
     encoder = load_encoder(local_checkpoint(options.checkpoint), options.runtime)
     search = ImageSearch(encoder, open_gallery(options.images, options.image_column, options.split))
     for name in search.unreadable:

@@ -1,10 +1,10 @@
 """Embed images and texts in batches, ready to be compared by a dot product.
 
-Shape legend: `N` items, `P` projection, `S` side in pixels.
+Shape legend: `N` items, `B` items of a batch, `P` projection, `S` side in pixels.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -16,26 +16,64 @@ from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
 
+Item = TypeVar("Item")
+
+
+def embed_text_batches(
+    embed: Callable[[list[str]], torch.Tensor], texts: str | Sequence[str], batch_size: int
+) -> torch.Tensor:
+    """Embed texts a batch at a time, (N, P); a string is one text."""
+    return embed_batches(embed, [texts] if isinstance(texts, str) else texts, batch_size, "")
+
+
+def embed_image_batches(
+    embed: Callable[[list[Image.Image]], torch.Tensor],
+    images: Sequence[Image.Image],
+    batch_size: int,
+) -> torch.Tensor:
+    """Embed images a batch at a time, (N, P)."""
+    return embed_batches(embed, images, batch_size, Image.new("RGB", (64, 64)))
+
+
+def embed_batches(
+    embed: Callable[[list[Item]], torch.Tensor],
+    items: Sequence[Item],
+    batch_size: int,
+    example: Item,
+) -> torch.Tensor:
+    """Embed items a batch at a time, (N, P).
+
+    Args:
+        embed: embeds a list of at least one item, (B, P).
+        items: what to embed.
+        batch_size: number of items to embed at a time.
+        example: embedded if there are no items, to find P.
+    """
+    batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+    parts = [embed(list(batch)) for batch in batches]
+    return torch.cat(parts or [embed([example])[:0]])
+
 
 @torch.inference_mode()
 def embed_texts(
     model: ClipVitModel | CLIPModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     batch_size: int = 256,
 ) -> torch.Tensor:
     """Embed texts with a CLIP: float32 of length 1, (N, P), on the CPU.
 
-    Texts longer than the model's positions are truncated.
+    Texts longer than the model's positions are truncated. A string is one text.
     """
     is_padding_read = reads_padding(model.config.model_type, tokenizer)
     options = text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
-    parts = []
-    for start in range(0, len(texts), batch_size):
-        tokens = tokenizer(list(texts[start : start + batch_size]), return_tensors="pt", **options)
+
+    def embed(batch: list[str]) -> torch.Tensor:
+        tokens = tokenizer(batch, return_tensors="pt", **options)
         outputs = model.get_text_features(**tokens.to(model.device))
-        parts.append(F.normalize(outputs.pooler_output.float(), dim=-1).cpu())
-    return torch.cat(parts)
+        return F.normalize(outputs.pooler_output.float(), dim=-1).cpu()
+
+    return embed_text_batches(embed, texts, batch_size)
 
 
 def reads_padding(model_type: str, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -91,13 +129,11 @@ def embed_images(
     batch_size: int = 64,
 ) -> torch.Tensor:
     """Embed RGB images of any size as the checkpoint's processor prepares them: float32 (N, P)."""
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = list(images[start : start + batch_size])
-        parts.append(
-            embed_image_inputs(model, processor.image_processor(batch, return_tensors="pt"))
-        )
-    return torch.cat(parts)
+
+    def embed(batch: list[Image.Image]) -> torch.Tensor:
+        return embed_image_inputs(model, processor.image_processor(batch, return_tensors="pt"))
+
+    return embed_image_batches(embed, images, batch_size)
 
 
 @torch.inference_mode()
@@ -125,7 +161,7 @@ def check_finite(embeds: torch.Tensor, what: str) -> torch.Tensor:
         what: what was embedded, for the message.
 
     Raises:
-        UserError: some are not: such a model cannot be measured or searched with.
+        UserError: some are not; such a model can be neither measured nor searched with.
     """
     bad = int((~embeds.isfinite().all(dim=1)).sum())
     if bad:

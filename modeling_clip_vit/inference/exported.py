@@ -19,7 +19,7 @@ from transformers import AutoProcessor, CLIPProcessor
 from ..data.transforms import normalize
 from ..runtimes import RUNTIMES, Session, exporting_runtimes, open_session, runtimes_of
 from ..utils.errors import UserError
-from .embedding import text_options
+from .embedding import embed_image_batches, embed_text_batches, text_options
 
 #: Written last into an exported folder; Transformers' `ExportedModel` reads it as well.
 EXPORT_FILE = "export.json"
@@ -204,11 +204,11 @@ class ExportedEncoder:
 
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
         """Embed RGB images of any size: float32 (N, P) of length 1."""
-        parts = []
-        for start in range(0, len(images), batch_size):
-            batch = list(images[start : start + batch_size])
-            parts.append(self.encode_inputs(self.processor(images=batch, return_tensors="pt")))
-        return torch.cat(parts)
+
+        def embed(batch: list[Image.Image]) -> torch.Tensor:
+            return self.encode_inputs(self.processor(images=batch, return_tensors="pt"))
+
+        return embed_image_batches(embed, images, batch_size)
 
     def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Embed decoded images, uint8 (N, 3, S, S) of the model's size: float32 (N, P)."""
@@ -223,17 +223,20 @@ class ExportedEncoder:
         """Embed what the image processor made of images: float32 (N, P) of length 1."""
         return torch.from_numpy(self.run_image(inputs["pixel_values"].numpy()))
 
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-        """Embed texts, truncated if they are too long: float32 (N, P) of length 1."""
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Embed texts, truncated if they are too long: float32 (N, P) of length 1.
+
+        A string is one text.
+        """
         is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
         options = text_options(is_padding_read, self.manifest["max_text_length"])
-        parts = []
-        for start in range(0, len(texts), batch_size):
-            batch = list(texts[start : start + batch_size])
+
+        def embed(batch: list[str]) -> torch.Tensor:
             tokens = self.processor.tokenizer(batch, return_tensors="np", **options)
             inputs = {name: tokens[name].astype(np.int64) for name in self.manifest["text_inputs"]}
-            parts.append(torch.from_numpy(self.run_text(inputs)))
-        return torch.cat(parts)
+            return torch.from_numpy(self.run_text(inputs))
+
+        return embed_text_batches(embed, texts, batch_size)
 
     @property
     def image_size(self) -> int:

@@ -69,8 +69,11 @@ class TorchEncoder:
         """Embed what the image processor made of images: float32 (N, P) of length 1."""
         return embed_image_inputs(self.model, inputs)
 
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-        """Embed texts, truncated if they are too long: float32 (N, P) of length 1."""
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Embed texts, truncated if they are too long: float32 (N, P) of length 1.
+
+        A string is one text.
+        """
         return embed_texts(self.model, self.processor.tokenizer, texts, batch_size)
 
     @property

@@ -75,6 +75,16 @@ def dataset_pictures(path: str, image_column: str | None, split: str | None) -> 
             yield Picture(columns[column], f"{texts[0] if texts else f'row {row}'} ({split_name})")
 
 
+def check_query(query: str):
+    """Reject a query without a word.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not query.strip():
+        raise UserError("the query is empty: say what to look for")
+
+
 class ImageSearch:
     """An index over pictures: embeds them once, and answers texts.
 
@@ -86,7 +96,7 @@ class ImageSearch:
         batch_size: pictures that are decoded at a time.
 
     Raises:
-        DataError: not one of the pictures can be decoded.
+        DataError: none of the pictures can be decoded.
     """
 
     def __init__(self, encoder: Encoder, pictures: Iterable[Picture], batch_size: int = 64):
@@ -122,8 +132,7 @@ class ImageSearch:
         Raises:
             UserError: the query is empty.
         """
-        if not query.strip():
-            raise UserError("the query is empty: say what to look for")
+        check_query(query)
         text_embeds = check_finite(self.encoder.encode_text([query]), "queries")
         scores, places = torch.topk(
             (self.embeds @ text_embeds.t()).squeeze(1), min(top_k, len(self.pictures))

@@ -138,6 +138,26 @@ def test_a_model_that_does_not_embed_both_is_rejected(tmp_path, processor):
         load_clip(str(tmp_path))
 
 
+@pytest.fixture(scope="module", params=["checkpoint", "export"])
+def encoder(request, tmp_path_factory, checkpoint):
+    """The same model in torch and in ONNX Runtime."""
+    folder = checkpoint
+    if request.param == "export":
+        folder = tmp_path_factory.mktemp("export") / "onnx"
+        assert main(["export", str(checkpoint), str(folder), "--format", "onnx"]) == 0
+    return load_encoder(str(folder))
+
+
+def test_a_string_is_one_text(encoder):
+    torch.testing.assert_close(encoder.encode_text("a cat"), encoder.encode_text(["a cat"]))
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_nothing_embeds_to_no_rows_of_the_usual_width(encoder, kind):
+    encode = getattr(encoder, f"encode_{kind}")
+    assert encode([]).shape == (0, encoder.encode_text(["a cat"]).shape[1])
+
+
 def test_the_code_that_a_checkpoint_carries_is_not_run(tmp_path):
     trap = tmp_path / "trap.py"
     trap.write_text("raise SystemExit('the code of the checkpoint ran')\n")
