@@ -82,7 +82,7 @@ def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | 
     """Run a command of `COMMANDS`; an error that the user can fix is printed."""
     module, function, _ = COMMANDS[name]
     kwargs = {"default_config": default_config} if name == "train" else {}
-    from modeling_clip_vit.utils.errors import UserError
+    from modeling_clip_vit.utils.errors import UserError, one_line
 
     try:
         command: Callable[..., int] = getattr(
@@ -92,7 +92,7 @@ def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | 
     except (UserError, OSError) as error:
         if is_debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
 
 

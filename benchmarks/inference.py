@@ -115,7 +115,7 @@ def export(model, target: Path, format: str, precision: str):
         make_images,
         make_texts,
     )
-    from modeling_clip_vit.runtimes import exporting_runtimes
+    from modeling_clip_vit.runtimes import GraphSource, exporting_runtimes
 
     runtime = exporting_runtimes()[format]
     shapes = Shapes(224, 3, PADDED_LENGTH, 49408, 49407, True)
@@ -129,7 +129,8 @@ def export(model, target: Path, format: str, precision: str):
         ]
         inputs = example_inputs(shapes, kinds)
         dimensions = dynamic_shapes(shapes, inputs)
-        program = runtime.convert(build(model).eval(), inputs, dimensions, precision, samples)
+        source = GraphSource(build(model).eval(), inputs, dimensions, precision, samples)
+        program = runtime.convert(source)
         runtime.save({part: program}, target / part)
         del program
         gc.collect()

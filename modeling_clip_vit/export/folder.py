@@ -10,7 +10,7 @@ from torch import nn
 
 from ..inference.embedding import similarity_of
 from ..inference.exported import EXPORT_FILE, ExportError, size_and_sha256
-from ..runtimes import Runtime, open_session
+from ..runtimes import GraphSource, Runtime, open_session
 from ..runtimes.openvino import has_hooks
 from ..runtimes.runtime import Inputs
 from ..utils.folders import new_folder, write_json
@@ -134,13 +134,14 @@ class Graph:
         """The graph; int8 is calibrated with samples, of which it takes the inputs it needs."""
         is_static = self.runtime.is_static
         inputs = example_inputs(self.shapes, self.kinds, is_static)
-        return self.runtime.convert(
-            self.module,
-            inputs,
-            None if is_static else dynamic_shapes(self.shapes, inputs),
-            self.precision,
-            [pick(sample, self.kinds) for sample in samples],
+        source = GraphSource(
+            module=self.module,
+            inputs=inputs,
+            dynamic_shapes=None if is_static else dynamic_shapes(self.shapes, inputs),
+            precision=self.precision,
+            samples=[pick(sample, self.kinds) for sample in samples],
         )
+        return self.runtime.convert(source)
 
     def check(self, file: Path, cases: list[Inputs], expected: list[Inputs]) -> dict[str, float]:
         """Run the graph in a file, and compare its outputs with those of its source.

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, one_line
 from ..utils.packages import require
 from .executorch import ExecuTorch
 from .onnx import OnnxRuntime
 from .openvino import OpenVino
-from .runtime import PRECISIONS, Runtime, Session
+from .runtime import PRECISIONS, GraphSource, Runtime, Session
 from .torch_export import TorchExport
 
 __all__ = [
     "PRECISIONS",
     "RUNTIMES",
+    "GraphSource",
     "Runtime",
     "Session",
     "exporting_runtimes",
@@ -56,5 +57,5 @@ def open_session(path: Path, name: str, precision: str, threads: int | None = No
         return runtime.open(path, precision, threads)
     # Each runtime has errors of its own, most of them without a common type.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(f"{name} cannot load {str(path)!r}: {reason}") from error

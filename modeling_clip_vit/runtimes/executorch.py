@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from .exporters import TransformersRuntime
-from .runtime import DynamicShapes, Inputs, Session
+from .runtime import GraphSource, Session
 
 
 class ExecuTorch(TransformersRuntime):
@@ -32,16 +31,9 @@ def run(part, inputs):
     return [x.numpy() for x in method.execute([torch.from_numpy(x) for x in inputs.values()])]
 """
 
-    def convert(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        precision: str,
-        samples: list[Inputs],
-    ) -> Any:
+    def convert(self, source: GraphSource) -> Any:
         """Convert a module to a program of ExecuTorch."""
-        return self.trace(module, inputs, dynamic_shapes)
+        return self.trace(source)
 
     def open(self, path: Path, precision: str, threads: int | None) -> Session:
         """A program of ExecuTorch; the images of a batch go through it one by one."""

@@ -9,13 +9,13 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from .runtime import DynamicShapes, Inputs, Runtime
+from .runtime import GraphSource, Runtime
 
 
 class TransformersRuntime(Runtime):
@@ -27,17 +27,11 @@ class TransformersRuntime(Runtime):
     #: Its name among Transformers' exporters.
     exporter: ClassVar[str]
 
-    def trace(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        quantizer: Any = None,
-    ) -> Any:
+    def trace(self, source: GraphSource, quantizer: Any = None) -> Any:
         """Run Transformers' exporter on one module.
 
         Args:
-            module, inputs, dynamic_shapes: as in `convert`.
+            source: as in `convert`.
             quantizer: one of Transformers' quantisers; None for a float graph.
 
         Returns:
@@ -45,11 +39,12 @@ class TransformersRuntime(Runtime):
         """
         from transformers.exporters.auto import get_exporter_class
 
-        options: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "quantizer": quantizer}
+        options: dict[str, Any] = {"dynamic_shapes": source.dynamic_shapes, "quantizer": quantizer}
         options = {name: value for name, value in options.items() if value is not None}
         with quiet():
             exporter: Any = get_exporter_class(self.exporter)()
-            exported = exporter.export(module, dict(inputs), exporter.config_class(**options))
+            config = exporter.config_class(**options)
+            exported = exporter.export(source.module, dict(source.inputs), config)
         return exported.components["model"]
 
     def save(self, programs: dict[str, Any], folder: Path) -> dict:
@@ -80,6 +75,6 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def to_bfloat16(module: nn.Module) -> nn.Module:
-    """A copy with weights in bfloat16."""
-    return copy.deepcopy(module).to(torch.bfloat16)
+def to_bfloat16(source: GraphSource) -> GraphSource:
+    """The same with a copy of the module, its weights in bfloat16."""
+    return replace(source, module=copy.deepcopy(source.module).to(torch.bfloat16))

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from .exporters import TransformersRuntime
-from .runtime import DynamicShapes, Inputs, Session
+from .runtime import GraphSource, Session
 
 #: Weights with fewer numbers stay float32 in bf16: norms and biases, not worth a cast.
 SMALLEST_BFLOAT16 = 1024
@@ -32,18 +31,11 @@ def run(part, inputs):
     return onnxruntime.InferenceSession(path).run(None, inputs)
 """
 
-    def convert(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        precision: str,
-        samples: list[Inputs],
-    ) -> Any:
+    def convert(self, source: GraphSource) -> Any:
         """Convert a module to an ONNX graph."""
-        quantizer = dynamic_quantizer() if precision == "int8" else None
-        component = self.trace(module, inputs, dynamic_shapes, quantizer)
-        if precision == "bf16":
+        quantizer = dynamic_quantizer() if source.precision == "int8" else None
+        component = self.trace(source, quantizer)
+        if source.precision == "bf16":
             store_in_bfloat16(component.program)
         return component
 

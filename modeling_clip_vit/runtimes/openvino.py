@@ -14,7 +14,7 @@ from torch import nn
 
 from ..utils.packages import require
 from .exporters import TransformersRuntime, quiet, to_bfloat16
-from .runtime import DynamicShapes, Inputs, Session
+from .runtime import GraphSource, Inputs, Session
 
 #: What NNCF calls the modules that it adds to a torch module for its fake quantisation.
 HOOKS = "__nncf_hooks"
@@ -40,33 +40,28 @@ def run(part, inputs):
     return list(openvino.Core().compile_model(path, "CPU", precision)(inputs).values())
 """
 
-    def convert(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        precision: str,
-        samples: list[Inputs],
-    ) -> Any:
+    def convert(self, source: GraphSource) -> Any:
         """Convert a module to an OpenVINO graph.
 
         torch.export, and so Transformers' exporter, cannot trace NNCF's fake quantisation, whose
         modules branch on their own state: such a module takes OpenVINO's own converter, as NNCF's
         documentation has it, and keeps its ranges.
         """
-        is_quantized = has_hooks(module)
-        source = to_bfloat16(module) if precision == "bf16" else module
+        inputs = source.inputs
+        is_quantized = has_hooks(source.module)
+        if source.precision == "bf16":
+            source = to_bfloat16(source)
         if is_quantized:
-            component = trace_fake_quantized(source, inputs)
+            component = trace_fake_quantized(source.module, inputs)
         else:
-            component = self.trace(source, inputs, dynamic_shapes)
+            component = self.trace(source)
         # The frontend leaves every side of an image open, though only the batch is.
         if "pixel_values" in inputs:
             sides = inputs["pixel_values"].shape[1:]
             component.program.reshape({"pixel_values": [-1, *sides]})
         copy_constants(component.program)
-        if precision == "int8" and not is_quantized:
-            component.program = quantize_program(component.program, inputs, samples)
+        if source.precision == "int8" and not is_quantized:
+            component.program = quantize_program(component.program, inputs, source.samples)
         return component
 
     def open(self, path: Path, precision: str, threads: int | None) -> Session:

@@ -5,6 +5,7 @@ Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,25 @@ Inputs = dict[str, torch.Tensor]
 DynamicShapes = dict[str, dict[int, Any]]
 #: Runs a graph: named arrays in, named arrays out.
 Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """What a graph is made from.
+
+    Args:
+        module: takes `inputs` by name and returns named tensors; float32, and not changed.
+        inputs: example inputs to trace it with.
+        dynamic_shapes: None for a runtime that `is_static`.
+        precision: of the graph's weights, one of `PRECISIONS`.
+        samples: calibration data for int8, one sample each.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+    dynamic_shapes: DynamicShapes | None
+    precision: str
+    samples: list[Inputs]
 
 
 class Runtime(ABC):
@@ -51,35 +71,16 @@ class Runtime(ABC):
     extra: ClassVar[str] = ""
     int8_packages: ClassVar[tuple[str, ...]] = ()
     int8_extra: ClassVar[str] = ""
-    #: Suffix of a graph's file.
-    suffix: ClassVar[str] = ""
     #: Source code for an export's example.py: its imports, and a function `run(part, inputs)` that
     #: returns a list of arrays. Without it, exports have no example.py.
     example_imports: ClassVar[str] = ""
     example_run: ClassVar[str] = ""
 
     @abstractmethod
-    def convert(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        precision: str,
-        samples: list[Inputs],
-    ) -> Any:
-        """Convert a module to a graph.
+    def convert(self, source: GraphSource) -> Any:
+        """Convert a module to a graph, as `save` writes it."""
 
-        Args:
-            module: takes `inputs` by name and returns named tensors; float32, and not changed.
-            inputs: example inputs to trace it with.
-            dynamic_shapes: None if `is_static`.
-            precision: of the weights, one of `precisions`.
-            samples: calibration data for int8, one sample each.
-
-        Returns:
-            The graph, as `save_program` writes it.
-        """
-
+    @abstractmethod
     def save(self, programs: dict[str, Any], folder: Path) -> dict:
         """Write graphs to a folder.
 
@@ -90,14 +91,6 @@ class Runtime(ABC):
         Returns:
             Fields for export.json; `components` has the `file` of each part.
         """
-        files = {part: f"{part}{self.suffix}" for part in programs}
-        for part, program in programs.items():
-            self.save_program(program, folder / files[part])
-        return {"components": {part: {"file": file} for part, file in files.items()}}
-
-    def save_program(self, program: Any, path: Path):
-        """Write one graph to a file, for runtimes that do not override `save`."""
-        raise NotImplementedError
 
     @abstractmethod
     def open(self, path: Path, precision: str, threads: int | None) -> Session:
@@ -106,5 +99,6 @@ class Runtime(ABC):
         Args:
             path: the graph's file, in `format` or one of `other_formats`.
             precision: that it was exported in.
-            threads: number of threads to compute with; None leaves it to the runtime.
+            threads: number of threads to compute with; None leaves it to the runtime. torch sets
+                it for the whole process, and ExecuTorch ignores it.
         """

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from .exporters import TransformersRuntime, to_bfloat16
-from .runtime import DynamicShapes, Inputs, Session
+from .runtime import GraphSource, Inputs, Session
 
 
 class TorchExport(TransformersRuntime):
@@ -39,18 +38,12 @@ def run(part, inputs):
         return [value.numpy() for value in module(**tensors).values()]
 """
 
-    def convert(
-        self,
-        module: nn.Module,
-        inputs: Inputs,
-        dynamic_shapes: DynamicShapes | None,
-        precision: str,
-        samples: list[Inputs],
-    ) -> Any:
+    def convert(self, source: GraphSource) -> Any:
         """Convert a module to a program of torch.export."""
-        quantizer = x86_quantizer(samples) if precision == "int8" else None
-        source = to_bfloat16(module) if precision == "bf16" else module
-        return self.trace(source, inputs, dynamic_shapes, quantizer)
+        quantizer = x86_quantizer(source.samples) if source.precision == "int8" else None
+        if source.precision == "bf16":
+            source = to_bfloat16(source)
+        return self.trace(source, quantizer)
 
     def open(self, path: Path, precision: str, threads: int | None) -> Session:
         """A program of torch.export; only for trusted files."""

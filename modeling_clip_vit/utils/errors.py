@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""Errors that a user can fix."""
 
 import logging
 from collections.abc import Iterator
@@ -23,21 +23,29 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(":.") if lines else type(error).__name__
 
 
+def one_line(error: BaseException) -> str:
+    """The whole message of an error on one line."""
+    return " ".join(str(error).split())
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The error of a value, without the one that strict configurations put around it."""
+    return (isinstance(error, StrictDataclassError) and error.__cause__) or error
+
+
 @contextmanager
 def as_user_error() -> Iterator[None]:
     """Turn the `ValueError` of a value that came from the user into a `UserError`.
 
     For the model's own files, which travel with a checkpoint and cannot import this module, and
-    for strict configurations, which put a frame around the message.
+    for strict configurations.
     """
     try:
         yield
     except UserError:
         raise
-    except StrictDataclassError as error:
-        raise UserError(" ".join(str(error.__cause__ or error).split())) from error
-    except ValueError as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (StrictDataclassError, ValueError) as error:
+        raise UserError(one_line(unwrap(error))) from error
 
 
 @contextmanager

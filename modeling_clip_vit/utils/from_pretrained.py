@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, unwrap
 from .packages import require
 
 #: What Transformers raises of checkpoints that are damaged, incomplete or of another kind.
@@ -55,8 +55,7 @@ def loading(path: str) -> Iterator[None]:
     except UserError:
         raise
     except LOADING_ERRORS as error:
-        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-        reason = first_line(cause or error)
+        reason = first_line(unwrap(error))
         if repr(path) in reason:
             raise LoadError(reason) from error
         if not Path(path).exists():

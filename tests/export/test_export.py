@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from modeling_clip_vit.export.parts import (
 )
 from modeling_clip_vit.inference.exported import EXPORT_FILE, ExportedEncoder
 from modeling_clip_vit.inference.loading import load_clip, load_encoder
-from modeling_clip_vit.runtimes import RUNTIMES, open_session, openvino, runtimes_of
+from modeling_clip_vit.runtimes import RUNTIMES, GraphSource, open_session, openvino, runtimes_of
 from modeling_clip_vit.training.models import build_processor
 from tests.support import REPOSITORY
 from tests.support.models import make_images, make_texts, small_model
@@ -157,20 +158,24 @@ def test_openvinos_int8_leaves_projections_and_logits_float(exports, part, numbe
         assert sum(rounded["tokens"]) >= 4
 
 
+def make_source(part, shapes, kind: str, precision: str) -> GraphSource:
+    """What an export gives a runtime to convert."""
+    inputs = example_inputs(shapes, (kind,))
+    return GraphSource(part.eval(), inputs, dynamic_shapes(shapes, inputs), precision, [])
+
+
 @pytest.mark.parametrize(("part", "kind"), [(ImagePart, "image"), (TextPart, "text")])
 def test_a_projection_of_several_layers_stays_float_whole(processor, part, kind):
     model = small_model({"projection_type": "mlp"}, {"projection_type": "mlp"})
-    shapes = shapes_of(model, processor)
-    inputs = example_inputs(shapes, (kind,))
-    dimensions = dynamic_shapes(shapes, inputs)
-    component = RUNTIMES["openvino"].convert(part(model).eval(), inputs, dimensions, "fp32", [])
+    source = make_source(part(model), shapes_of(model, processor), kind, "fp32")
+    component = RUNTIMES["openvino"].convert(source)
     assert len(openvino.products_after_pooling(component.program)) == 2
 
 
 def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
     model, processor = load_clip(str(checkpoint))
-    module, shapes = ImagePart(model).eval(), shapes_of(model, processor)
-    inputs, copies = example_inputs(shapes, ("image",)), []
+    source = make_source(ImagePart(model), shapes_of(model, processor), "image", "bf16")
+    inputs, copies = source.inputs, []
 
     def keep(source):
         copies.append(halve(source))
@@ -178,10 +183,9 @@ def test_openvinos_bf16_holds_its_own_numbers(checkpoint, monkeypatch):
 
     halve = openvino.to_bfloat16
     monkeypatch.setattr(openvino, "to_bfloat16", keep)
-    dimensions = dynamic_shapes(shapes, inputs)
-    component = RUNTIMES["openvino"].convert(module, inputs, dimensions, "bf16", [])
+    component = RUNTIMES["openvino"].convert(source)
     with torch.no_grad():
-        for weight in copies[0].parameters():
+        for weight in copies[0].module.parameters():
             weight.fill_(torch.nan)  # as when the copy is gone and its memory is used again
     compiled = openvino.openvino_core().compile_model(component.program, "CPU")
     embeds = torch.from_numpy(
@@ -275,6 +279,14 @@ def test_the_example_of_each_part_runs_without_torch(exports, pictures, part):
         vectors = np.array([json.loads(line) for line in lines])
         assert vectors.shape == (len(arguments), 16)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["both", "image", "text"])
+def test_the_example_without_arguments_says_how_to_run_it(exports, part):
+    command = [sys.executable, str(exports("onnx", "fp32", part) / "example.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: example.py")
 
 
 def test_the_example_of_torch_export_runs_without_this_package_and_transformers(exports, pictures):
@@ -452,9 +464,9 @@ def test_a_target_that_is_not_empty_is_left_as_it_is(tmp_path, checkpoint, capsy
 
 def test_a_graph_that_computes_something_else_is_not_written(tmp_path, processor, monkeypatch):
     class Wrong(type(RUNTIMES["onnxruntime"])):
-        def convert(self, module, *arguments):
+        def convert(self, source):
             wrong = small_model(vision={"hidden_act": "relu"})
-            return super().convert(ImagePart(wrong).eval(), *arguments)
+            return super().convert(replace(source, module=ImagePart(wrong).eval()))
 
     monkeypatch.setitem(RUNTIMES, "onnxruntime", Wrong())
     with pytest.raises(ValueError, match=r"the exported image differs from its source: cosine 0\."):
