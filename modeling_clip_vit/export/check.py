@@ -27,8 +27,8 @@ def make_cases(
     Args:
         shapes: the sizes of the model.
         kinds: `image`, `text` or both.
-        samples: real inputs, which a graph that was fitted to some is checked with; random ones
-            are made where there are none.
+        samples: real inputs, which a calibrated graph must be checked with; without any, random
+            ones are made.
         is_static: whether the batch is always one.
     """
     if samples:
@@ -90,7 +90,7 @@ def compare(
             if value.shape != reference.shape:
                 raise ExportError(
                     f"the exported {part} gives {name} of shape {tuple(value.shape)} instead of "
-                    f"{tuple(reference.shape)}, so it is not given out"
+                    f"{tuple(reference.shape)}, so it is not written"
                 )
             largest = float((value - reference).abs().max())
             if name == "logits_per_image":
@@ -102,7 +102,7 @@ def compare(
     if not cosine >= LEAST_COSINE[precision]:
         raise ExportError(
             f"the exported {part} differs from its source: cosine {cosine:.6f}, and {precision} "
-            f"must reach {LEAST_COSINE[precision]}, so it is not given out"
+            f"must reach {LEAST_COSINE[precision]}, so it is not written"
         )
     differences = {"cosine": cosine, "max_difference": difference}
     if "logits_per_image" in expected[0]:

@@ -1,4 +1,4 @@
-"""What can be chosen of an export, checked before any work."""
+"""The choices of an export, checked before any work."""
 
 from collections.abc import Iterable
 

@@ -71,7 +71,7 @@ class JointPart(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Embed images and texts, as many of each as there are, and compare each with each."""
+        """Embed any number of images and texts, and compare each image with each text."""
         image_BP = self.image(pixel_values)["image_embeds"]
         text_BP = self.text(input_ids, attention_mask)["text_embeds"]
         logits_BB = self.scale * image_BP @ text_BP.t() + (self.bias or 0.0)

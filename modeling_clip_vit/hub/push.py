@@ -12,7 +12,7 @@ def push(folder: Path, repo_id: str, files: Iterable[str], private: bool = False
     Args:
         folder: of the files.
         repo_id: `user/name`.
-        files: what goes up, relative to the folder; nothing else does.
+        files: paths to upload, relative to the folder; nothing else is uploaded.
         private: whether a new repository is private.
 
     Returns:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..utils.folders import write_json
 
-#: Each kind of input, by the model's method that embeds it and the field of what that returns.
+#: For each kind of input: the model's method that embeds it, and the field of its output.
 TRANSFORMER = {
     "transformer_task": "feature-extraction",
     "modality_config": {
@@ -13,7 +13,7 @@ TRANSFORMER = {
     },
     "module_output_name": "sentence_embedding",
 }
-#: The folder of the second module is not there: it has nothing to keep.
+#: The second module has no folder, because it has nothing to save.
 MODULES = [
     {"path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
     {"path": "1_Normalize", "type": "sentence_transformers.base.modules.normalize.Normalize"},
@@ -26,8 +26,8 @@ def write_sentence_transformers_files(folder: Path):
     Args:
         folder: a saved joint model with its processor.
 
-    The form is that of Sentence Transformers 6.2, which makes a module of each entry of
-    `modules.json`: the model with its processor, and after it the division by the length.
+    The format is that of Sentence Transformers 6.2, which builds a module from each entry of
+    `modules.json`: the model with its processor, then L2 normalisation.
     """
     modules = [{"idx": index, "name": str(index), **module} for index, module in enumerate(MODULES)]
     for name, content in {

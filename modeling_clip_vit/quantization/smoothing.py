@@ -32,7 +32,7 @@ def smooth_tower(
         strength: 0 looks at the weights alone, 1 makes all channels equally large.
 
     Raises:
-        QuantizationError: no norm of it feeds a linear layer alone.
+        QuantizationError: no norm of the tower feeds exactly one linear layer.
     """
     pairs = find_pairs(tower)
     if not pairs:
@@ -50,7 +50,7 @@ def smooth_tower(
 
 
 def find_pairs(tower: nn.Module) -> list[tuple[Any, nn.Linear]]:
-    """Norms, each with the only layer that takes what it puts out."""
+    """Norms, each with the only layer that reads its output."""
     blocks = [block for block in tower.modules() if isinstance(block, ClipVitEncoderLayer)]
     return [
         pair

@@ -70,13 +70,13 @@ def bfloat16_gain(device_type: str) -> float:
 
 
 def synchronize(device_type: str):
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device_type != "cpu":
         torch.accelerator.synchronize()
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in MB that this process has had: on its accelerator, else in all."""
+    """Peak memory of this process in MB: on its accelerator, or in total if it has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if device.type != "cpu" and hasattr(torch.accelerator, "max_memory_allocated"):
@@ -101,7 +101,7 @@ def read_random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor 
 
 
 def write_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device):
-    """Put back what `read_random_state` read."""
+    """Restore what `read_random_state` returned."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.get_device_module(device).set_rng_state(state[1])

@@ -22,8 +22,8 @@ def chinese_font() -> str:
 def figure_style() -> Iterator[None]:
     """Settings of a figure, from its first text to its saving; also a decorator.
 
-    A caption may hold `$` or a backslash: matplotlib would take what is between two dollars for
-    mathematics, and fail where it is none.
+    A caption may contain `$` or a backslash: matplotlib would parse what is between two dollars as
+    mathematics, and fail if it is not.
     """
     style: Any = {
         "text.parse_math": False,

@@ -1,6 +1,6 @@
 """Files that come with this project: recipes, architectures, templates and small datasets.
 
-In a checkout they lie at its top; in an installed package, within it.
+They are at the top of a checkout, and inside an installed package.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent
 #: The folder that has `configuration` and `data` in it.
 RESOURCES = PACKAGE / "resources" if (PACKAGE / "resources").is_dir() else PACKAGE.parent
 
-#: Kind of file -> its folder below `configuration`, and what a name lacks.
+#: Kind of file -> its folder below `configuration`, and the ending that a name omits.
 KINDS = {
     "train": ("recipe", ".yaml"),
     "model": ("model configuration", ""),
@@ -27,7 +27,7 @@ def resource_names(kind: str) -> list[str]:
 
 
 def find_resource(kind: str, name: str) -> Path:
-    """A file or folder of configuration: by its path, or by its name where it comes with this.
+    """A file or folder of configuration: by its path, or by its name if it comes with this project.
 
     Args:
         kind: a key of `KINDS`.
