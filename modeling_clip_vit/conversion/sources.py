@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import ModelCard, snapshot_download, try_to_load_from_cache
 
+from ..hub.base_model import BaseModel
 from ..utils.from_pretrained import LoadError, loading
 
 #: What the peers write before the id of a repository, and before a folder.
@@ -88,12 +89,32 @@ def find_source(name: str) -> Source | None:
     path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
     if path.is_file() or path.is_dir():
         return Source(name, path)
-    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    is_id = repository.count("/") == 1 and repository[0] not in "./~" and repository[-1] != "/"
-    if not is_id or path.exists():
+    repository, revision = hub_id(name)
+    if not repository or path.exists():
         return None
     folder = fetch(repository, revision or None, SMALL_FILES)
     return Source(name, folder, repository, folder.name)
+
+
+def hub_id(name: str) -> tuple[str, str]:
+    """The repository and the revision that a name has the form of; empty where it has none."""
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    is_id = repository.count("/") == 1 and repository[0] not in "./~" and repository[-1] != "/"
+    return (repository, revision) if is_id else ("", "")
+
+
+def read_base(name: str) -> BaseModel:
+    """What a card says of a model that a run started from.
+
+    Raises:
+        UserError: the repository cannot be reached any more.
+    """
+    source = find_source(name)
+    if source is None:
+        return BaseModel(name)
+    card = source.folder / "README.md"
+    licence = ModelCard.load(card).data.license if card.is_file() else None
+    return BaseModel(name, source.repository, licence)
 
 
 def fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:

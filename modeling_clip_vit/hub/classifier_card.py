@@ -5,6 +5,7 @@ import json
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..utils.markdown import escape_cell
+from .base_model import base_metadata, describe_bases, describe_licence
 from .model_card import (
     NOTHING_EVALUATED,
     OPEN_PICTURE,
@@ -25,19 +26,20 @@ def build_classifier_card(facts: CardFacts) -> ModelCard:
     """The card of a model with a class head as the Hub shows it."""
     dataset = read_dataset_card(facts.dataset)
     data = ModelCardData(
-        license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["vit", "image-classification", "clip_vit"],
         model_name=facts.name,
         eval_results=evaluation_results(facts),
+        **base_metadata(facts.bases),
     )
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {facts.name}",
         f"A Vision Transformer over images of {facts.image_size} × {facts.image_size} pixels "
         f"({facts.num_vision_parameters / 1e6:.1f} million parameters) that tells "
-        f"{len(facts.classes)} classes apart: {list_classes(facts.classes)}.",
+        f"{len(facts.classes)} classes apart: {list_classes(facts.classes)}. "
+        f"{describe_bases(facts.bases)}".rstrip(),
         "## How to use it",
         describe_use(facts),
         "## What it was measured to do",
@@ -47,8 +49,8 @@ def build_classifier_card(facts: CardFacts) -> ModelCard:
         "## How it was trained",
         describe_recipe(facts),
         "## Licence",
-        "The weights and the code are under Apache-2.0. The pictures trained on are under the "
-        "licences of their dataset.",
+        f"{describe_licence(facts.bases)} The pictures trained on are under the licences of their "
+        "dataset.",
     ]
     return ModelCard("\n\n".join(sections) + "\n")
 

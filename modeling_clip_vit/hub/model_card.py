@@ -13,6 +13,7 @@ from ..evaluation.metrics import Metric
 from ..utils.markdown import escape_cell
 from ..utils.resources import find_data
 from ..utils.versions import code_version, package_versions
+from .base_model import BaseModel, base_metadata, describe_bases, describe_licence
 
 PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "tokenizers")
 
@@ -36,6 +37,7 @@ class CardFacts:
         example_text: a caption to show how the model is used.
         image_size: side in pixels.
         classes: names of the classes of a classifier, which has no texts; empty for a CLIP.
+        bases: published models that training started from.
     """
 
     name: str
@@ -54,6 +56,7 @@ class CardFacts:
     example_text: str
     image_size: int
     classes: list[str] = field(default_factory=list)
+    bases: list[BaseModel] = field(default_factory=list)
 
 
 def build_model_card(facts: CardFacts) -> ModelCard:
@@ -61,12 +64,12 @@ def build_model_card(facts: CardFacts) -> ModelCard:
     dataset = read_dataset_card(facts.dataset)
     data = ModelCardData(
         language=dataset.get("language") or ["en"],
-        license="apache-2.0",
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "vit", "image-text-retrieval", "clip_vit"],
         model_name=facts.name,
         eval_results=evaluation_results(facts),
+        **base_metadata(facts.bases),
     )
     sections = [
         f"---\n{data.to_yaml()}\n---",
@@ -81,8 +84,8 @@ def build_model_card(facts: CardFacts) -> ModelCard:
         "## How it was trained",
         describe_recipe(facts),
         "## Licence",
-        "The weights and the code are under Apache-2.0. The pictures trained on are under the "
-        "licences named above, which ask for attribution.",
+        f"{describe_licence(facts.bases)} The pictures trained on are under the licences named "
+        "above, which ask for attribution.",
     ]
     return ModelCard("\n\n".join(sections) + "\n")
 
@@ -135,8 +138,9 @@ def describe_model(facts: CardFacts) -> str:
     return (
         f"A CLIP: a Vision Transformer over images of {facts.image_size} × {facts.image_size} "
         f"pixels ({vision:.1f} million parameters) and a text Transformer ({text:.1f} million) "
-        "whose embeddings meet in one space. It finds pictures by text and names pictures."
-    )
+        "whose embeddings meet in one space. It finds pictures by text and names pictures. "
+        f"{describe_bases(facts.bases)}"
+    ).rstrip()
 
 
 #: What a card says where there are no metrics.

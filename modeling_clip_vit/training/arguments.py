@@ -69,9 +69,12 @@ class ModelOptions:
         model_config: architecture to train from scratch: a ready-made one by name, such as
             `clip-vit-base-patch32`, or a folder with a config.json. For classification, the
             configuration of an image tower, or of a CLIP, whose image tower is used.
-        model_name_or_path: checkpoint to fine-tune instead, together with its tokenizer. For
-            classification, a classifier, or a CLIP, whose image tower gets a new class head.
-        vision_model_name_or_path: pretrained image encoder to use as the image tower.
+        model_name_or_path: checkpoint to fine-tune instead, together with its tokenizer, also a
+            published one of Transformers, open_clip or timm (see docs/conversion.md). For
+            classification, a classifier, an image tower or a CLIP, whose image tower gets a new
+            class head.
+        vision_model_name_or_path: pretrained image encoder to use as the image tower, of
+            Transformers or timm.
         text_model_name_or_path: pretrained text encoder to use as the text tower, together with its
             tokenizer.
         model_fields: fields to override in the joint configuration, such as
@@ -210,6 +213,9 @@ class RunOptions:
             uses `checkpoints` in output_dir. A folder is locked against a second run; a URL is not.
         resume_from_checkpoint: checkpoint folder to resume from, or `latest` for the newest
             complete one in checkpoint_dir.
+        save_as: other implementations to save the trained model for as well, each in a folder of
+            its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
+            `clip-vit convert`.
         report_to: trackers, by their name in Accelerate (tensorboard, wandb, ...), or none.
         push_to_hub: upload the trained model at the end.
         hub_model_id: repository to upload to, as `user/name`.
@@ -227,6 +233,7 @@ class RunOptions:
     save_total_limit: int = 1
     checkpoint_dir: str | None = None
     resume_from_checkpoint: str | None = None
+    save_as: list[str] = field(default_factory=list)
     report_to: str = "tensorboard"
     push_to_hub: bool = False
     hub_model_id: str | None = None

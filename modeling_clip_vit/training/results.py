@@ -1,5 +1,6 @@
 """Write the results of a run: first the model, then metrics, pictures and card; push them."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..conversion.sources import read_base
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..evaluation.tasks import TASKS
 from ..export.folder import export_clip
+from ..hub.base_model import BaseModel
 from ..hub.model_card import CardFacts
 from ..hub.push import push
 from ..inference.pictures import Found, save_retrieval_grid
@@ -22,6 +25,7 @@ from ..utils.errors import warn_only
 from ..utils.folders import committed_files, replaced_folder, saving, write_json
 from ..utils.versions import code_version
 from .curves import save_curves
+from .save_as import remove_saved, write_as
 from .trainer import Trainer
 
 #: Folder of the quantised model, within that of the float one.
@@ -83,6 +87,7 @@ class RunResults:
             (self.folder / name).unlink(missing_ok=True)
         if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
             shutil.rmtree(self.folder / QUANTIZED_FOLDER)
+        remove_saved(self.folder)
 
     def write_rest(self):
         """Measure, quantise, draw, describe and upload, each on its own."""
@@ -93,6 +98,8 @@ class RunResults:
         }
         if self.args.quantization.quantization_mode != "none":
             steps["making the quantised model"] = self.write_integers
+        for name in self.args.run.save_as:
+            steps[f"saving the model as {name}"] = functools.partial(self.write_as, name)
         searches = self.searches()
         if searches:
             steps[f"drawing {SEARCHES_FILE}"] = lambda: self.draw_searches(searches)
@@ -163,6 +170,10 @@ class RunResults:
         self.files += [str(name) for name in names if (self.folder / name).is_file()]
         print_summary(target, metrics)
 
+    def write_as(self, name: str):
+        """Write the model as another implementation loads it."""
+        self.files += write_as(self.folder, name)
+
     def searches(self) -> list[tuple[str, list[Found]]]:
         """What the model finds for some captions; empty where it searches nothing."""
         with warn_only("searching for examples"):
@@ -206,7 +217,21 @@ class RunResults:
             example_text=example,
             image_size=self.task.image_size(model),
             classes=self.training.preparation.class_names,
+            bases=self.bases(),
         )
+
+    def bases(self) -> list[BaseModel]:
+        """The published models that the run started from."""
+        model = self.args.model
+        towers = (model.vision_model_name_or_path, model.text_model_name_or_path)
+        names = [model.model_name_or_path] if model.model_name_or_path else filter(None, towers)
+        bases = []
+        for name in names:
+            base = BaseModel(name)
+            with warn_only(f"reading the card of {name}"):
+                base = read_base(name)
+            bases.append(base)
+        return bases
 
     def push(self):
         """Upload what this run wrote, or list what would go up."""

@@ -44,6 +44,7 @@ from .restart import (
     tell_changes,
 )
 from .resumable_batches import build_batches
+from .save_as import check_save_as
 from .tasks import Preparation, Task, find_task
 from .tasks.task import Value
 
@@ -106,6 +107,7 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         set_seed(args.run.seed)
         preparation = task.prepare(restart)
         args = args.with_columns(preparation.columns)
+        check_save_as(args.run.save_as, preparation.model)
         trainer = Trainer(task, preparation, accelerator, args, precision)
         if found:
             trainer.load(*found)
