@@ -93,7 +93,7 @@ def refuse_misfits(path: str, model: PreTrainedModel, report: dict):
     ]
     misfits = {
         "lacks": report["missing_keys"],
-        "has, beside the model's,": report["unexpected_keys"],
+        "has, besides the model's,": report["unexpected_keys"],
         "has in another shape": shapes,
     }
     problems = [

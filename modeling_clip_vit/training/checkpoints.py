@@ -2,7 +2,6 @@
 
 import glob
 import json
-import logging
 import shutil
 import tempfile
 import zlib
@@ -20,8 +19,6 @@ from ..utils.errors import UserError, first_line
 from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
 from ..utils.processes import all_reduce_max, from_main
 from .restart import PROCESSOR_FOLDER
-
-logger = logging.getLogger(__name__)
 
 #: Written last: what it lists is all there, with its size and its checksum.
 PROGRESS_FILE = "progress.json"

@@ -32,7 +32,14 @@ def freeze(model: nn.Module, options: ModelOptions) -> list[nn.Module]:
 
 
 def freeze_lowest(tower: nn.Module, count: int, field: str) -> list[nn.Module]:
-    """Freeze the lowest `count` blocks of a tower and what comes before them."""
+    """Freeze the lowest `count` blocks of a tower and what comes before them.
+
+    Returns:
+        The modules of which no weight learns.
+
+    Raises:
+        UserError: the tower has fewer blocks; the message names the option `field`.
+    """
     blocks = find_blocks(tower)
     if count > len(blocks):
         raise UserError(f"{field}={count} is not allowed: the tower has {len(blocks)} blocks")

@@ -42,7 +42,7 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
     """A CLIP of this package and its processor from a checkpoint, also one of a peer.
 
     Raises:
-        ValueError: the checkpoint holds another type of model, or its weights do not match.
+        UserError: the checkpoint holds another type of model, or its weights do not match.
     """
     path = local_checkpoint(path)
     config = load_config(path)
@@ -68,10 +68,10 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
 
 
 def refuse_quantized(config: PretrainedConfig, path: str):
-    """Refuse a checkpoint in integers, which do not learn.
+    """Reject a quantised checkpoint: integers do not learn.
 
     Raises:
-        ValueError: it is one.
+        UserError: it is one.
     """
     if is_quantized(config):
         raise UserError(
@@ -107,14 +107,13 @@ def build_model(
     captions: Captions,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[ClipVitModel, CLIPProcessor]:
-    """A new model, pretrained towers in it where asked for, and its processor.
+    """A new model, with pretrained towers if the options name them, and its processor.
 
-    The tokenizer is the given one, or that of the pretrained text tower, or learns from the
-    captions.
+    The tokenizer is that of the pretrained text tower, or else the given one, or else learns from
+    the captions.
 
     Raises:
-        FileNotFoundError: there is no configuration in that folder.
-        ValueError: it is the configuration of another type of model, or not a valid one.
+        UserError: there is no configuration, or it is of another type of model or not valid.
     """
     options = with_local_towers(options)
     path = find_config(options)
@@ -177,7 +176,7 @@ def load_text_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained text tower, which cuts what that tower cannot read.
 
     Raises:
-        ValueError: it cannot pad.
+        UserError: it cannot pad.
     """
     tokenizer = load_tokenizer(path)
     if tokenizer.pad_token is None:

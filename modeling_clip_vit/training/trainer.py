@@ -50,7 +50,7 @@ from .tasks.task import Value
 
 logger = logging.getLogger(__name__)
 
-#: Ctrl-C, what a scheduler sends, and a closed terminal (which Windows has not).
+#: Ctrl-C, what a scheduler sends, and a closed terminal (a signal that Windows lacks).
 STOP_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -99,7 +99,7 @@ def build_trainer(args: TrainArguments) -> "Trainer":
     task = find_task(args.run.task)(args)
     device = start_launched()
     checkpoints = open_store(args.run)
-    # What was copied from an object store goes when the candidates are closed.
+    # Closing the candidates removes what was copied from an object store.
     with closing(find_checkpoint(device, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()

@@ -11,7 +11,7 @@ WEIGHT = "text_model.encoder.layers.0.feed_forward.fc1.weight"
 
 MISFITS = {
     "lacks": f"it lacks {WEIGHT}",
-    "extra": "it has, beside the model's, other.weight",
+    "extra": "it has, besides the model's, other.weight",
     "shape": f"it has in another shape {WEIGHT} (3, 24) instead of (48, 24)",
 }
 

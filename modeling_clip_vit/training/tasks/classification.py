@@ -181,8 +181,8 @@ def prepare_classification(
         restart: what a checkpoint keeps, of a run that is resumed.
 
     Raises:
-        DataError, ValueError: something about the data or the model is not as asked for; nothing
-            has been written then.
+        DataError, UserError: the data or the model is not as the arguments ask for; nothing has
+            been written then.
     """
     args.check_dataset()
     restart = restart or Restart()
@@ -243,8 +243,7 @@ def build_classifier(
     """A new classifier for these classes, and its image processor.
 
     Raises:
-        FileNotFoundError: there is no configuration in that folder.
-        ValueError: it is the configuration of another type of model, or not a valid one.
+        UserError: there is no configuration, or it is of another type of model or not valid.
     """
     config = tower_config(str(find_config(options)), options, names)
     model = ClipVitForImageClassification(config)
@@ -261,7 +260,7 @@ def load_classifier(
     The head is the checkpoint's if that is a classifier with exactly these classes, else it is new.
 
     Raises:
-        ValueError: the checkpoint holds another type of model, or other weights than it has.
+        UserError: the checkpoint holds another type of model, or its weights do not match.
     """
     path = local_checkpoint(path, needs_texts=False)
     saved = load_config(path)
@@ -298,7 +297,7 @@ def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitV
     """The configuration of an image tower, alone or of a CLIP, with these classes.
 
     Raises:
-        ValueError: it is of another type, or `vision_fields` has a field that it has not.
+        UserError: it is of another type, or lacks a field of `vision_fields`.
     """
     config = load_config(path)
     if config.model_type == ClipVitConfig.model_type:

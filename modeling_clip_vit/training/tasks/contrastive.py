@@ -28,6 +28,7 @@ from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
 from ...modeling_clip_vit import ClipVitModel
+from ...utils.processes import full_tensor
 from ..arguments import TrainArguments
 from ..datasets import (
     StreamRows,
@@ -142,8 +143,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
 
     def describe_weights(self, unwrapped: ClipVitModel) -> dict[str, float]:
         """The scale."""
-        scale = unwrapped.get_logit_scale().detach()
-        return {"logit_scale": float(getattr(scale, "full_tensor", lambda: scale)())}
+        return {"logit_scale": float(full_tensor(unwrapped.get_logit_scale().detach()))}
 
     def write_extra_files(self, folder: Path):
         """What Sentence Transformers reads."""

@@ -80,7 +80,7 @@ def load_teacher(
     """A frozen model that sees the same batches as its student.
 
     Raises:
-        ValueError: it is no CLIP, or it was made for other images or other tokens.
+        UserError: it is no CLIP, or it was made for other images or other tokens.
     """
     checkpoint = local_checkpoint(path)
     model_type = load_config(checkpoint).model_type

@@ -97,7 +97,7 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
 
     @abstractmethod
     def towers(self, model: ModelT) -> list[PreTrainedModel]:
-        """The Transformers of a model, whose blocks are recomputed, compiled or frozen."""
+        """The towers of a model, each a stack of blocks."""
 
     def configure(
         self,
