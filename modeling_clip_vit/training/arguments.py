@@ -324,7 +324,7 @@ class TrainArguments:
         for name, (holds, allowed) in CHECKS.items():
             if not holds(values[name]):
                 raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
-        optimizer, run, data, captions = self.optimizer, self.run, self.data, self.captions
+        optimizer, run, data = self.optimizer, self.run, self.data
         self.check_evaluations()
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
@@ -335,12 +335,8 @@ class TrainArguments:
                 f"per_device_train_batch_size={optimizer.per_device_train_batch_size} is not "
                 f"allowed: it must be a multiple of images_per_concept={data.images_per_concept}"
             )
-        pairs_only = LOSSES[self.loss.loss].pairs_only
-        if pairs_only and data.images_per_concept > 1:
-            raise UserError(
-                f"loss={self.loss.loss!r} is not allowed with images_per_concept > 1: use "
-                "multi_positive"
-            )
+        if LOSSES[self.loss.loss].pairs_only:
+            self.check_pairs()
         if optimizer.gradient_cache_batch_size and optimizer.gradient_accumulation_steps > 1:
             raise UserError(
                 f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps} is not "
@@ -349,16 +345,6 @@ class TrainArguments:
             )
         if self.mix.is_on:
             self.check_mix()
-        if pairs_only and captions.label_column:
-            raise UserError(
-                f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
-                "class share their texts: use multi_positive"
-            )
-        if pairs_only and captions.caption_sampling == "each" and len(captions.sources()) > 1:
-            raise UserError(
-                f"caption_sampling='each' is not allowed with loss={self.loss.loss!r}, which pairs "
-                "each image with one text: use 'one'"
-            )
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
@@ -387,6 +373,28 @@ class TrainArguments:
                     f"evaluations has two entries called {name!r}: give one of them another name"
                 )
             names.add(name)
+
+    def check_pairs(self):
+        """Reject options that give an image other positives than its own text.
+
+        Raises:
+            UserError: with the option or the loss to change.
+        """
+        if self.data.images_per_concept > 1:
+            raise UserError(
+                f"loss={self.loss.loss!r} is not allowed with images_per_concept > 1: use "
+                "multi_positive"
+            )
+        if self.captions.label_column:
+            raise UserError(
+                f"loss={self.loss.loss!r} is not allowed with label_column, where images of one "
+                "class share their texts: use multi_positive"
+            )
+        if self.captions.caption_sampling == "each" and len(self.captions.sources()) > 1:
+            raise UserError(
+                f"caption_sampling='each' is not allowed with loss={self.loss.loss!r}, which pairs "
+                "each image with one text: use 'one'"
+            )
 
     def check_dataset(self):
         """Reject a run without data to train on or to evaluate on.
