@@ -11,49 +11,94 @@ from modeling_clip_vit.training.averaging import WeightAverage
 from modeling_clip_vit.training.guard import TrainingError, UpdateGuard
 
 
-def test_what_is_not_a_number_is_skipped_and_a_streak_of_it_ends_the_run(caplog):
+@pytest.mark.parametrize(
+    ("loss", "norm", "reason"),
+    [(math.nan, 1.0, "the loss is nan"), (2.0, math.inf, "the gradient norm is inf")],
+)
+def test_what_is_not_finite_is_skipped_with_the_reason(loss, norm, reason, caplog):
     guard = UpdateGuard(max_spike=0, max_skipped=3)
-    assert guard.accepts(1, 2.0, 5.0)
     with caplog.at_level(logging.WARNING):
-        assert not guard.accepts(2, math.nan, 1.0)
-        assert not guard.accepts(3, 2.0, math.inf)
-    assert "update 2 is skipped: the loss is nan (1 in a row; 3 end the run)" in caplog.text
-    assert guard.accepts(4, 2.0, 1.0)  # the streak is over
-    assert not guard.accepts(5, math.nan, math.nan)
-    assert not guard.accepts(6, math.nan, math.nan)
-    with pytest.raises(TrainingError, match="stopped at update 7: the loss is nan"):
-        guard.accepts(7, math.nan, math.nan)
-    assert guard.skipped == 5
+        assert not guard.accepts(2, loss, norm)
+    assert f"update 2 is skipped: {reason} (1 in a row; 3 end the run)" in caplog.text
 
 
-def test_a_spike_is_told_from_the_usual_and_a_resumed_guard_judges_alike():
+def test_too_many_skipped_updates_in_a_row_end_the_run():
+    guard = UpdateGuard(max_spike=0, max_skipped=3)
+    for step in (1, 2):
+        assert not guard.accepts(step, math.nan, math.nan)
+    assert guard.accepts(3, 2.0, 1.0)  # the streak is over
+    for step in (4, 5):
+        assert not guard.accepts(step, math.nan, math.nan)
+    with pytest.raises(TrainingError, match="stopped at update 6: the loss is nan"):
+        guard.accepts(6, math.nan, math.nan)
+
+
+def test_skipped_updates_are_counted():
+    guard = UpdateGuard(max_spike=0, max_skipped=3)
+    for loss in (math.nan, 1.0, math.inf):
+        guard.accepts(1, loss, 1.0)
+    assert guard.skipped == 2
+
+
+def settled_guard() -> UpdateGuard:
+    """A guard that has seen many gradients of norm 2, after a long first one."""
     guard = UpdateGuard(max_spike=4, max_skipped=10)
-    assert guard.accepts(0, 1.0, 100.0)  # nothing is usual yet
-    assert all(guard.accepts(step, 1.0, 2.0) for step in range(1, 200))
-    again = UpdateGuard(max_spike=4, max_skipped=10)
+    for norm in (100.0, *[2.0] * 199):
+        assert guard.accepts(0, 1.0, norm)
+    return guard
+
+
+@pytest.mark.parametrize(("norm", "is_accepted"), [(3.0, True), (7.0, True), (12.0, False)])
+def test_a_spike_is_more_than_a_multiple_of_the_usual_norm(norm, is_accepted):
+    assert settled_guard().accepts(200, 1.0, norm) == is_accepted
+
+
+def test_a_resumed_guard_goes_on_as_the_first():
+    guard, again = settled_guard(), UpdateGuard(max_spike=4, max_skipped=10)
     again.load_state_dict(guard.state_dict())
-    for one in (guard, again):
-        assert one.accepts(200, 1.0, 7.0)
-        assert not one.accepts(201, 1.0, 12.0)
-        assert one.accepts(202, 1.0, 3.0)
+    for norm in (7.0, 12.0, 3.0):
+        assert again.accepts(200, 1.0, norm) == guard.accepts(200, 1.0, norm)
     assert vars(guard) == vars(again)
 
 
-def test_the_mean_follows_the_formula_and_leaves_the_weights_alone():
-    model = nn.Linear(2, 2)
-    model.bias.requires_grad = False
+def averaged(model: nn.Linear, updates: int) -> tuple[WeightAverage, torch.Tensor]:
+    """The average of weights that grow by 1 with each update, and what it should be."""
     average = WeightAverage(model, decay=0.9)
     expected = model.weight.detach().clone()
-    for update in range(1, 120):
+    for update in range(1, updates + 1):
         with torch.no_grad():
             model.weight.add_(1.0)
         average.update()
         decay = min(0.9, update / (update + 9))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    live = model.weight.detach().clone()
+    return average, expected
+
+
+def test_the_mean_follows_the_formula():
+    model = nn.Linear(2, 2)
+    average, expected = averaged(model, 120)
     with average.applied():
         torch.testing.assert_close(model.weight.detach(), expected)
+
+
+def test_the_mean_is_behind_by_what_its_decay_says():
+    model = nn.Linear(2, 2)
+    average, _ = averaged(model, 120)
+    behind = model.weight.detach() - average.state_dict()["weight"]
+    # decay / (1 - decay) updates.
+    torch.testing.assert_close(behind, torch.full_like(behind, 9.0), atol=0.5, rtol=0)
+
+
+def test_the_weights_are_themselves_again_after_the_mean_was_applied():
+    model = nn.Linear(2, 2)
+    average, _ = averaged(model, 3)
+    live = model.weight.detach().clone()
+    with average.applied():
+        assert not torch.equal(model.weight, live)
     assert torch.equal(model.weight, live)
-    assert list(average.state_dict()) == ["weight"]
-    # Weights that grow by 1 an update are ahead of their mean by decay / (1 - decay).
-    torch.testing.assert_close(live - expected, torch.full_like(live, 9.0), atol=0.5, rtol=0)
+
+
+def test_what_is_frozen_has_no_mean():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad = False
+    assert list(WeightAverage(model, decay=0.9).state_dict()) == ["weight"]
