@@ -103,7 +103,7 @@ def test_search_finds_pictures_by_text(trained, query, tmp_path, capsys):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(trained, recipes):
-    kill_after(recipes["killed"], "step-*20")
+    kill_after(recipes["killed"], "step-*")
     train(recipes["killed"], "--resume_from_checkpoint", "latest")
     assert_same_weights(output_of(recipes["killed"]), trained)
 

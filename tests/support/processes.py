@@ -50,6 +50,8 @@ def run_example(
     return run_without_package(code, folder, *arguments, without=without)
 
 
+#: Seconds until a process counts as hung: on a busy machine, importing torch can take minutes.
+PATIENCE = 600
 #: Options of Accelerate's launcher for two processes of this machine that meet through gloo.
 TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
@@ -70,16 +72,25 @@ def start(recipe: Path, *arguments: str, launch: Sequence[str] = (), **options) 
     )
 
 
-def finish(process: subprocess.Popen, seconds: float = 300) -> str:
+def outputs(process: subprocess.Popen, seconds: float = PATIENCE) -> tuple[str, str]:
+    """What a process wrote to stdout and stderr until it ended; none is left behind."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        kill(process)
+        raise AssertionError(f"{process.args} has not ended in {seconds} s") from error
+
+
+def finish(process: subprocess.Popen, seconds: float = PATIENCE) -> str:
     """Wait until a process has ended well; returns what it wrote to stderr."""
-    _, errors = process.communicate(timeout=seconds)
+    _, errors = outputs(process, seconds)
     assert process.returncode == 0, errors[-3000:]
     return errors
 
 
-def fail(process: subprocess.Popen, seconds: float = 300) -> str:
+def fail(process: subprocess.Popen, seconds: float = PATIENCE) -> str:
     """Wait until a process has ended with an error; returns what it wrote to stderr."""
-    _, errors = process.communicate(timeout=seconds)
+    _, errors = outputs(process, seconds)
     assert process.returncode != 0, errors[-3000:]
     return errors
 
@@ -94,17 +105,20 @@ def wait_until(
     condition: Callable[[], object],
     what: str,
     process: subprocess.Popen | None = None,
-    seconds: float = 120,
+    seconds: float = PATIENCE,
     interval: float = 0.02,
 ):
     """Wait until a condition holds, while a process that is to bring it about runs."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        if time.monotonic() > deadline:
+            if process is not None:
+                kill(process)
+            raise AssertionError(f"{what}: not in {seconds} s")
         time.sleep(interval)
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120):
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = PATIENCE):
     """Wait until a file or folder exists; its name may have wildcards."""
     wait_until(lambda: any(path.parent.glob(path.name)), f"no {path}", process, seconds)

@@ -41,6 +41,8 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
         "save_steps": 20,
         "eval_steps": 50,
         "logging_steps": 10,
+        # What `auto` measures may differ from one process to the next on a busy machine.
+        "bf16": False,
         **fields,
     }
     path = folder / "recipe.yaml"
@@ -49,11 +51,9 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
 
 
 def write_recipes(folder: Path, names: Sequence[str], *places: Path, **fields) -> list[Path]:
-    """Equal recipes for runs whose weights are compared, each with a folder of its name."""
+    """Equal recipes for several runs, each with a folder of its name."""
     for name in names:
         (folder / name).mkdir()
-    # What `auto` measures may differ from one process to the next on a busy machine.
-    fields = {"bf16": False, **fields}
     return [write_recipe(folder / name, *places, **fields) for name in names]
 
 
@@ -83,7 +83,10 @@ def train_in_two_processes(recipe: Path):
 
 
 def kill_after(recipe: Path, checkpoint: str, *arguments: str, launch: Sequence[str] = ()):
-    """Start a run, and kill it once it has a checkpoint of this name."""
+    """Start a run, and kill it once it has a checkpoint of this name, which may have wildcards.
+
+    A name that fits later checkpoints too still fits when a busy machine comes to look.
+    """
     process = start(recipe, "--report_to", "none", *arguments, launch=launch)
     wait_for(output_of(recipe) / "checkpoints" / checkpoint, process)
     kill(process)

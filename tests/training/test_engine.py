@@ -22,6 +22,7 @@ def test_a_run_with_many_options_ends_and_logs_what_it_measured(
         "matryoshka_dims": [4, 16],
         "ema_decay": 0.9,
         "max_grad_spike": 5,
+        "bf16": True,
     }
     fields = {"max_steps": 20, "logging_steps": 1, "save_steps": 0, "eval_steps": 0, **options}
     recipe = write_recipe(tmp_path, color_dataset, linear_config, **fields)
@@ -41,7 +42,7 @@ def test_a_run_with_many_options_ends_and_logs_what_it_measured(
 
 def test_blocks_compile(tmp_path, color_dataset, linear_config):
     recipe = write_recipe(
-        tmp_path, color_dataset, linear_config, max_steps=2, save_steps=0, eval_steps=0, bf16=False
+        tmp_path, color_dataset, linear_config, max_steps=2, save_steps=0, eval_steps=0
     )
     one_block = ["--vision_fields.num_hidden_layers", "1", "--text_fields.num_hidden_layers", "1"]
     plain = train(recipe, *one_block)["loss"]

@@ -83,7 +83,7 @@ def test_what_cannot_be_is_rejected(fields, message):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, color_dataset, linear_config):
     """A recipe that was trained in bfloat16."""
-    fields = {"max_steps": 1, "save_steps": 1, "eval_steps": 0, "evaluations": []}
+    fields = {"max_steps": 1, "save_steps": 1, "eval_steps": 0, "evaluations": [], "bf16": "auto"}
     folder = tmp_path_factory.mktemp("bfloat16")
     recipe = write_recipe(folder, color_dataset, linear_config, **fields)
     train(recipe, "--bf16", "true")
