@@ -14,6 +14,7 @@ from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new, new_folder
 from ..utils.from_pretrained import load_model, load_processor
+from ..utils.interpolation import interpolate
 from .published import local_checkpoint
 from .weights import ConversionError
 
@@ -99,9 +100,7 @@ def merge(first: PreTrainedModel, second: PreTrainedModel, alpha: float):
         raise ConversionError(
             f"the models cannot be merged: they differ in {abbreviate_names(listed)}"
         )
-    for name, weight in ours.items():
-        if weight.is_floating_point():
-            weight.copy_(torch.lerp(weight.double(), theirs[name].double(), alpha))
+    first.load_state_dict(interpolate(ours, theirs, alpha))
 
 
 def shape_of(state: dict[str, torch.Tensor], name: str) -> str:

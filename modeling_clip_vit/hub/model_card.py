@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import Metric
+from ..evaluation.tasks import TASKS
 from ..utils.markdown import escape_cell
 from ..utils.resources import find_data
 from ..utils.versions import code_version, package_versions
@@ -38,6 +39,8 @@ class CardFacts:
         image_size: side in pixels.
         classes: names of the classes of a classifier, which has no texts; empty for a CLIP.
         bases: published models that training started from.
+        between: metrics of models between the one that the run started from, at 0, and the trained
+            one, at 1.
     """
 
     name: str
@@ -57,6 +60,7 @@ class CardFacts:
     image_size: int
     classes: list[str] = field(default_factory=list)
     bases: list[BaseModel] = field(default_factory=list)
+    between: dict[float, list[Metric]] = field(default_factory=dict)
 
 
 def build_model_card(facts: CardFacts) -> ModelCard:
@@ -79,6 +83,7 @@ def build_model_card(facts: CardFacts) -> ModelCard:
         describe_use(facts),
         "## What it was measured to do",
         describe_metrics(facts),
+        *describe_between(facts),
         "## What it was trained on",
         describe_data(facts, dataset),
         "## How it was trained",
@@ -249,6 +254,31 @@ def describe_other_tasks(metrics: list[Metric]) -> list[str]:
         header = ["| task | evaluation | column | metric | value |", "| --- " * 5 + "|"]
         parts.append("\n".join([*header, *others]))
     return parts
+
+
+def describe_between(facts: CardFacts) -> list[str]:
+    """A table of the headline metrics between the start of the run and its end."""
+    if not facts.between:
+        return []
+    names = {
+        metric.key: None
+        for metrics in facts.between.values()
+        for metric in metrics
+        if metric.name in TASKS[metric.task].headlines[:1]
+    }
+    lines = [f"| share of the end | {' | '.join(map(escape_cell, names))} |"]
+    lines.append("| --- " * (len(names) + 1) + "|")
+    for alpha, metrics in sorted(facts.between.items()):
+        values = {metric.key: f"{100 * metric.value:.1f}" for metric in metrics}
+        lines.append(f"| {alpha:g} | {' | '.join(values.get(name, '') for name in names)} |")
+    return [
+        "## Between its start and its end",
+        f"Models whose weights lie between those that the run started from "
+        f"(`{facts.recipe['model_name_or_path']}`), at 0, and those at its end, at 1 (WiSE-FT), in "
+        f"percent. The weights in this folder are at {facts.recipe['wise_ft_alpha']:g}.",
+        "\n".join(lines),
+        "![Metrics between the start and the end](wise_ft.png)",
+    ]
 
 
 def describe_data(facts: CardFacts, dataset: dict) -> str:

@@ -21,6 +21,8 @@ from ..evaluation.options import EvaluationOptions
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
+from .finetuning.checks import check_finetuning
+from .finetuning.options import AdapterOptions, FinetuningOptions
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,8 @@ class LossOptions:
             truncated to them; empty trains the full width only.
         view_loss_weight: weight of the contrastive loss between images of the same concept; 0
             disables it.
-        teacher_name_or_path: trained checkpoint whose similarities are distilled.
+        teacher_name_or_path: trained checkpoint whose similarities are distilled; `start` is the
+            one that the run starts from (model_name_or_path), so that less of it is forgotten.
         distillation_weight: weight of the distillation loss, from 0 to 1.
     """
 
@@ -288,6 +291,15 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warmup_ratio": SHARE,
     "decay_ratio": SHARE,
     "save_total_limit": AT_LEAST_1,
+    "lora_rank": AT_LEAST_1,
+    "lora_vision_rank": (lambda rank: rank is None or rank >= 0, "null or at least 0"),
+    "lora_text_rank": (lambda rank: rank is None or rank >= 0, "null or at least 0"),
+    "lora_alpha": (lambda alpha: alpha is None or alpha > 0, "null or above 0"),
+    "lora_dropout": PART,
+    "head_first_steps": AT_LEAST_0,
+    "l2_sp_weight": AT_LEAST_0,
+    "wise_ft": (lambda shares: all(0 <= share <= 1 for share in shares), "shares from 0 to 1"),
+    "wise_ft_alpha": SHARE,
     "logging_steps": AT_LEAST_1,
 }
 
@@ -316,6 +328,8 @@ class TrainArguments:
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
@@ -356,6 +370,7 @@ class TrainArguments:
             raise UserError("push_to_hub needs hub_model_id: the repository to upload to")
         if run.hub_model_id:
             check_repo_id(run.hub_model_id)
+        check_finetuning(self)
         if optimizer.learning_rate == 0:
             logger.warning("learning_rate=0: the weights that AdamW trains will not change")
 

@@ -47,6 +47,11 @@ def freeze_lowest(tower: nn.Module, count: int, field: str) -> list[nn.Module]:
     for parameter in tower.parameters():
         if depth[id(parameter)] <= count:
             parameter.requires_grad = False
+    return without_gradient(tower)
+
+
+def without_gradient(tower: nn.Module) -> list[nn.Module]:
+    """The modules of a tower that have parameters, none of which learns."""
     return [
         module
         for module in tower.modules()

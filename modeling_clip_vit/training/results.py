@@ -25,6 +25,8 @@ from ..utils.errors import warn_only
 from ..utils.folders import committed_files, replaced_folder, saving, write_json
 from ..utils.versions import code_version
 from .curves import save_curves
+from .finetuning.adapters import ADAPTER_FOLDER
+from .finetuning.wise_ft import Point, save_interpolation
 from .save_as import remove_saved, write_as
 from .trainer import Trainer
 
@@ -33,7 +35,11 @@ QUANTIZED_FOLDER = "int8"
 #: Files about the model that a run writes next to it. They are removed when it is replaced.
 METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
 CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
-MODEL_FILES = (METRICS_FILE, LOG_FILE, CURVES_FILE, SEARCHES_FILE, CARD_FILE)
+INTERPOLATION_FILE = "wise_ft.png"
+MODEL_FILES = (
+    *(METRICS_FILE, LOG_FILE, CURVES_FILE),
+    *(INTERPOLATION_FILE, SEARCHES_FILE, CARD_FILE),
+)
 
 
 def finish_run(training: Trainer):
@@ -63,12 +69,14 @@ class RunResults:
         model: what it trained.
         files: names of the files written so far, relative to the folder.
         metrics: metrics so far.
+        points: what was measured between the start and the end.
     """
 
     training: Trainer
     model: PreTrainedModel
     files: list[str] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
 
     def __post_init__(self):
         self.args = self.training.args
@@ -83,19 +91,42 @@ class RunResults:
             self.model.eval().save_pretrained(partial)
             self.processor.save_pretrained(partial)
             self.task.write_extra_files(partial)
+        self.replace_adapter()
         for name in MODEL_FILES:  # about the model that was replaced
             (self.folder / name).unlink(missing_ok=True)
         if (self.folder / QUANTIZED_FOLDER / FACTS_FILE).is_file():
             shutil.rmtree(self.folder / QUANTIZED_FOLDER)
         remove_saved(self.folder)
 
+    def replace_adapter(self):
+        """Write the adapter, if one was trained, over that of the model that was replaced."""
+        target = self.folder / ADAPTER_FOLDER
+        if (target / "adapter_config.json").is_file():
+            shutil.rmtree(target)
+        if self.training.finetuning.adapter is None:
+            return
+        with (
+            saving(f"the adapter in {target}", f"the merged model is whole in {self.folder}"),
+            replaced_folder(target) as partial,
+        ):
+            self.training.finetuning.adapter.save(partial)
+        self.add_files(target)
+
+    def add_files(self, folder: Path):
+        """Count the files of a folder among those that were written."""
+        names = (path.relative_to(self.folder) for path in sorted(folder.rglob("*")))
+        self.files += [str(name) for name in names if (self.folder / name).is_file()]
+
     def write_rest(self):
         """Measure, quantise, draw, describe and upload, each on its own."""
         steps: dict[str, Callable[[], Any]] = {
             "the evaluation": self.measure,
+            "measuring between start and end": self.interpolate,
             f"writing {METRICS_FILE}": self.write_metrics,
             f"drawing {CURVES_FILE}": self.draw_curves,
         }
+        if self.args.finetuning.wise_ft:
+            steps[f"drawing {INTERPOLATION_FILE}"] = self.draw_interpolation
         if self.args.quantization.quantization_mode != "none":
             steps["making the quantised model"] = self.write_integers
         for name in self.args.run.save_as:
@@ -120,10 +151,20 @@ class RunResults:
         self.metrics = self.training.evaluate(self.model, is_end=True)
         self.training.log_metrics(as_dict(self.metrics))
 
+    def interpolate(self):
+        """Evaluate the models between the start and the end, if the recipe asks for them."""
+        interpolation = self.training.finetuning.interpolation
+        if interpolation and self.args.finetuning.wise_ft:
+            self.points = interpolation.measure(
+                self.model,
+                self.args.finetuning.wise_ft,
+                lambda model: self.training.evaluate(model, is_end=True),
+            )
+
     def write_metrics(self):
         """Write metrics.json and the training log."""
         progress = self.training.progress
-        content = {
+        content: dict[str, Any] = {
             "metrics": as_json(self.metrics),
             "steps": progress.step,
             "train_seconds": progress.seconds,
@@ -132,6 +173,10 @@ class RunResults:
             "code": code_version(),
             "recipe": self.args.to_flat_dict(),
         }
+        if self.points:
+            content["wise_ft"] = [
+                {"alpha": point.alpha, "metrics": as_json(point.metrics)} for point in self.points
+            ]
         lines = [json.dumps(finite(line)) for line in progress.history]
         with self.commit() as partial:
             write_json(partial / METRICS_FILE, content)
@@ -140,12 +185,22 @@ class RunResults:
     def draw_curves(self):
         """Draw how training went."""
         with self.commit() as partial:
-            drawn = [
-                metric.key
-                for metric in self.metrics
-                if metric.name in TASKS[metric.task].headlines[:1]
-            ]
-            save_curves(partial / CURVES_FILE, self.training.progress.history, drawn)
+            history = self.training.progress.history
+            save_curves(partial / CURVES_FILE, history, self.headlines())
+
+    def headlines(self) -> list[str]:
+        """The first metric of each task, as figures show them."""
+        return [m.key for m in self.metrics if m.name in TASKS[m.task].headlines[:1]]
+
+    def draw_interpolation(self):
+        """Draw the metrics between the start and the end."""
+        with self.commit() as partial:
+            save_interpolation(
+                partial / INTERPOLATION_FILE,
+                self.points,
+                self.headlines(),
+                self.args.finetuning.wise_ft_alpha,
+            )
 
     def write_integers(self):
         """Write the quantised model: torchao's as a checkpoint, NNCF's as an OpenVINO export."""
@@ -166,8 +221,7 @@ class RunResults:
                 write_facts(partial, facts)
             else:
                 write_quantized(quantized, self.processor, partial, facts)
-        names = (path.relative_to(self.folder) for path in sorted(target.rglob("*")))
-        self.files += [str(name) for name in names if (self.folder / name).is_file()]
+        self.add_files(target)
         print_summary(target, metrics)
 
     def write_as(self, name: str):
@@ -218,6 +272,7 @@ class RunResults:
             image_size=self.task.image_size(model),
             classes=self.training.preparation.class_names,
             bases=self.bases(),
+            between={p.alpha: p.metrics for p in self.points},
         )
 
     def bases(self) -> list[BaseModel]:

@@ -30,6 +30,7 @@ from .averaging import WeightAverage
 from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
+from .finetuning.finetuning import Finetuning
 from .guard import UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator, start_launched
@@ -180,16 +181,19 @@ class Trainer:
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
         choose_kernels(preparation.model, args, accelerator.device, precision.autocast, is_sharded)
+        self.finetuning = Finetuning(args, task, preparation, accelerator)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
             self.quantization = QuantizedTraining(args, preparation, accelerator)
         has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
+        has_idle = has_idle or self.finetuning.has_idle_parameters()
         task.configure(preparation, accelerator, has_idle)
         self.prepare_blocks(preparation.model)
         optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
+        self.finetuning.hold_start(self.unwrapped())
         self.reader = build_batches(accelerator, preparation.data, args.data)
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
         decay = args.optimizer.ema_decay
@@ -261,11 +265,12 @@ class Trainer:
         if self.average:
             self.average.swap()
         self.trained = self.whole_model()
-        if self.quantization and self.accelerator.is_main_process:
-            self.preparation.model = self.quantization.float_model(self.trained)
-        else:
-            self.preparation.model = self.trained
-        return self.preparation.model
+        model = self.trained
+        if self.accelerator.is_main_process:
+            model = self.quantization.float_model(model) if self.quantization else model
+            model = self.finetuning.finish(model)
+        self.preparation.model = model
+        return model
 
     def quantize(self) -> PreTrainedModel | None:
         """The finished model in integers, on the main process; None where no mode asks for it."""
@@ -312,9 +317,13 @@ class Trainer:
         """One batch forward and backward, and one update when enough have accumulated."""
         if self.quantization and self.quantization.begin_step(self.progress.step) and self.average:
             self.average.restart(HOOKS)
+        if self.finetuning.begin_step(self.progress.step):
+            self.set_training_mode()
         with self.accelerator.accumulate(self.model):
             values = self.backward(batch)
             if self.accelerator.sync_gradients:
+                scaler, is_logged = self.accelerator.scaler, self.is_logged(self.progress.step + 1)
+                values |= self.finetuning.before_update(scaler, is_logged)
                 values["gradient_norm"] = self.clip_gradients()
                 if self.accepts(values):
                     self.optimizer.step()
@@ -392,6 +401,7 @@ class Trainer:
         self.model.train()
         for module in self.preparation.frozen:
             module.eval()
+        self.finetuning.set_training_mode()
 
     def whole_model(self) -> PreTrainedModel:
         """The model with its full weights, all-gathered if they are sharded over processes."""
@@ -401,6 +411,7 @@ class Trainer:
         if not self.accelerator.is_main_process:  # only the main one measures and saves
             return self.unwrapped()
         model = type(self.preparation.model)(self.unwrapped().config)
+        self.finetuning.extend(model)
         model.load_state_dict(state)
         return model.to(self.accelerator.device)
 

@@ -64,6 +64,7 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
         *("concept_column", "images_per_concept"),
         *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
         *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
+        "lora_text_rank",
     )
     inapplicable_because = "which has no texts and no pairs"
 
@@ -214,7 +215,11 @@ def prepare_classification(
     )
     data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    return Preparation(model, processor, data, evaluations, frozen, columns, labels.names)
+    start = args.model.model_name_or_path
+    new_parts = ["classifier."] if start and has_new_head(start, labels.names) else []
+    return Preparation(
+        model, processor, data, evaluations, frozen, columns, labels.names, new_parts
+    )
 
 
 def find_columns(
@@ -285,12 +290,17 @@ def load_classifier(
     }
     with loading(path):
         refuse_misfits(path, model, tower_report)
-    if list(saved.id2label.values()) != names:
+    if has_new_head(path, names):
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)
     if saved.model_type == ClipVitConfig.model_type:
         return model, load_processor(path).image_processor
     return model, load_image_processor(path)
+
+
+def has_new_head(path: str, names: list[str]) -> bool:
+    """Whether a checkpoint has no class head for exactly these classes."""
+    return list(load_config(path).id2label.values()) != names
 
 
 def tower_config(path: str, options: ModelOptions, names: list[str]) -> ClipVitVisionConfig:

@@ -38,6 +38,7 @@ from ..datasets import (
     find_columns,
 )
 from ..evaluations import TrainedOn, open_evaluations
+from ..finetuning.options import START
 from ..freezing import freeze
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
@@ -91,8 +92,10 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         device = accelerator.device
         self.packs_texts = choose_packing(self.args, model.text_model, device.type)
         teacher = None
-        if self.args.loss.teacher_name_or_path:
-            path, tokenizer = self.args.loss.teacher_name_or_path, preparation.processor.tokenizer
+        path = self.args.loss.teacher_name_or_path
+        if path:
+            path = str(self.args.model.model_name_or_path) if path == START else path
+            tokenizer = preparation.processor.tokenizer
             teacher = load_teacher(path, model, tokenizer).to(device)
         self.objective = ContrastiveObjective(self.args.loss, teacher)
 

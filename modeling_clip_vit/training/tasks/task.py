@@ -43,6 +43,7 @@ class Preparation(Generic[ModelT, ProcessorT]):
         frozen: modules that do not learn and stay in evaluation mode.
         columns: the columns of the dataset that the run reads.
         class_names: names of the classes in their order; empty for none.
+        new_parts: beginnings of the names of weights that no checkpoint has given.
     """
 
     model: ModelT
@@ -52,6 +53,7 @@ class Preparation(Generic[ModelT, ProcessorT]):
     frozen: list[nn.Module]
     columns: Columns
     class_names: list[str] = field(default_factory=list)
+    new_parts: list[str] = field(default_factory=list)
 
 
 class Task(ABC, Generic[ModelT, ProcessorT]):
