@@ -13,6 +13,7 @@ from ..evaluation.dataset import EvaluationSet, choose_split
 from ..evaluation.evaluate import open_evaluation
 from ..evaluation.images import ImagesInMemory
 from ..evaluation.options import EvaluationOptions
+from ..evaluation.tasks import TASKS
 from .arguments import DataOptions
 
 
@@ -66,7 +67,7 @@ def fill_in(
 ) -> EvaluationOptions:
     """The options with what the run's own dataset gives where they leave it open."""
     data, captions = trained_on.data, trained_on.captions
-    texts = [] if is_classifier else captions.sources()
+    texts = captions.sources() if reads_texts(options) and not is_classifier else []
     concept = data.concept_column or captions.label_column
     if concept is None and len(texts) == 1:
         concept = texts[0]
@@ -86,12 +87,17 @@ def fill_in(
     )
 
 
+def reads_texts(options: EvaluationOptions) -> bool:
+    """Whether a task of an evaluation reads the texts of the rows."""
+    return any("captions" in TASKS[task].needs for task in options.tasks or [])
+
+
 def add_texts(
     options: EvaluationOptions, trained_on: TrainedOn, is_classifier: bool
 ) -> DatasetDict:
     """The splits, the evaluated one with a column of texts for each source of captions."""
     splits = trained_on.splits
-    if is_classifier or "retrieval" not in (options.tasks or []):
+    if is_classifier or not reads_texts(options):
         return splits
     return DatasetDict(
         {

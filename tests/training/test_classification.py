@@ -410,3 +410,15 @@ def test_a_pair_loss_with_labels_is_refused(tmp_path, labelled_colors, linear_co
     assert "label_names has 2 names for 'zh', but 'label' has 8 classes" in one_error(
         capsys, recipe, "--label_names", '{"zh": ["a", "b"]}'
     )
+
+
+def test_zero_shot_alone_is_evaluated_without_texts_for_the_rows(
+    tmp_path, labelled_colors, model_config_folder
+):
+    evaluations = [{"split": "test", "tasks": ["zero_shot"]}]
+    recipe = cifar10_recipe(
+        tmp_path, labelled_colors, model_config_folder, evaluations=evaluations, max_steps=1
+    )
+    train(recipe)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    assert set(metrics) == {"test/zero_shot/label/accuracy", "test/zero_shot/label/majority"}

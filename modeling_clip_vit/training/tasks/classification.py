@@ -215,8 +215,8 @@ def prepare_classification(
     )
     data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    start = args.model.model_name_or_path
-    new_parts = ["classifier."] if start and has_new_head(start, labels.names) else []
+    is_new = not args.model.model_name_or_path or has_new_head(model.name_or_path, labels.names)
+    new_parts = ["classifier."] if is_new else []
     return Preparation(
         model, processor, data, evaluations, frozen, columns, labels.names, new_parts
     )
