@@ -215,7 +215,9 @@ def prepare_classification(
     )
     data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)
-    is_new = not args.model.model_name_or_path or has_new_head(model.name_or_path, labels.names)
+    is_new = not args.model.model_name_or_path or has_new_head(
+        str(model.name_or_path), labels.names
+    )
     new_parts = ["classifier."] if is_new else []
     return Preparation(
         model, processor, data, evaluations, frozen, columns, labels.names, new_parts
