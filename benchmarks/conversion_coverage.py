@@ -3,7 +3,7 @@
     python benchmarks/conversion_coverage.py [--peer open_clip] [--json conversion_coverage.json] \
         [--only NAME ...]
 
-Each model is built with random weights, its depth and vocabulary cut, converted, compared with the
+Each model is built with random weights, its depth and width cut, converted, compared with the
 peer's own on random images and texts, converted back, and saved and loaded. Differences are the
 largest of L2-normalised embeddings in float32. A model that is left out has its reason.
 """

@@ -1,4 +1,7 @@
-"""The models of open_clip for conversion_coverage.py: each of its configurations, cut."""
+"""The models of open_clip for conversion_coverage.py: each of its configurations, small.
+
+Depth, width and vocabulary are cut; kinds of layers, patches, sizes of heads and of images stay.
+"""
 
 import copy
 import tempfile
@@ -13,20 +16,25 @@ from transformers import M2M100Config, MT5Config, RobertaConfig, XLMRobertaConfi
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.conversion import ConversionError, from_open_clip, to_open_clip
-from modeling_clip_vit.conversion.verify import verify
+from modeling_clip_vit.conversion.verify import embed, make_inputs, verify
 
 VOCAB_SIZE = 1000
-#: How an architecture of timm becomes shallow, by the beginning of its name.
+HEADS = 2
+#: How an architecture of timm becomes small, by the beginning of its name. ViTamin's stages and
+#: blocks have widths that fit together, so that only its depth is cut.
 CUTS = {
-    "convnext": {"depths": (1, 1, 2, 1)},
-    "swin": {"depths": (2, 1, 1, 1)},
-    "fastvit_mci3": {"layers": (1, 1, 1, 1, 1)},
-    "fastvit_mci4": {"layers": (1, 1, 1, 1, 1)},
-    "fastvit": {"layers": (1, 1, 1, 1)},
-    "": {"depth": 2},
+    "convnext": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
+    "swin": {"depths": (2, 1, 1, 1), "embed_dim": 32, "num_heads": (1, 2, 4, 8)},
+    "fastvit_mci3": {"layers": (1,) * 5, "embed_dims": (16, 32, 64, 128, 256)},
+    "fastvit_mci4": {"layers": (1,) * 5, "embed_dims": (16, 32, 64, 128, 256)},
+    "fastvit": {"layers": (1,) * 4, "embed_dims": (16, 32, 64, 128)},
+    "vit_base_mci": {"depth": 2},
+    "vitamin": {"depth": 2},
 }
-LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
 ROBERTA = {
+    "hidden_size": 128,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 512,
     "num_hidden_layers": 2,
     "vocab_size": VOCAB_SIZE,
     "max_position_embeddings": 514,
@@ -36,17 +44,28 @@ ROBERTA = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-MT5 = {"num_layers": 2, "vocab_size": VOCAB_SIZE, "d_kv": 64}
-NLLB = {"encoder_layers": 2, "decoder_layers": 1, "vocab_size": VOCAB_SIZE, "d_model": 1024}
-#: The text towers of Transformers that open_clip takes from the Hub, shallow.
+MT5 = MT5Config(
+    num_layers=2, vocab_size=VOCAB_SIZE, d_kv=64, d_model=128, d_ff=320, num_heads=HEADS
+)
+NLLB = M2M100Config(
+    vocab_size=VOCAB_SIZE,
+    d_model=128,
+    encoder_layers=2,
+    encoder_attention_heads=HEADS,
+    encoder_ffn_dim=512,
+    decoder_layers=1,
+    decoder_attention_heads=HEADS,
+    decoder_ffn_dim=512,
+)
+#: The text towers of Transformers that open_clip takes from the Hub, small.
 ENCODERS = {
     "roberta-base": RobertaConfig(**ROBERTA),
     "xlm-roberta-base": XLMRobertaConfig(**ROBERTA),
-    "xlm-roberta-large": XLMRobertaConfig(**ROBERTA, **LARGE),
-    "google/mt5-base": MT5Config(**MT5, d_model=768, d_ff=2048, num_heads=12),
-    "google/mt5-xl": MT5Config(**MT5, d_model=2048, d_ff=5120, num_heads=32),
-    "facebook/nllb-200-distilled-600M": M2M100Config(**NLLB, encoder_ffn_dim=4096),
-    "facebook/nllb-200-distilled-1.3B": M2M100Config(**NLLB, encoder_ffn_dim=8192),
+    "xlm-roberta-large": XLMRobertaConfig(**ROBERTA),
+    "google/mt5-base": MT5,
+    "google/mt5-xl": MT5,
+    "facebook/nllb-200-distilled-600M": NLLB,
+    "facebook/nllb-200-distilled-1.3B": NLLB,
 }
 
 
@@ -65,6 +84,9 @@ def check(name: str) -> dict:
         except ConversionError as reason:
             return {"reason": str(reason)}
         config = ours.config
+        spread = least_spread(peer, config)
+        if spread < 1e-3:
+            return {"reason": f"its random images or texts look the same ({spread:.0e} apart)"}
         row = {
             "image": config.vision_config.model_type,
             "text": config.text_config.model_type,
@@ -83,36 +105,66 @@ def check(name: str) -> dict:
     return row
 
 
+def least_spread(peer, config) -> float:
+    """How far apart the closest of the images or texts are that a conversion is verified with."""
+    embeds = embed(peer, *make_inputs(config))
+    distances = [torch.pdist(embeds[name]).min() for name in ("image_embeds", "text_embeds")]
+    return float(min(distances))
+
+
 def largest(differences: dict[str, float]) -> float:
     """The largest difference of an embedding."""
     return max(differences["image_embeds"], differences["text_embeds"])
 
 
 def build(name: str, folder: Path):
-    """The model of a configuration, shallow, with random weights in every layer."""
+    """The model of a configuration, small, with random weights in every layer."""
     config = copy.deepcopy(open_clip.get_model_config(name))
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if "timm_model_name" in vision:
-        vision["timm_model_name"] = cut_architecture(vision["timm_model_name"])
-        vision["timm_model_pretrained"] = False
-    elif isinstance(vision["layers"], list):
-        vision["layers"] = [1, 1, 1, 1]
-        cut_resnet(vision.get("width", 64))
-    else:
-        vision["layers"] = 2
+    config["embed_dim"] = cut_images(vision)
     is_custom = config.pop("custom_text", False)
     if "hf_model_name" in text:
         is_custom = True
         ENCODERS[text["hf_model_name"]].save_pretrained(folder)
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     else:
-        text |= {"layers": 2, "vocab_size": VOCAB_SIZE}
+        sizes = {"width": config["embed_dim"], "heads": HEADS, "layers": 2}
+        text |= {**sizes, "vocab_size": VOCAB_SIZE}
     if "multimodal_cfg" in config:
-        config["multimodal_cfg"]["layers"] = 2
+        config["multimodal_cfg"] |= {"width": config["embed_dim"], "heads": HEADS, "layers": 2}
         model_class = open_clip.CoCa
     else:
         model_class = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
-    return stir(model_class(**config))
+    peer = stir(model_class(**config))
+    set_statistics(peer.visual)
+    return peer.eval()
+
+
+def set_statistics(visual):
+    """Give batch norms the statistics of random images: with others, all images look the same."""
+    norms = [part for part in visual.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    if norms:
+        for norm in norms:
+            norm.momentum = 1.0
+        visual.train()
+        size = visual.image_size
+        size = size if isinstance(size, int) else size[0]
+        visual(torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1)))
+
+
+def cut_images(vision: dict) -> int:
+    """Make an image tower small; returns a size for the joint space that goes with it."""
+    if "timm_model_name" in vision:
+        vision["timm_model_name"], size = cut_architecture(vision["timm_model_name"])
+        vision["timm_model_pretrained"] = False
+        return size
+    if isinstance(vision["layers"], list):
+        vision["layers"] = [1, 1, 1, 1]
+        cut_resnet(vision.get("width", 64))
+        return 128
+    head_width = vision.get("head_width", 64)
+    vision |= {"layers": 2, "width": HEADS * head_width}
+    return HEADS * head_width
 
 
 def stir(model):
@@ -128,17 +180,26 @@ def stir(model):
     return model.eval()
 
 
-def cut_architecture(name: str) -> str:
-    """Register a shallow variant of an architecture of timm; returns its name."""
-    cut = f"{name}_cut"
-    if timm.is_model(cut):
-        return cut
-    arguments = next(value for start, value in CUTS.items() if name.startswith(start))
-    return register(cut, name, arguments)
+def cut_architecture(name: str) -> tuple[str, int]:
+    """Register a small variant of an architecture of timm; returns its name and a size for it."""
+    cut, size = f"{name}_cut", 128
+    arguments = next((value for start, value in CUTS.items() if name.startswith(start)), None)
+    if arguments is None:
+        with torch.device("meta"):
+            size = HEADS * head_size(timm.create_model(name))
+        arguments = {"depth": 2, "embed_dim": size, "num_heads": HEADS}
+    if not timm.is_model(cut):
+        register(cut, name, arguments)
+    return cut, size
+
+
+def head_size(vit) -> int:
+    """The size of a head of a ViT of timm."""
+    return vit.embed_dim // vit.blocks[0].attn.num_heads
 
 
 def cut_resnet(width: int):
-    """Register a shallow variant of CLIP's ResNet of this width."""
+    """Register a small variant of CLIP's ResNet of this width."""
     name = f"resnet_cut{width}_clip"
     if timm.is_model(name):
         return
@@ -150,7 +211,7 @@ def cut_resnet(width: int):
     register(name, f"resnet{names[width]}_clip", {"blocks": blocks})
 
 
-def register(name: str, original: str, arguments: dict) -> str:
+def register(name: str, original: str, arguments: dict):
     """Register an architecture of timm that is another one with these arguments."""
     create = timm.models.model_entrypoint(original)
 
@@ -161,4 +222,3 @@ def register(name: str, original: str, arguments: dict) -> str:
 
     entry.__name__ = name
     register_model(entry)
-    return name

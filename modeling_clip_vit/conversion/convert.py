@@ -26,6 +26,8 @@ class Conversion:
         converted: the model as it is written.
         differences: largest difference of each output between source and result.
         processor: what prepares the inputs of the source; None where its folder does not say.
+        pixel_levels: largest difference of a pixel, of 255 levels, between what the source's own
+            transform and the processor make of the same pictures; None where that is not compared.
     """
 
     source: str
@@ -35,6 +37,7 @@ class Conversion:
     converted: Any
     differences: dict[str, float]
     processor: Any = None
+    pixel_levels: float | None = None
 
     def save(self, folder: Path):
         """Write the model, with the source's processor, into a folder that is there."""
@@ -44,8 +47,10 @@ class Conversion:
 
     def describe_differences(self) -> str:
         """The differences in words."""
-        listed = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
-        return f"largest differences: {listed or 'none'}"
+        listed = [f"{name} {value:.1e}" for name, value in self.differences.items()]
+        if self.pixel_levels is not None:
+            listed.append(f"pixels {self.pixel_levels:.0f} of 255 levels")
+        return f"largest differences: {', '.join(listed) or 'none'}"
 
 
 def convert(source: str, to: str = "clip_vit") -> Conversion:
@@ -64,8 +69,11 @@ def convert(source: str, to: str = "clip_vit") -> Conversion:
     ours = PEERS[peer].from_peer(theirs).eval()
     converted = convert_to(to, ours, source)
     differences = check(theirs, ours, converted)
-    processor = PEERS[peer].processor(theirs, Path(folder_of(source)))
-    return Conversion(source, peer, to, ours, converted, differences, processor)
+    folder, levels = Path(folder_of(source)), None
+    processor, compare_inputs = PEERS[peer].processor(theirs, folder), PEERS[peer].compare_inputs
+    if processor is not None and compare_inputs is not None:
+        levels = compare_inputs(theirs, processor, folder)
+    return Conversion(source, peer, to, ours, converted, differences, processor, levels)
 
 
 def check_writable(to: str):

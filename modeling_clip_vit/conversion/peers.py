@@ -45,6 +45,8 @@ class Peer:
         is_tower: whether it holds an image tower alone.
         processor: what prepares the inputs of a loaded model, given the folder of its checkpoint;
             None where the folder does not say.
+        compare_inputs: check that such a processor prepares what the model itself was given, from
+            the same pictures and texts; returns the largest difference of a pixel, of 255 levels.
     """
 
     detect: Callable[[dict], bool]
@@ -54,6 +56,7 @@ class Peer:
     save: Callable[[Any, Path, Any], None]
     is_tower: bool = False
     processor: Callable[[Any, Path], Any] = transformers_processor
+    compare_inputs: Callable[[Any, Any, Path], float] | None = None
 
 
 def is_type(*model_types: str) -> Callable[[dict], bool]:
@@ -103,6 +106,7 @@ PEERS: dict[str, Peer] = {
         to_peer=open_clip.to_open_clip,
         save=open_clip.save,
         processor=open_clip_processor,
+        compare_inputs=open_clip.compare_inputs,
     ),
     "timm": Peer(
         detect=lambda config: "architecture" in config,

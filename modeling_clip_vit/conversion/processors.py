@@ -5,7 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from ..utils.folders import write_json
 from ..utils.from_pretrained import load_processor
@@ -138,12 +144,16 @@ def open_clip_tokenizer(fields: dict, folder: Path, is_padding_read: bool) -> An
     if not (folder / "tokenizer_config.json").is_file():
         return None
     options = dict(fields.get("tokenizer_kwargs") or {})
-    if fields.get("tokenizer_mode") or options.get("strip_sep_token"):
+    if fields.get("tokenizer_mode"):
         raise ConversionError("no tokenizer adds the tokens that open_clip adds to its texts")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if options:
+        tokenizer = as_saved(tokenizer)
     tokenizer.model_max_length = length
     if options.get("clean") == "canonicalize":
         canonicalize(tokenizer)
+    if options.get("strip_sep_token"):
+        end_with_padding(tokenizer)
     if is_padding_read:
         tokenizer.model_input_names = ["input_ids"]
     return tokenizer
@@ -174,11 +184,46 @@ def clip_tokenizer(length: int, is_padding_read: bool = False) -> CLIPTokenizer:
     )
 
 
+def as_saved(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer that reads texts as its tokenizer.json says.
+
+    Transformers' classes for one model's tokenizer build parts of it anew when they load it, so
+    that changes of those would be lost.
+    """
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        padding_side=tokenizer.padding_side,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def end_with_padding(tokenizer: Any):
+    """Let a tokenizer end texts with padding in place of the separator, as CLIPA's does.
+
+    Raises:
+        ConversionError: its padding is not the id 0, which open_clip writes there.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    if tokenizer.pad_token_id != 0 or tokenizer.cls_token is None:
+        raise ConversionError(
+            "open_clip replaces the separator of texts by the id 0, which is not the padding of "
+            "this tokenizer"
+        )
+    first, last = tokenizer.cls_token, tokenizer.pad_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}",
+        special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.pad_token_id)],
+    )
+
+
 def canonicalize(tokenizer: Any):
     """Let a tokenizer read texts in lower case and without punctuation, as SigLIP's do."""
     from tokenizers import Regex, normalizers
 
     before = [
+        normalizers.Replace("_", " "),
         normalizers.Replace(Regex(PUNCTUATION), ""),
         normalizers.Lowercase(),
         normalizers.Replace(Regex(r"\s+"), " "),
