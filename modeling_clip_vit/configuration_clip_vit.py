@@ -52,7 +52,15 @@ FOREIGN_TEXT_POOLINGS = ("cls", "mean", "eos", "last")
 CONVERSIONS = {
     "clip": "from_hf_clip",
     "siglip": "from_hf_siglip",
+    "siglip2": "from_hf_siglip2",
+    "metaclip_2": "from_hf_metaclip_2",
     "chinese_clip": "from_hf_chinese_clip",
+    "altclip": "from_hf_altclip",
+    "align": "from_hf_align",
+    "aimv2": "from_hf_aimv2",
+    "tipsv2": "from_hf_tipsv2",
+    "clipseg": "from_hf_clipseg",
+    "vision-text-dual-encoder": "from_hf_dual_encoder",
 }
 
 

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+import transformers
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -27,6 +28,11 @@ FOREIGN_POOLINGS: dict[str, Pooling] = {
 }
 
 
+#: Fields of other configurations that say the size of the pooled output, the first one of which
+#: counts: AltCLIP projects its states, and a convolutional network may widen its last map.
+SIZE_FIELDS = ("project_dim", "hidden_size", "hidden_dim")
+
+
 def build_tower(config: PreTrainedConfig, own_class: type[PreTrainedModel]) -> PreTrainedModel:
     """A tower with random weights: of `own_class`, or of another model type.
 
@@ -35,7 +41,10 @@ def build_tower(config: PreTrainedConfig, own_class: type[PreTrainedModel]) -> P
     """
     if not is_foreign(config):
         return own_class._from_config(config)
-    tower = AutoModel.from_config(config)
+    if type(config) in MODEL_MAPPING:
+        tower = AutoModel.from_config(config)
+    else:
+        tower = tower_class(config)._from_config(config)
     if getattr(config, "is_encoder_decoder", False):
         tower = tower.get_encoder()
     if hasattr(tower, "timm_model"):
@@ -44,6 +53,19 @@ def build_tower(config: PreTrainedConfig, own_class: type[PreTrainedModel]) -> P
                 if getattr(holder, name, None) is None:
                     setattr(holder, name, value)
     return tower
+
+
+def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a tower that AutoModel does not know, as of most joint models of Transformers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = type(config).__name__.removesuffix("Config") + "Model"
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise ValueError(f"Transformers has no encoder of type {config.model_type!r}")
+    return model_class
 
 
 def images_of(timm_model: torch.nn.Module) -> dict[str, int]:
@@ -64,7 +86,8 @@ def pooled_size(tower: PreTrainedModel) -> int:
     """
     if not is_foreign(tower.config):
         return tower.config.pooled_size
-    size = getattr(tower.config, "hidden_size", None)
+    sizes = [getattr(tower.config, name, None) for name in SIZE_FIELDS]
+    size = next((size for size in sizes if size is not None), None)
     if size is None and getattr(tower.config, "hidden_sizes", None):
         size = tower.config.hidden_sizes[-1]  # a network of stages
     if size is None and hasattr(tower, "timm_model"):
@@ -93,7 +116,13 @@ def run_tower(tower: PreTrainedModel, inputs: dict, **kwargs) -> BaseModelOutput
     if inputs[required] is None:
         raise ValueError(f"{required} is missing: this model needs it")
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    accepted = parameter_names(type(tower).forward)
+    accepted, needed = parameter_names(type(tower).forward)
+    if needed - inputs.keys():
+        raise ValueError(
+            f"a tower of type {tower.config.model_type!r} also needs "
+            f"{' and '.join(sorted(needed - inputs.keys()))}: prepare the input with the "
+            "checkpoint's own processor"
+        )
     outputs = tower(
         **{name: value for name, value in inputs.items() if name in accepted},
         **kwargs,
@@ -108,9 +137,15 @@ def run_tower(tower: PreTrainedModel, inputs: dict, **kwargs) -> BaseModelOutput
 
 
 @cache
-def parameter_names(function: Callable) -> frozenset[str]:
-    """Names of the parameters of a function."""
-    return frozenset(inspect.signature(function).parameters)
+def parameter_names(function: Callable) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of all parameters of a method, and of those that must be given."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    needed = [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    return frozenset(one.name for one in parameters), frozenset(needed)
 
 
 def pool_foreign(

@@ -33,8 +33,8 @@ class ConvertOptions:
     """What to convert to.
 
     Args:
-        to: implementation to convert to: clip_vit, hf_clip, hf_siglip, open_clip or timm, which
-            receives the image tower only.
+        to: implementation to convert to: clip_vit, a two-tower model of Transformers (hf_clip,
+            hf_siglip, ...), open_clip, or timm, which receives the image tower only.
     """
 
     to: str = "clip_vit"

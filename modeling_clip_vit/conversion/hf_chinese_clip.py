@@ -1,13 +1,16 @@
 """Transformers' Chinese-CLIP: an image tower as CLIP's, and a BERT (Yang et al., 2022)."""
 
-import torch
-from transformers import ChineseCLIPModel
+from typing import Any
 
-from ..configuration_clip_vit import ClipVitConfig
+import torch
+from transformers import BertConfig, ChineseCLIPConfig, ChineseCLIPModel
+
+from ..configuration_clip_vit import FOREIGN_FIELDS, ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip
+from .kept_towers import require_kept
 from .peer_checkpoints import Checkpoint, model_of
-from .weights import Rule, move_weights, same, take
+from .weights import Rule, move_weights, require_classic, same, take
 
 #: Fields of the text tower that have the same name and meaning in Transformers' BERT.
 SHARED_TEXT = (
@@ -57,6 +60,30 @@ def from_hf_chinese_clip(source: ChineseCLIPModel | Checkpoint) -> ClipVitModel:
     pooler = {f"{POOLER}.weight": torch.zeros(size, size), f"{POOLER}.bias": torch.zeros(size)}
     move_weights(peer, model, rules(config, model), to_ours=True, changed=pooler)
     return model.to(peer.dtype).eval()
+
+
+def to_hf_chinese_clip(model: ClipVitModel) -> ChineseCLIPModel:
+    """One of ours with a BERT pooled at its first token as a Chinese-CLIP of Transformers.
+
+    The BERT's own pooler, which nothing uses, is left out.
+
+    Raises:
+        ConversionError: it is built in a way that a Chinese-CLIP is not.
+    """
+    config = model.config
+    name = "Transformers' Chinese-CLIP"
+    pooling = {field: value for field, value in TEXT.items() if field in FOREIGN_FIELDS}
+    require_classic(config.vision_config, hf_clip.VISION, name)
+    require_kept(config.text_config, BertConfig, pooling, name)
+    peer: Any = ChineseCLIPModel(
+        ChineseCLIPConfig(
+            vision_config=take(config.vision_config, hf_clip.SHARED_VISION),
+            text_config=take(config.text_config, SHARED_TEXT),
+            **take(config, hf_clip.SHARED_JOINT),
+        )
+    )
+    move_weights(model, peer, rules(config, model), to_ours=False, left_out=POOLER)
+    return peer.to(model.dtype).eval()
 
 
 def rules(config: ClipVitConfig, model: ClipVitModel) -> list[Rule]:

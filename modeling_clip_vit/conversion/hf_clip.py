@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
 from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
@@ -59,17 +59,7 @@ def from_hf_clip(source: CLIPModel | Checkpoint) -> ClipVitModel:
             some.
     """
     peer = model_of(CLIPModel, source)
-    text = peer.config.text_config
-    # Configurations from before Transformers 4.31 say 2 and mean the largest id.
-    eos_token_id = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
-    config = ClipVitConfig(
-        vision_config={**take(peer.config.vision_config, SHARED_VISION), **VISION},
-        text_config={**take(text, SHARED_TEXT), **TEXT, "eos_token_id": eos_token_id},
-        **take(peer.config, SHARED_JOINT),
-    )
-    model = ClipVitModel(config)
-    move_weights(peer, model, rules(config), to_ours=True)
-    return model.to(peer.dtype).eval()
+    return from_clip_type(peer, end_of_text(peer.config.text_config))
 
 
 def to_hf_clip(model: ClipVitModel) -> CLIPModel:
@@ -78,11 +68,58 @@ def to_hf_clip(model: ClipVitModel) -> CLIPModel:
     Raises:
         ConversionError: it is built in a way that Transformers' CLIP is not.
     """
+    return to_clip_type(model, CLIPModel, "Transformers' CLIP")
+
+
+def end_of_text(text: Any) -> int:
+    """Id of the token that ends a text.
+
+    Configurations from before Transformers 4.31 say 2 and mean the largest id.
+    """
+    return text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+
+
+def from_clip_type(peer: Any, eos_token_id: int) -> ClipVitModel:
+    """A model of Transformers that is built as its CLIP, as one of ours.
+
+    Args:
+        peer: the model.
+        eos_token_id: id of the token that ends a text, at which it is pooled.
+
+    Raises:
+        ConversionError: a weight has no counterpart in the other model.
+    """
+    config = ClipVitConfig(
+        vision_config={**take(peer.config.vision_config, SHARED_VISION), **VISION},
+        text_config={
+            **take(peer.config.text_config, SHARED_TEXT),
+            **TEXT,
+            "eos_token_id": eos_token_id,
+        },
+        **take(peer.config, SHARED_JOINT),
+    )
+    model = ClipVitModel(config)
+    move_weights(peer, model, rules(config), to_ours=True)
+    return model.to(peer.dtype).eval()
+
+
+def to_clip_type(model: ClipVitModel, model_class: type[PreTrainedModel], name: str) -> Any:
+    """One of ours as a model of Transformers that is built as its CLIP.
+
+    Args:
+        model: ours.
+        model_class: theirs.
+        name: what messages call it.
+
+    Raises:
+        ConversionError: ours is built in another way.
+    """
     config = model.config
-    require_classic(config.vision_config, VISION, "Transformers' CLIP")
-    require_classic(config.text_config, TEXT, "Transformers' CLIP")
-    peer: Any = CLIPModel(
-        CLIPConfig(
+    config_class: Any = model_class.config_class
+    require_classic(config.vision_config, VISION, name)
+    require_classic(config.text_config, TEXT, name)
+    peer: Any = model_class(
+        config_class(
             vision_config=take(config.vision_config, SHARED_VISION),
             text_config=take(config.text_config, (*SHARED_TEXT, "eos_token_id")),
             **take(config, SHARED_JOINT),

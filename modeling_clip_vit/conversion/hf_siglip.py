@@ -85,12 +85,7 @@ def rules(config: ClipVitConfig) -> list[Rule]:
     """Which weights belong together."""
     head = "vision_model.head"
     return [
-        *same("similarity.logit_scale", "logit_scale"),
-        *same("similarity.logit_bias", "logit_bias"),
-        *embedding_rules("text_model"),
-        *module("text_model.final_norm", "text_model.final_layer_norm"),
-        *module("text_projection", "text_model.head"),
-        *block_rules("text_model", config.text_config.num_hidden_layers),
+        *text_rules(config),
         *embedding_rules("vision_model"),
         *module("vision_model.final_norm", "vision_model.post_layernorm"),
         *block_rules("vision_model", config.vision_config.num_hidden_layers),
@@ -106,4 +101,16 @@ def rules(config: ClipVitConfig) -> list[Rule]:
         *module("vision_model.pooling.norm", f"{head}.layernorm"),
         *module("vision_model.pooling.feed_forward.fc1", f"{head}.mlp.fc1"),
         *module("vision_model.pooling.feed_forward.fc2", f"{head}.mlp.fc2"),
+    ]
+
+
+def text_rules(config: ClipVitConfig) -> list[Rule]:
+    """The text tower, and what makes logits of embeddings."""
+    return [
+        *same("similarity.logit_scale", "logit_scale"),
+        *same("similarity.logit_bias", "logit_bias"),
+        *embedding_rules("text_model"),
+        *module("text_model.final_norm", "text_model.final_layer_norm"),
+        *module("text_projection", "text_model.head"),
+        *block_rules("text_model", config.text_config.num_hidden_layers),
     ]

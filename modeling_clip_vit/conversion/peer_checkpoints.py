@@ -56,21 +56,24 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state.get("state_dict", state)
 
 
-def model_of(model_class: type[PreTrainedModel], source: Any) -> Any:
+def model_of(model_class: type[PreTrainedModel], source: Any, left_out: str = "") -> Any:
     """A model of Transformers: the source itself, or what its checkpoint holds.
 
     Raises:
         ValueError: as `load_transformers`.
     """
-    return source if isinstance(source, model_class) else load_transformers(model_class, source)
+    if isinstance(source, model_class):
+        return source
+    return load_transformers(model_class, source, left_out)
 
 
-def load_transformers(model_class: Any, source: Checkpoint) -> Any:
+def load_transformers(model_class: Any, source: Checkpoint, left_out: str = "") -> Any:
     """A model of Transformers from its checkpoint, with every weight of it.
 
     Args:
         model_class: the class of the model, of `PreTrainedModel`.
         source: a folder, a file of weights in a folder with its config.json, or a name on the Hub.
+        left_out: what the names of weights begin with that the checkpoint may have besides.
 
     Raises:
         ValueError: the checkpoint lacks weights or has unexpected ones; the message names them.
@@ -85,5 +88,8 @@ def load_transformers(model_class: Any, source: Checkpoint) -> Any:
         place = None if kwargs else find_checkpoint(str(source))
         with tensors_only(source):
             model, report = load_with_report(model_class, place, **kwargs)
+        report["unexpected_keys"] = {
+            key for key in report["unexpected_keys"] if not left_out or not key.startswith(left_out)
+        }
         refuse_misfits(str(source), model, report)
     return model.eval()

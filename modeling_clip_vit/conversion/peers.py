@@ -7,20 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    Aimv2Model,
+    AlignModel,
+    AltCLIPModel,
     AutoConfig,
     ChineseCLIPModel,
     CLIPModel,
+    CLIPSegModel,
+    MetaClip2Model,
     PreTrainedConfig,
     PreTrainedModel,
+    Siglip2Model,
     SiglipModel,
+    Tipsv2Model,
+    VisionTextDualEncoderModel,
 )
 
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
 from ..utils.from_pretrained import loading
-from . import open_clip
-from .hf_chinese_clip import from_hf_chinese_clip
+from . import hf_clipseg, open_clip
+from .hf_aimv2 import from_hf_aimv2, to_hf_aimv2
+from .hf_align import from_hf_align, to_hf_align
+from .hf_altclip import from_hf_altclip, to_hf_altclip
+from .hf_chinese_clip import from_hf_chinese_clip, to_hf_chinese_clip
 from .hf_clip import from_hf_clip, to_hf_clip
+from .hf_clipseg import from_hf_clipseg, to_hf_clipseg
+from .hf_dual_encoder import from_hf_dual_encoder, to_hf_dual_encoder
+from .hf_metaclip_2 import from_hf_metaclip_2, to_hf_metaclip_2
 from .hf_siglip import from_hf_siglip, to_hf_siglip
+from .hf_siglip2 import from_hf_siglip2, to_hf_siglip2
+from .hf_tipsv2 import from_hf_tipsv2, to_hf_tipsv2
 from .peer_checkpoints import Checkpoint, folder_of, load_transformers
 from .processors import open_clip_processor, timm_processor, transformers_processor
 from .timm_vit import from_timm_vit, to_timm_vit
@@ -64,9 +80,9 @@ def is_type(*model_types: str) -> Callable[[dict], bool]:
     return lambda config: config.get("model_type") in model_types
 
 
-def loader(model_class: type[PreTrainedModel]) -> Callable[[Checkpoint], Any]:
-    """How a model of Transformers is loaded."""
-    return lambda source: load_transformers(model_class, source)
+def loader(model_class: type[PreTrainedModel], left_out: str = "") -> Callable[[Checkpoint], Any]:
+    """How a model of Transformers is loaded; weights whose names begin with `left_out` are not."""
+    return lambda source: load_transformers(model_class, source, left_out)
 
 
 def load_own(source: Checkpoint) -> Ours:
@@ -80,6 +96,23 @@ def save_pretrained(model: Any, folder: Path, config):
     model.save_pretrained(folder)
 
 
+def transformers_peer(
+    model_class: type[PreTrainedModel],
+    from_peer: Callable[[Any], ClipVitModel],
+    to_peer: Callable[[Any], Any] | None,
+    left_out: str = "",
+) -> Peer:
+    """A joint model of Transformers, recognised by the type that its configuration has."""
+    config_class: Any = model_class.config_class
+    return Peer(
+        detect=is_type(config_class.model_type),
+        load=loader(model_class, left_out),
+        from_peer=from_peer,
+        to_peer=to_peer,
+        save=save_pretrained,
+    )
+
+
 PEERS: dict[str, Peer] = {
     "clip_vit": Peer(
         detect=is_type("clip_vit", "clip_vit_vision_model"),
@@ -88,16 +121,22 @@ PEERS: dict[str, Peer] = {
         to_peer=lambda model: model,
         save=save_pretrained,
     ),
-    "hf_clip": Peer(is_type("clip"), loader(CLIPModel), from_hf_clip, to_hf_clip, save_pretrained),
-    "hf_siglip": Peer(
-        is_type("siglip"), loader(SiglipModel), from_hf_siglip, to_hf_siglip, save_pretrained
+    "hf_clip": transformers_peer(CLIPModel, from_hf_clip, to_hf_clip),
+    "hf_siglip": transformers_peer(SiglipModel, from_hf_siglip, to_hf_siglip),
+    "hf_siglip2": transformers_peer(Siglip2Model, from_hf_siglip2, to_hf_siglip2),
+    "hf_metaclip_2": transformers_peer(MetaClip2Model, from_hf_metaclip_2, to_hf_metaclip_2),
+    "hf_chinese_clip": transformers_peer(
+        ChineseCLIPModel, from_hf_chinese_clip, to_hf_chinese_clip
     ),
-    "hf_chinese_clip": Peer(
-        detect=is_type("chinese_clip"),
-        load=loader(ChineseCLIPModel),
-        from_peer=from_hf_chinese_clip,
-        to_peer=None,
-        save=save_pretrained,
+    "hf_altclip": transformers_peer(AltCLIPModel, from_hf_altclip, to_hf_altclip),
+    "hf_align": transformers_peer(AlignModel, from_hf_align, to_hf_align),
+    "hf_aimv2": transformers_peer(Aimv2Model, from_hf_aimv2, to_hf_aimv2),
+    "hf_tipsv2": transformers_peer(Tipsv2Model, from_hf_tipsv2, to_hf_tipsv2),
+    "hf_clipseg": transformers_peer(
+        CLIPSegModel, from_hf_clipseg, to_hf_clipseg, hf_clipseg.DECODER
+    ),
+    "hf_dual_encoder": transformers_peer(
+        VisionTextDualEncoderModel, from_hf_dual_encoder, to_hf_dual_encoder
     ),
     "open_clip": Peer(
         detect=lambda config: "model_cfg" in config,

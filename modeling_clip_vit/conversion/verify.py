@@ -10,14 +10,13 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from ..configuration_clip_vit import is_foreign
 from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
+from ..towers import run_tower
+from .trial_inputs import image_inputs, text_inputs
 from .weights import ConversionError
 
 #: Largest difference of a normalised embedding, and of other outputs as a share of the largest.
 TOLERANCE = 1e-5
-#: Longest text for a tower of another type: some of those need a few positions for themselves.
-LONGEST = 64
 NORMALISED = ("image_embeds", "text_embeds")
 
 
@@ -26,26 +25,30 @@ def is_tower(model: Any) -> bool:
     return isinstance(model, ClipVitVisionModel | VisionTransformer)
 
 
-def pool(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+def pool(model: Any, images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The pooled output of an image tower of ours, alone or of a joint model, or of timm."""
     if isinstance(model, VisionTransformer):
-        features = model.forward_features(images)
+        features = model.forward_features(images["pixel_values"])
         return {"pooler_output": model.forward_head(features, pre_logits=True)}
     tower: Any = model.vision_model if isinstance(model, ClipVitModel) else model
-    return {"pooler_output": tower(pixel_values=images).pooler_output}
+    pooled = run_tower(tower, images).pooler_output
+    assert pooled is not None, "every tower of ours pools"
+    return {"pooler_output": pooled}
 
 
-def embed(model: Any, images: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def embed(
+    model: Any, images: dict[str, torch.Tensor], texts: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Normalised embeddings and logits of a joint model of ours, Transformers or open_clip."""
     if isinstance(model, PreTrainedModel):
-        outputs = model(pixel_values=images, input_ids=ids)
+        outputs = model(**images, **texts)
         return {
             "image_embeds": outputs.image_embeds,
             "text_embeds": outputs.text_embeds,
             "logits": outputs.logits_per_image,
         }
-    image_embeds = normalize(model.encode_image(images), dim=-1)
-    text_embeds = normalize(model.encode_text(ids), dim=-1)
+    image_embeds = normalize(model.encode_image(images["pixel_values"]), dim=-1)
+    text_embeds = normalize(model.encode_text(texts["input_ids"]), dim=-1)
     logits = model.logit_scale.exp() * image_embeds @ text_embeds.t()
     bias = getattr(model, "logit_bias", None)
     return {
@@ -53,27 +56,6 @@ def embed(model: Any, images: torch.Tensor, ids: torch.Tensor) -> dict[str, torc
         "text_embeds": text_embeds,
         "logits": logits if bias is None else logits + bias,
     }
-
-
-def make_inputs(config: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Random images and texts for a configuration of ours; no texts for that of an image tower."""
-    generator = torch.Generator().manual_seed(0)
-    vision, text = getattr(config, "vision_config", config), getattr(config, "text_config", None)
-    size = vision.image_size
-    images = torch.randn(4, vision.num_channels, size, size, generator=generator)
-    if text is None:
-        return images, None
-    longest = getattr(text, "max_position_embeddings", None) or LONGEST
-    if is_foreign(text):
-        longest = min(longest // 2, LONGEST)
-    ids = torch.randint(0, text.vocab_size - 1, (4, longest), generator=generator)
-    if is_foreign(text) and text.pad_token_id is not None:
-        # Such a tower may take this token for padding.
-        ids[ids == text.pad_token_id] = text.pad_token_id + 1
-    if text.eos_token_id is not None:
-        ids[ids == text.eos_token_id] = 0
-        ids[:, -1] = text.eos_token_id
-    return images, ids
 
 
 @contextmanager
@@ -128,8 +110,9 @@ def verify(source: Any, target: Any, config) -> dict[str, float]:
     Raises:
         ConversionError: a difference is larger than float32 explains.
     """
-    images, ids = make_inputs(config)
+    images = image_inputs(getattr(config, "vision_config", config))
     with in_float32(source, target):
-        if ids is None or is_tower(source) or is_tower(target):
+        if is_tower(source) or is_tower(target):
             return compare(pool(source, images), pool(target, images))
-        return compare(embed(source, images, ids), embed(target, images, ids))
+        texts = text_inputs(config.text_config)
+        return compare(embed(source, images, texts), embed(target, images, texts))

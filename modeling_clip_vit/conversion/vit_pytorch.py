@@ -13,7 +13,8 @@ from torch import nn
 
 from ..configuration_clip_vit import ClipVitVisionConfig
 from ..modeling_clip_vit import ClipVitForImageClassification
-from .verify import compare, in_float32, make_inputs
+from .trial_inputs import image_inputs
+from .verify import compare, in_float32
 from .weights import ConversionError, Rule, module, move_weights, same
 
 EMBEDDING = "vision_model.embeddings"
@@ -63,7 +64,7 @@ def check(peer: Any, model: Any):
     Raises:
         ConversionError: the logits differ by more than float32 explains, or there are none.
     """
-    images, _ = make_inputs(model.config)
+    images = image_inputs(model.config)["pixel_values"]
     was_training, device = peer.training, next(peer.parameters()).device
     try:
         with in_float32(peer, model):

@@ -63,6 +63,7 @@ def move_weights(
     rules: list[Rule],
     to_ours: bool,
     changed: dict[str, torch.Tensor] | None = None,
+    left_out: str = "",
 ):
     """Fill a model with the weights of another.
 
@@ -72,6 +73,7 @@ def move_weights(
         rules: which belong together.
         to_ours: whether the target is ours.
         changed: tensors by name that replace or extend those of the source.
+        left_out: what the names of weights of the source begin with that nothing needs.
 
     Raises:
         ConversionError: a weight of either model has no counterpart in the other.
@@ -89,7 +91,10 @@ def move_weights(
         result.update(fill(rule, [state[name] for name in sources], sources, targets, wanted))
     # Buffers of a peer, such as masks and position ids, are made anew from its configuration.
     weights = {name for name, weight in source.named_parameters() if weight.numel()}
-    homeless, missing = sorted(weights - used), sorted(set(wanted) - set(result))
+    homeless = sorted(
+        name for name in weights - used if not left_out or not name.startswith(left_out)
+    )
+    missing = sorted(set(wanted) - set(result))
     missing = [name for name in missing if name in dict(target.named_parameters())]
     if homeless or missing:
         raise ConversionError(

@@ -195,7 +195,7 @@ def test_what_no_tower_can_be_is_refused(tmp_path):
     with pytest.raises(Exception, match=r"projection_type=.conv. is not allowed"):
         ClipVitConfig(text_config={**BertConfig().to_dict(), "projection_type": "conv"})
     with pytest.raises(ValueError, match="has no hidden_size"):
-        build(vision={"model_type": "efficientnet", "depth_coefficient": 0.1})
+        build(vision={"model_type": "mobilenet_v2", "depth_multiplier": 0.1})
     bert = BertModel(BertConfig(**SMALL_TEXT))
     bert.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="poling='mean' is not allowed: a bert has no such field"):

@@ -1,0 +1,191 @@
+"""Two-tower models of Transformers: same outputs from images and texts, nothing lost on the way."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPVisionConfig,
+)
+
+from modeling_clip_vit import ClipVitConfig
+from modeling_clip_vit.cli import main
+from modeling_clip_vit.conversion import (
+    ConversionError,
+    from_hf_clipseg,
+    from_hf_dual_encoder,
+    to_hf_dual_encoder,
+)
+from modeling_clip_vit.conversion.peers import PEERS
+from modeling_clip_vit.conversion.trial_inputs import image_inputs, text_inputs
+from tests.support.peers import assert_bit_equal, stir
+from tests.support.processes import run_without_package
+from tests.support.transformers_peers import (
+    CLIP_TEXTS,
+    IMAGES,
+    MODELS,
+    converters,
+    dual_encoder,
+    make_processor,
+)
+
+
+def make(name: str):
+    torch.manual_seed(0)
+    return stir(MODELS[name]())
+
+
+def run(model, config: ClipVitConfig) -> torch.Tensor:
+    """Logits of a model for random images and texts, one of which is padded if it has a mask."""
+    texts = text_inputs(config.text_config)
+    if config.logit_bias_init_value is None:  # SigLIP reads padding, and has no mask
+        ids = texts["input_ids"]
+        ids[1, -3] = ids[1, -1]
+        ids[1, -2:] = getattr(config.text_config, "pad_token_id", 0)
+        texts["attention_mask"] = torch.ones_like(ids)
+        texts["attention_mask"][1, -2:] = 0
+    with torch.no_grad():
+        return model(**image_inputs(config.vision_config), **texts).logits_per_image
+
+
+def test_every_model_of_transformers_is_tested():
+    assert set(MODELS) == {name for name in PEERS if name.startswith("hf_")}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_computes_the_same_with_padded_texts(name):
+    peer = make(name)
+    ours = converters(name)[0](peer)
+    expected = run(peer, ours.config)
+    assert (run(ours, ours.config) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def assert_same_weights(again, before):
+    """Bit-equal, but for a temperature, which is a logarithm on the way."""
+    assert_bit_equal(again, before, left_out="temperature")
+    if hasattr(before, "temperature"):
+        assert torch.isclose(again.temperature, before.temperature, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_goes_there_and_back_bit_equal(name):
+    peer = make(name)
+    from_peer, to_peer = converters(name)
+    again = to_peer(from_peer(peer))
+    assert_same_weights(again, peer)
+    assert type(again) is type(peer)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_checkpoint_is_converted_there_and_back(tmp_path, capsys, name):
+    peer = make(name)
+    peer.save_pretrained(tmp_path / "peer")
+    places = [str(tmp_path / place) for place in ("peer", "ours", "back")]
+    assert main(["convert", *places[:2]]) == 0, capsys.readouterr().err
+    assert main(["convert", *places[1:], "--to", name]) == 0, capsys.readouterr().err
+    ours = AutoModel.from_pretrained(places[1])
+    assert_bit_equal(ours, converters(name)[0](peer))
+    assert_same_weights(type(peer).from_pretrained(places[2]), peer)
+
+
+def draw(file):
+    """An image that is neither square nor of the model's size."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 255, (61, 83, 3), generator=generator, dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).resize((166, 122)).save(file)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_file_and_a_text_are_embedded_the_same(tmp_path, capsys, name):
+    peer, processor = make(name), make_processor(name)
+    if getattr(peer.config.text_config, "eos_token_id", None) is not None:
+        peer.config.text_config.eos_token_id = processor.tokenizer.eos_token_id
+        peer.text_model.config.eos_token_id = processor.tokenizer.eos_token_id
+        peer.text_model.eos_token_id = processor.tokenizer.eos_token_id
+    for part in (peer, processor):
+        part.save_pretrained(tmp_path / "peer")
+    assert main(["convert", str(tmp_path / "peer"), str(tmp_path / "ours")]) == 0
+    draw(tmp_path / "image.png")
+    outputs = []
+    for model, place in ((peer, "peer"), (AutoModel.from_pretrained(tmp_path / "ours"), "ours")):
+        inputs = AutoProcessor.from_pretrained(tmp_path / place)(
+            text=["a red square", "blue"],
+            images=Image.open(tmp_path / "image.png"),
+            padding="max_length",
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            outputs.append(model(**inputs))
+    theirs, mine = outputs
+    assert torch.allclose(mine.image_embeds, theirs.image_embeds, atol=1e-5)
+    assert torch.allclose(mine.text_embeds, theirs.text_embeds, atol=1e-5)
+
+
+def test_a_dual_encoder_with_the_image_tower_of_a_clip(tmp_path):
+    torch.manual_seed(0)
+    peer = stir(dual_encoder(CLIPVisionConfig))
+    from_hf_dual_encoder(peer).save_pretrained(tmp_path)
+    ours = AutoModel.from_pretrained(tmp_path)
+    expected = run(peer, ours.config)
+    assert (run(ours, ours.config) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_bit_equal(to_hf_dual_encoder(ours), peer)
+
+
+def test_the_decoder_of_a_clipseg_is_left_out(tmp_path):
+    torch.manual_seed(0)
+    config = CLIPSegConfig(
+        vision_config=IMAGES,
+        text_config=CLIP_TEXTS,
+        projection_dim=24,
+        extract_layers=[0, 1],
+        reduce_dim=8,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    peer = stir(CLIPSegForImageSegmentation(config))
+    peer.save_pretrained(tmp_path)
+    assert_bit_equal(from_hf_clipseg(str(tmp_path)), from_hf_clipseg(peer.clip))
+
+
+@pytest.mark.parametrize("name", ["hf_altclip", "hf_siglip2", "hf_align"])
+def test_kept_towers_load_without_this_package(tmp_path, name):
+    ours = converters(name)[0](make(name))
+    ours.save_pretrained(tmp_path / "model")
+    inputs = {**image_inputs(ours.config.vision_config), **text_inputs(ours.config.text_config)}
+    torch.save(inputs, tmp_path / "inputs.pt")
+    code = """
+        import json, torch
+        from transformers import AutoModel
+        model = AutoModel.from_pretrained("model", trust_remote_code=True)
+        inputs = torch.load("inputs.pt", weights_only=True)
+        print(json.dumps(model(**inputs).logits_per_image.tolist()))
+    """
+    logits = torch.tensor(json.loads(run_without_package(code, tmp_path).splitlines()[-1]))
+    assert torch.equal(logits, ours(**inputs).logits_per_image)
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "sentence"),
+    [
+        ("hf_align", "hf_altclip", "AltCLIP cannot hold a tower of type 'align_vision_model'"),
+        ("hf_align", "hf_aimv2", "it has one of 'aimv2_vision_model'"),
+        ("hf_clip", "hf_siglip2", "cannot hold a tower of type 'clip_vit_vision_model'"),
+        ("hf_align", "hf_dual_encoder", "projection_type='none' .it has 'linear'"),
+        ("hf_siglip", "hf_metaclip_2", "MetaCLIP 2 cannot hold .*use_cls_token=False"),
+        ("hf_clip", "hf_chinese_clip", "tower of type 'clip_vit_text_model'"),
+    ],
+)
+def test_a_peer_refuses_what_it_cannot_hold(source, to, sentence):
+    with pytest.raises(ConversionError, match=sentence):
+        converters(to)[1](converters(source)[0](make(source)))
+
+
+def test_images_without_shapes_are_rejected_by_a_tower_that_needs_them():
+    ours = converters("hf_siglip2")[0](make("hf_siglip2"))
+    with pytest.raises(ValueError, match=r"also needs pixel_attention_mask and spatial_shapes"):
+        ours.get_image_features(torch.zeros(1, 3, 32, 32))
