@@ -73,6 +73,14 @@ def converted_models(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def offline(tmp_path, monkeypatch) -> Path:
+    """The Hub's cache, still empty, on a machine without network."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
 @pytest.fixture(scope="session")
 def color_dataset(tmp_path_factory) -> Path:
     """A folder with the squares of eight colours as Parquet."""

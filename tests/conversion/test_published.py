@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import open_clip
@@ -18,6 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from modeling_clip_vit.conversion.published import cache_folder, local_checkpoint, local_tower
 from modeling_clip_vit.inference.loading import load_encoder
 from modeling_clip_vit.utils.errors import UserError
+from tests.support.hub import COMMIT, fill_hub_cache
 from tests.support.peers import (
     NARROW,
     hf_clip,
@@ -112,30 +112,12 @@ def test_an_encoder_of_transformers_is_a_tower_as_it_is(clip):
     assert local_tower(str(clip)) == str(clip)
 
 
-def hub_cache(folder: Path, name: str, source: Path) -> Path:
-    """The Hub's cache in a folder, after a repository was downloaded."""
-    snapshot = folder / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
-    shutil.copytree(source, snapshot)
-    refs = snapshot.parent.parent / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0" * 40)
-    return snapshot
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch) -> Path:
-    """The Hub's cache, on a machine without network."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
 def test_a_repository_is_found_in_the_cache_of_the_hub_by_its_commit(clip, offline):
-    hub_cache(offline, "user/clip", clip)
+    fill_hub_cache(offline, "user/clip", clip)
     converted = local_checkpoint("user/clip")
     assert converted == local_checkpoint("hf-hub:user/clip")
     record = json.loads((Path(converted) / "conversion.json").read_text())
-    assert record["identity"] == {"repository": "user/clip", "commit": "0" * 40}
+    assert record["identity"] == {"repository": "user/clip", "commit": COMMIT}
 
 
 def test_a_repository_that_cannot_be_reached_is_one_sentence(offline):
@@ -204,3 +186,10 @@ def test_another_model_of_timm_stays_one(tmp_path, capsys):
     save_for_hf(model, str(tmp_path / "peer"), safe_serialization=True)
     assert local_tower(str(tmp_path / "peer")) == str(tmp_path / "peer")
     assert "stays a model of timm: a ConvNeXt" in capsys.readouterr().err
+
+
+def test_a_damaged_configuration_is_one_sentence(tmp_path):
+    save_open_clip(tmp_path / "peer")
+    (tmp_path / "peer" / "open_clip_config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot load the checkpoint"):
+        local_checkpoint(str(tmp_path / "peer"))

@@ -1,5 +1,6 @@
 """Published models in processes of their own: all commands, two at once, and killed ones."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from modeling_clip_vit.inference.loading import load_encoder
 from tests.support import REPOSITORY
 from tests.support.peers import save_hf_clip, save_hf_siglip, save_open_clip, save_open_clip_siglip
+from tests.support.processes import TWO_PROCESSES
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +67,26 @@ def test_of_two_processes_one_converts(tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     assert results[0][0] == results[1][0]
     assert sum(errors.count("was converted") for _, errors in results) == 1
+
+
+def test_of_the_processes_of_a_run_one_converts(tmp_path, color_dataset):
+    save_hf_clip(tmp_path / "peer")
+    recipe = {
+        "dataset": str(color_dataset),
+        "model_name_or_path": str(tmp_path / "peer"),
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "report_to": "none",
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    launch = ["-m", "accelerate.commands.launch", *TWO_PROCESSES]
+    process = start(
+        tmp_path, *launch, REPOSITORY / "train.py", "--config", tmp_path / "recipe.yaml"
+    )
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+    assert errors.count("was converted") == 1
 
 
 KILLED = """

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.conversion.published import local_checkpoint
 from modeling_clip_vit.inference.loading import load_encoder
+from tests.support.hub import fill_hub_cache
 from tests.support.peers import save_hf_clip, save_open_clip, save_timm
 from tests.support.pictures import COLORS
 
@@ -95,6 +96,22 @@ def test_the_card_names_origin_and_licence(tmp_path, train):
     assert card.data.license == "mit"
     assert f"Fine-tuned from `{tmp_path / 'peer'}`." in card.text
     assert f'model_name_or_path: "{tmp_path / "peer"}"' in card.text
+
+
+def test_the_card_of_a_model_from_the_hub_has_its_base_model(tmp_path, train, offline):
+    save_hf_clip(tmp_path / "peer")
+    fill_hub_cache(offline, "user/clip", tmp_path / "peer")
+    assert train("--model_name_or_path", "hf-hub:user/clip") == 0
+    data = ModelCard.load(tmp_path / "run" / "README.md").data
+    assert (data.base_model, data.base_model_relation) == (["user/clip"], "finetune")
+
+
+def test_a_resumed_run_finds_it_again(tmp_path, train, capsys):
+    save_hf_clip(tmp_path / "peer")
+    source = ["--model_name_or_path", str(tmp_path / "peer"), "--save_steps", "1"]
+    assert train(*source) == 0
+    assert train(*source, "--max_steps", "3", "--resume_from_checkpoint", "latest") == 0
+    assert capsys.readouterr().err.count("was converted") == 1
 
 
 def test_a_vit_of_timm_gets_a_class_head(tmp_path, train):
