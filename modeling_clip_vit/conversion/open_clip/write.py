@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitTextConfig, is_foreign
 from ...modeling_clip_vit import ClipVitModel
@@ -83,7 +84,9 @@ def differing_fields(wanted: Any, built: Any) -> dict[str, tuple[Any, Any]]:
     """Fields of a tower that differ between two configurations and change what it computes."""
     names = {"model_type", "architecture", "model_args", "projection_type", "projection_bias"}
     if not is_foreign(wanted):
-        names = {"model_type", *type(wanted).__dataclass_fields__} - UNCOMPARED
+        # Those of every configuration, such as dtype, say nothing of the architecture.
+        own = {*type(wanted).__dataclass_fields__} - {*PreTrainedConfig.__dataclass_fields__}
+        names = {"model_type", *own} - UNCOMPARED
     if getattr(wanted, "pooling", None) != "eos":
         names -= {"eos_token_id"}
     pairs = {name: (getattr(wanted, name, None), getattr(built, name, None)) for name in names}
