@@ -13,6 +13,11 @@ COMMANDS = {
     "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
     "search": ("inference.command", "run_search", "find the images that best match a text"),
+    "classify": (
+        "inference.classify_command",
+        "run_classify",
+        "classify images by class names or a few examples",
+    ),
     "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",

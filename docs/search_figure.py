@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from modeling_clip_vit.inference.gallery import open_gallery
 from modeling_clip_vit.inference.loading import load_encoder
-from modeling_clip_vit.inference.search import ImageSearch, open_gallery
+from modeling_clip_vit.inference.search import ImageSearch
 from modeling_clip_vit.utils.figures import figure_style
 
 #: Two columns of queries, with this many images each.

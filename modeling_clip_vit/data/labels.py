@@ -59,10 +59,7 @@ def read_labels(
     for row, name in enumerate(classes):
         if name is not None and name not in places:
             listed = f"{', '.join(names[:10])}{' …' if len(names) > 10 else ''}"
-            problems[row] = (
-                f"its {column!r} is {name!r}, which is none of the classes of the other split: "
-                f"{listed}"
-            )
+            problems[row] = f"its {column!r} is {name!r}, which is none of the classes: {listed}"
     if len(problems) == len(values) and problems:
         raise DataError(f"no row of {path!r} has a class: of row 0, {problems[0]}")
     return Labels(names, [places.get(str(name), NO_CLASS) for name in classes], problems)

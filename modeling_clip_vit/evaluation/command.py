@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..conversion.published import local_checkpoint
 from ..data.sources import open_dataset
+from ..inference.classifier import TorchClassifier, is_classifier, load_classifier
 from ..inference.loading import Encoder, load_encoder
 from ..runtimes import RUNTIMES
 from ..utils.command_line import CommandParser
 from ..utils.processes import start_processes
-from .classifier import TorchClassifier, is_classifier, load_classifier
 from .evaluate import evaluate, open_evaluation
 from .images import ImagesOnDisk
 from .options import EvaluationOptions

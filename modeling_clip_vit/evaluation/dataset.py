@@ -12,7 +12,7 @@ from ..data.columns import check_columns, read_keys
 from ..data.errors import DataError
 from ..data.labels import Labels, read_labels
 from ..data.sources import get_split
-from .class_names import class_texts
+from ..inference.class_names import class_texts
 from .columns import EvaluationColumns, choose_columns
 from .images import ImageRows, OpenImages, SplitImages
 from .options import EvaluationOptions

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..data.labels import NO_CLASS
-from .class_names import average_templates
-from .classifier import TorchClassifier
+from ..inference.class_names import average_templates
+from ..inference.classifier import TorchClassifier
 from .corruptions import Corruption
 from .dataset import EvaluationSet
 from .images import EmbeddedImages

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datasets import DatasetDict
 
 from ..data.errors import DataError
+from ..inference.classifier import TorchClassifier
 from ..inference.loading import Encoder
-from .classifier import TorchClassifier
 from .dataset import EvaluationSet, SplitReader
 from .embedding import embed
 from .images import EmbeddedImages, OpenImages

@@ -19,7 +19,8 @@ class Metric:
         value: shares are from 0 to 1.
         column: the column that it is about; empty for none.
         direction: for retrieval, `text_to_image` or `image_to_text`.
-        condition: for robustness, the corruption and its severity.
+        condition: for robustness, the corruption and its severity; for few_shot, the method and the
+            number of examples.
         dataset: folder or Hub id.
         evaluation: what the recipe calls the evaluation; the split by default.
     """

@@ -18,8 +18,8 @@ class EvaluationOptions:
             labels by name.
         gallery_splits: other splits whose images join the gallery that texts search, as
             distractors.
-        train_split: split that the linear probe and the nearest neighbours learn from; by default
-            train.
+        train_split: split that the linear probe, the nearest neighbours and the few-shot methods
+            learn from; by default train.
         image_column: column with the images; guessed from type and name by default.
         caption_columns: columns with a caption or a list of captions per row; guessed from their
             names by default.
@@ -28,9 +28,12 @@ class EvaluationOptions:
             each row only matches itself.
         templates: prompt templates for the class names, averaged into one ensemble: plain, en, zh,
             open_clip_imagenet, or a text file with one template per line.
-        tasks: retrieval, zero_shot, calibration, linear_probe, knn, robustness, classification (of
-            a model with a class head); by default all that the columns allow, except robustness,
-            which embeds the images many times. In a recipe, retrieval or classification by default.
+        tasks: retrieval, zero_shot, calibration, linear_probe, knn, few_shot, robustness,
+            classification (of a model with a class head); by default all that the columns allow,
+            except few_shot and robustness, which take long. In a recipe, retrieval or
+            classification by default.
+        shots: for few_shot, numbers of training images per class; by default those of 1, 2, 4, 8
+            and 16 that every class has.
         batch_size: batch size in each process.
         num_workers: worker processes that decode images, per process.
         max_samples: evaluate on at most this many randomly drawn rows.
@@ -51,6 +54,7 @@ class EvaluationOptions:
     concept_column: str | None = None
     templates: list[str] = field(default_factory=lambda: ["en"])
     tasks: list[str] | None = None
+    shots: list[int] | None = None
     batch_size: int = 64
     num_workers: int = 2
     max_samples: int | None = None
@@ -64,6 +68,8 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value} is not allowed: it must be at least {least}")
+        if self.shots is not None and (not self.shots or min(self.shots) < 1):
+            raise UserError(f"shots={self.shots} is not allowed: each must be at least 1")
 
     def changed_fields(self) -> dict[str, Any]:
         """The fields that are not at their default: what a recipe has to say."""

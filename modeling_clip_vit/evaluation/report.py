@@ -21,7 +21,8 @@ BARS = (
     *("top1_accuracy", "top5_accuracy"),
 )
 
-#: A row of a task's table: column and direction; for robustness also metric and corruption.
+#: A row of a task's table: column and direction; with a condition also metric and the condition's
+#: first part, whose second part is the column.
 Row = tuple[str, ...]
 
 
@@ -32,8 +33,8 @@ def group_by_task(metrics: Iterable[Metric]) -> dict[str, dict[Row, dict[str, fl
         row: Row = (metric.column, metric.direction)
         column = metric.name
         if metric.condition:
-            corruption, column = metric.condition.split("/")
-            row = (*row, metric.name, corruption)
+            condition, column = metric.condition.split("/")
+            row = (*row, metric.name, condition)
         row = tuple(part for part in row if part)
         tables.setdefault(metric.task, {}).setdefault(row, {})[column] = metric.value
     return tables

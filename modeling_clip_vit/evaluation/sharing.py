@@ -10,9 +10,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather, gather_object
 
+from ..inference.classifier import TorchClassifier
 from ..inference.embedding import check_finite
 from ..inference.loading import Encoder, TorchEncoder
-from .classifier import TorchClassifier
 
 
 class RowSharing:

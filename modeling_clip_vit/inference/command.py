@@ -10,8 +10,9 @@ from PIL import Image
 from ..conversion.published import local_checkpoint
 from ..utils.command_line import CommandParser
 from ..utils.folders import check_picture, replaced_file
+from .gallery import Picture, open_gallery
 from .loading import load_encoder
-from .search import ImageSearch, Picture, check_query, open_gallery
+from .search import ImageSearch, check_query
 
 
 def run_search(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,31 @@ def saving(what: str, hint: str) -> Iterator[None]:
 
 
 def check_picture(path: Path):
-    """Make the folder of a picture, and refuse one that could not be saved in the end.
+    """Check the name of a picture as `check_file` does.
 
     Raises:
-        UserError: its name has an ending that no picture has, or its folder cannot be made.
+        UserError: it has an ending that no picture has, or its folder cannot be made.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     endings = sorted(FigureCanvasBase.get_supported_filetypes())
+    check_file(path, endings, "a picture")
+
+
+def check_file(path: Path, endings: Sequence[str], what: str):
+    """Make the folder of a file, and refuse one that could not be saved in the end.
+
+    Args:
+        path: of the file.
+        endings: that its name may have, without the dot.
+        what: what it is, as in "is no name of WHAT".
+
+    Raises:
+        UserError: its name has another ending, or its folder cannot be made.
+    """
     if path.suffix[1:].lower() not in endings:
         raise UserError(
-            f"{str(path)!r} is no name of a picture: it must end in one of {', '.join(endings)}"
+            f"{str(path)!r} is no name of {what}: it must end in one of {', '.join(endings)}"
         )
     if path.is_dir():
         raise UserError(f"{str(path)!r} is a folder: name a file")

@@ -168,10 +168,10 @@ def test_every_task_that_is_asked_for_is_measured(everything):
     assert tasks == set(ALL_BUT_CLASSIFICATION)
 
 
-def test_robustness_is_measured_only_if_asked_for(checkpoint, color_dataset, tmp_path):
+def test_what_takes_long_is_measured_only_if_asked_for(checkpoint, color_dataset, tmp_path):
     metrics = run(checkpoint, color_dataset, tmp_path)["metrics"]
     tasks = {name.split("/")[0] for name in metrics}
-    assert tasks == {*ALL_BUT_CLASSIFICATION} - {"robustness"}
+    assert tasks == {*ALL_BUT_CLASSIFICATION} - {"robustness", "few_shot"}
 
 
 def test_the_tables_are_printed_as_they_are_written(everything):

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.evaluation import ranking
-from modeling_clip_vit.evaluation.class_names import average_templates, class_texts
 from modeling_clip_vit.evaluation.dataset import list_captions
 from modeling_clip_vit.evaluation.ranking import average_precision, rank_of_best_match
 from modeling_clip_vit.evaluation.tasks.calibration import bin_confidences, measure_calibration
@@ -26,6 +25,7 @@ from modeling_clip_vit.evaluation.tasks.knn import measure_neighbours
 from modeling_clip_vit.evaluation.tasks.linear_probe import fit, measure_linear_probe
 from modeling_clip_vit.evaluation.tasks.retrieval import measure_retrieval, retrieval_metrics
 from modeling_clip_vit.evaluation.tasks.zero_shot import measure_zero_shot
+from modeling_clip_vit.inference.class_names import average_templates, class_texts
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ from transformers import BertConfig, BertModel
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
+from modeling_clip_vit.inference.gallery import open_gallery
 from modeling_clip_vit.inference.loading import LoadError, load_clip, load_encoder
-from modeling_clip_vit.inference.search import ImageSearch, open_gallery
+from modeling_clip_vit.inference.search import ImageSearch
 from tests.support.checkpoints import MISFITS, spoil
 from tests.support.pictures import COLORS, draw_picture
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ...utils.errors import UserError
 from .calibration import CalibrationTask
 from .classification import ClassificationTask
+from .few_shot import FewShotTask
 from .knn import NeighboursTask
 from .linear_probe import LinearProbeTask
 from .retrieval import RetrievalTask
@@ -21,6 +22,7 @@ TASKS: dict[str, type[EvaluationTask]] = {
         CalibrationTask,
         LinearProbeTask,
         NeighboursTask,
+        FewShotTask,
         RobustnessTask,
         ClassificationTask,
     )

@@ -29,9 +29,9 @@ from ...data.mixing import mix_class_targets
 from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
-from ...evaluation.classifier import TorchClassifier
 from ...hub.classifier_card import build_classifier_card
 from ...hub.model_card import CardFacts
+from ...inference.classifier import TorchClassifier
 from ...modeling_clip_vit import ClipVitForImageClassification
 from ...pretrained import load_with_report, refuse_misfits
 from ...towers import change_fields

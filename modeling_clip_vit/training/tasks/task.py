@@ -13,10 +13,10 @@ from torch import nn
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPProcessor, PreTrainedModel
 
 from ...data.columns import Columns
-from ...evaluation.classifier import TorchClassifier
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.tasks import check_tasks
 from ...hub.model_card import CardFacts
+from ...inference.classifier import TorchClassifier
 from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...utils.errors import UserError

@@ -1,18 +1,21 @@
-"""A model with a class head, as what evaluates images takes it.
+"""A model with a class head and its image processor.
 
 Shape legend: `N` images, `S` side in pixels, `C` classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import AutoModelForImageClassification, BatchFeature, CLIPImageProcessor
 
 from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitForImageClassification
 from ..utils.devices import default_device
 from ..utils.from_pretrained import load_config, load_image_processor, load_model
+from .embedding import embed_image_batches
 
 
 @dataclass
@@ -26,6 +29,14 @@ class TorchClassifier:
 
     model: ClipVitForImageClassification
     processor: CLIPImageProcessor
+
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
+        """Logits (N, C), float32 on the CPU, of RGB images of any size."""
+
+        def embed(batch: list[Image.Image]) -> torch.Tensor:
+            return self.encode_inputs(self.processor(batch, return_tensors="pt"))
+
+        return embed_image_batches(embed, images, batch_size)
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
