@@ -62,7 +62,7 @@ def make_pictures(size: Any) -> list[Image.Image]:
     side = size if isinstance(size, int) else size[0]
     short = side + side // 3
     generator = np.random.default_rng(0)
-    pictures = []
+    pictures: list[Image.Image] = []
     for width, height, mode in (
         (3 * short, short, "RGB"),
         (short, 3 * short, "L"),
