@@ -204,7 +204,7 @@ def cut_resnet(width: int):
     if timm.is_model(name):
         return
     blocks = tuple(
-        ByoBlockCfg(type="bottle", d=1, c=4 * width * 2**stage, s=1 if stage == 0 else 2, br=0.25)
+        ByoBlockCfg(type="bottle", d=1, c=256 * 2**stage, s=1 if stage == 0 else 2, br=0.25)
         for stage in range(4)
     )
     names = {64: "50", 80: "50x4", 96: "50x16", 128: "50x64"}

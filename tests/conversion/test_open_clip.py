@@ -119,7 +119,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_of_transformers_embeds_the_same_with_padding(tmp_path, name):
+def test_an_encoder_of_transformers_embeds_the_same_with_padding_and_goes_back(tmp_path, name):
     config, pooler, projection = ENCODERS[name]
     config.save_pretrained(tmp_path / "encoder")
     text = {
@@ -137,6 +137,7 @@ def test_an_encoder_of_transformers_embeds_the_same_with_padding(tmp_path, name)
     ids[0, 5:] = 1
     mask = (ids != 1).long()
     expected = peer.encode_text(ids)
+    assert torch.equal(to_open_clip(loaded).encode_text(ids), expected)
     for model in (ours, loaded):
         embeds = model.get_text_features(ids, attention_mask=mask).pooler_output
         assert_close(embeds, expected, atol=1e-5, rtol=1e-4)

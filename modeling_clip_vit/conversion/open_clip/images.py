@@ -137,8 +137,9 @@ def native_fields(trunk: Any) -> dict[str, Any] | None:
     """Fields of our own configuration of a model of timm; None where ours cannot be that."""
     if not isinstance(trunk, VisionTransformer):
         return None
-    size, patch = (trunk.patch_embed.img_size or (0,))[0], trunk.patch_embed.patch_size[0]
-    if size % patch:  # timm leaves out the pixels at the edge that fill no patch
+    patch_size = trunk.patch_embed.patch_size
+    # timm leaves out the pixels at the edge that fill no patch.
+    if (input_size_of(trunk) or patch_size)[0] % patch_size[0]:
         return None
     try:
         return timm_vit.config_of(trunk).to_dict()

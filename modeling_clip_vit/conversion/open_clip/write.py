@@ -16,6 +16,7 @@ from .. import timm_vit
 from ..weights import ConversionError, move_weights, ratio
 from .images import pooling_of, resnet_shape
 from .model import import_open_clip, plan
+from .texts import POOLER
 
 #: How the published models of SigLIP's type prepare images.
 SIGLIP_IMAGES = {
@@ -42,6 +43,7 @@ UNCOMPARED = {
     "patch_dropout",
     "rope_theta",
 }
+HF_POOLINGS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler", None: "cls_pooler"}
 TEXT_POOLINGS = {"eos": "eos", "last": "last", "cls": "first"}
 
 
@@ -58,8 +60,14 @@ def to_open_clip(model: ClipVitModel) -> nn.Module:
     peer: Any = (open_clip.CustomTextCLIP if is_custom else open_clip.CLIP)(**arguments)
     config, rules, _ = plan(peer)
     require_same(model.config, config)
-    move_weights(model, peer, rules, to_ours=False)
+    move_weights(model, peer, rules, to_ours=False, left_out=unused_weights(model.config))
     return peer.eval()
+
+
+def unused_weights(config: ClipVitConfig) -> str:
+    """What the names of weights begin with that are there only because AutoModel builds them."""
+    text = config.text_config
+    return f"text_model.{POOLER}" if is_foreign(text) and text.pooling is not None else ""
 
 
 def require_same(wanted: ClipVitConfig, built: ClipVitConfig):
@@ -110,22 +118,40 @@ def model_arguments(config: ClipVitConfig) -> dict:
         ConversionError: open_clip has no such tower.
     """
     vision, text = config.vision_config, config.text_config
-    if is_foreign(text):
-        raise ConversionError(
-            f"open_clip cannot hold a text tower of type {text.model_type!r}: it builds those of "
-            "Transformers by their name on the Hub"
-        )
     arguments: dict[str, Any] = {
         "embed_dim": config.projection_dim,
-        "text_cfg": text_arguments(text),
+        "text_cfg": encoder_arguments(text) if is_foreign(text) else text_arguments(text),
         "vision_cfg": vision_arguments(vision),
-        "quick_gelu": text.hidden_act == "quick_gelu",
     }
-    if "timm_model_name" in arguments["vision_cfg"]:
+    acts = [getattr(tower, "hidden_act", None) for tower in (vision, text) if not is_foreign(tower)]
+    arguments["quick_gelu"] = "quick_gelu" in acts
+    if "timm_model_name" in arguments["vision_cfg"] or is_foreign(text):
         arguments["custom_text"] = True
     if config.logit_bias_init_value is not None:
         arguments["init_logit_bias"] = config.logit_bias_init_value
     return arguments
+
+
+def encoder_arguments(text: Any) -> dict[str, Any]:
+    """Arguments of a text tower of Transformers, which open_clip builds by its name.
+
+    Raises:
+        ConversionError: the name is not known, or open_clip does not pool so.
+    """
+    name = getattr(text, "_name_or_path", "")
+    if not name:
+        raise ConversionError(
+            f"open_clip cannot hold a text tower of type {text.model_type!r} without a name: it "
+            "builds those of Transformers by their name on the Hub"
+        )
+    if text.pooling not in HF_POOLINGS:
+        raise ConversionError(f"open_clip cannot hold pooling={text.pooling!r} in the text tower")
+    return {
+        "hf_model_name": name,
+        "hf_model_pretrained": False,
+        "hf_pooler_type": HF_POOLINGS[text.pooling],
+        "hf_proj_type": None if text.projection_type == "none" else text.projection_type,
+    }
 
 
 def text_arguments(text: ClipVitTextConfig) -> dict[str, Any]:
