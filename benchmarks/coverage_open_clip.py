@@ -16,7 +16,8 @@ from transformers import M2M100Config, MT5Config, RobertaConfig, XLMRobertaConfi
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.conversion import ConversionError, from_open_clip, to_open_clip
-from modeling_clip_vit.conversion.verify import embed, make_inputs, verify
+from modeling_clip_vit.conversion.trial_inputs import image_inputs, text_inputs
+from modeling_clip_vit.conversion.verify import embed, verify
 
 VOCAB_SIZE = 1000
 HEADS = 2
@@ -107,7 +108,7 @@ def check(name: str) -> dict:
 
 def least_spread(peer, config) -> float:
     """How far apart the closest of the images or texts are that a conversion is verified with."""
-    embeds = embed(peer, *make_inputs(config))
+    embeds = embed(peer, image_inputs(config.vision_config), text_inputs(config.text_config))
     distances = [torch.pdist(embeds[name]).min() for name in ("image_embeds", "text_embeds")]
     return float(min(distances))
 
