@@ -415,11 +415,11 @@ def test_classes_of_another_split_are_matched_by_name():
         (["a", None], Value("string"), "its 'label' is empty"),
         (["a", " "], Value("string"), "its 'label' is empty"),
         ([1.0, float("nan")], Value("float64"), "its 'label' is empty"),
-        (["a", "c"], Value("string"), "its 'label' is 'c', .* other split: a, b"),
+        (["a", "c"], Value("string"), "its 'label' is 'c', .* none of the classes: a, b"),
     ],
 )
 def test_a_row_without_a_class_is_named(values, feature, told):
-    names = ["a", "b"] if "other split" in told else None
+    names = ["a", "b"] if "none of the classes" in told else None
     labels = read_labels(labelled(values, feature), "label", "x", names)
     assert labels.rows == [0, NO_CLASS]
     assert list(labels.problems) == [1]
