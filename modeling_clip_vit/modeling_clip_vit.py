@@ -318,13 +318,21 @@ class ClipVitModel(ClipVitPreTrainedModel):
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
+        vision_pooler_output: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Encode images: `pooler_output` is the projection, (B, P), not yet normalised."""
+        """Encode images: `pooler_output` is the projection, (B, P), not yet normalised.
+
+        `vision_pooler_output` (B, D) is what the tower has already made of the images; it replaces
+        all other arguments.
+        """
+        if vision_pooler_output is not None:
+            projected_BP = self.visual_projection(vision_pooler_output)
+            return BaseModelOutputWithPooling(pooler_output=projected_BP)
         inputs = {
             "pixel_values": pixel_values,
             "interpolate_pos_encoding": interpolate_pos_encoding,
@@ -338,19 +346,26 @@ class ClipVitModel(ClipVitPreTrainedModel):
     @can_return_tuple
     def get_text_features(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         packed_places: torch.Tensor | None = None,
+        text_pooler_output: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts: `pooler_output` is the projection, (B, P), not yet normalised.
 
+        `text_pooler_output` (B, D) is what the tower has already made of the texts; it replaces all
+        other arguments.
+
         Without `position_ids`, texts longer than the positions are truncated, with a warning:
         pipelines of Transformers leave that to the model.
         """
-        if position_ids is None and self._is_too_long(input_ids):
+        if text_pooler_output is not None:
+            projected_BP = self.text_projection(text_pooler_output)
+            return BaseModelOutputWithPooling(pooler_output=projected_BP)
+        if position_ids is None and input_ids is not None and self._is_too_long(input_ids):
             longest = self.config.text_config.max_position_embeddings
             logger.warning_once(f"texts are truncated to {longest} tokens, this model's maximum")
             input_ids, attention_mask = cut_texts(input_ids, attention_mask, longest)
@@ -366,9 +381,9 @@ class ClipVitModel(ClipVitPreTrainedModel):
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def _is_too_long(self, input_ids: torch.Tensor | None) -> bool:
+    def _is_too_long(self, input_ids: torch.Tensor) -> bool:
         config = self.config.text_config
-        if input_ids is None or is_foreign(config):
+        if is_foreign(config):
             return False
         return input_ids.shape[1] > config.max_position_embeddings
 
@@ -386,6 +401,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
         spatial_shapes: torch.Tensor | None = None,
         return_logits: bool = True,
         packed_places: torch.Tensor | None = None,
+        vision_pooler_output: torch.Tensor | None = None,
+        text_pooler_output: torch.Tensor | None = None,
         **kwargs,
     ) -> CLIPOutput:
         """Encode images and texts, and compare every image with every text.
@@ -404,6 +421,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
             interpolate_pos_encoding: accept images of another size than the configuration's.
             pixel_attention_mask, spatial_shapes: with images of different shapes, as
                 `ClipVitVisionModel.forward` takes them.
+            vision_pooler_output, text_pooler_output: pooled outputs of the towers, (B_image, D) and
+                (B_text, D), in place of their inputs.
 
         Returns:
             `loss`, `logits_per_image` (B_image, B_text), `logits_per_text`, `image_embeds` and
@@ -417,6 +436,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             interpolate_pos_encoding=interpolate_pos_encoding,
             pixel_attention_mask=pixel_attention_mask,
             spatial_shapes=spatial_shapes,
+            vision_pooler_output=vision_pooler_output,
             return_dict=True,
             **kwargs,
         )
@@ -426,6 +446,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
             position_ids=position_ids,
             token_type_ids=token_type_ids,
             packed_places=packed_places,
+            text_pooler_output=text_pooler_output,
             return_dict=True,
             **kwargs,
         )
@@ -573,6 +594,7 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        vision_pooler_output: torch.Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
         """Classify images: `logits` (B, config.num_labels), and with `labels` also the `loss`.
@@ -581,13 +603,16 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
             pixel_values: normalised pixels, (B, channels, height, width).
             labels: class ids, (B,), or the targets of `config.problem_type`.
             interpolate_pos_encoding: accept images of another size than `config.image_size`.
+            vision_pooler_output: pooled output of the tower, (B, D), in place of its inputs.
         """
-        outputs = self.vision_model(
-            pixel_values=pixel_values,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            return_dict=True,
-            **kwargs,
-        )
+        outputs = BaseModelOutputWithPooling(pooler_output=vision_pooler_output)
+        if vision_pooler_output is None:
+            outputs = self.vision_model(
+                pixel_values=pixel_values,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+                return_dict=True,
+                **kwargs,
+            )
         logits = self.classifier(outputs.pooler_output)
         return ImageClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),

@@ -169,7 +169,7 @@ class Collator:
         for sample in kept:
             first_of.setdefault(sample.concept, sample)
         batch = {
-            "pixel_values": self.make_pixel_values(kept),
+            **self.collate_images(kept),
             **self.collate_texts(first_of),
             "image_ids": torch.tensor([sample.concept for sample in kept]),
             "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
@@ -178,28 +178,39 @@ class Collator:
         }
         return batch if self.token_ids is not None else {**batch, "labels": batch["image_ids"]}
 
+    def collate_images(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        """The pixels of each image, or what models made of it beforehand, or both."""
+        names = samples[0].image_features
+        images = {
+            name: torch.stack([sample.image_features[name] for sample in samples]) for name in names
+        }
+        if samples[0].pixels is not None:
+            images["pixel_values"] = self.make_pixel_values(samples)
+        return images
+
     def collate_texts(self, first_of: dict[int, Sample]) -> dict[str, torch.Tensor]:
-        """The texts of each concept, from its first image."""
+        """The texts of each concept, from its first image; or what models made of them, or both."""
         if self.token_ids is None:
             return {}
-        texts = [text for sample in first_of.values() for text in sample.texts]
-        text_ids = [concept for concept, sample in first_of.items() for _ in sample.texts]
-        return {**self.token_ids(texts), "text_ids": torch.tensor(text_ids)}
+        firsts = list(first_of.values())
+        text_ids = [sample.concept for sample in firsts for _ in range(sample.num_texts)]
+        texts = [text for sample in firsts for text in sample.texts]
+        batch = self.token_ids(texts) if texts else {}
+        for name in firsts[0].text_features:
+            batch[name] = torch.cat([sample.text_features[name] for sample in firsts])
+        return {**batch, "text_ids": torch.tensor(text_ids)}
 
     def make_pixel_values(self, samples: list[Sample]) -> torch.Tensor:
         """Augmented and normalised pixels, float32 (B, 3, S, S).
 
         A few images at a time: what stays in the processor's cache costs half as much.
         """
-        shape = samples[0].pixels.shape
+        drawn = [(s.pixels, s.noise) for s in samples if s.pixels is not None]
+        shape = drawn[0][0].shape
         values = torch.empty(len(samples), *shape)
         count = max(1, CHUNK_SIZE // shape.numel())
         for start in range(0, len(samples), count):
-            part = samples[start : start + count]
-            images = augment(
-                torch.stack([sample.pixels for sample in part]),
-                torch.stack([sample.noise for sample in part]),
-                self.options,
-            )
+            pixels, noise = zip(*drawn[start : start + count], strict=True)
+            images = augment(torch.stack(pixels), torch.stack(noise), self.options)
             values[start : start + count] = normalize(images, self.image_mean, self.image_std)
         return values

@@ -288,6 +288,17 @@ class CaptionMaker:
         assert self.labels is not None
         return self.class_names[source][self.labels.rows[row.number]]
 
+    def varies(self) -> bool:
+        """Whether a row may get other texts each time that they are drawn."""
+        options = self.options
+        if options.caption_sampling == "one" and len(options.sources()) > 1:
+            return True
+        has_templates = any(options.templates.values()) and options.template_probability > 0
+        has_tags = bool(self.tags) and options.tag_probability > 0
+        has_choice = any(len(texts) > 1 for rows in self.captions.values() for texts in rows)
+        has_phrases = any(len(phrases) > 1 for phrases in options.phrases().values())
+        return has_templates or has_tags or has_choice or has_phrases
+
     def keys(self) -> list[Any]:
         """What each row shows: its class, or without classes its captions, all of them."""
         if self.labels is not None:

@@ -10,9 +10,13 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as MapDataset
 
+from .features import StoredFeatures
 from .images import image_name
 from .rows import Row, Sample, SkippedSample
 from .samples import SampleMaker
+
+#: In place of an image that is not read.
+NO_IMAGE = torch.empty(0)
 
 
 class Images(Protocol):
@@ -65,15 +69,62 @@ class ImageTextSamples(MapDataset):
         maker: makes samples of rows.
         concepts: concept number of each row: rows of one concept belong together; None if equal
             captions do.
+        fingerprint: of the rows and their content.
     """
 
-    def __init__(self, images: Images, maker: SampleMaker, concepts: Sequence[int] | None = None):
+    def __init__(
+        self,
+        images: Images,
+        maker: SampleMaker,
+        concepts: Sequence[int] | None = None,
+        fingerprint: str = "",
+    ):
         self.images, self.maker, self.concepts = images, maker, concepts
+        self.fingerprint = fingerprint
+        #: What takes the place of pixels, of texts or of both, once it is set.
+        self.features: StoredFeatures | None = None
 
     def __getitem__(self, index: tuple[int, int]) -> Sample | SkippedSample:
         number, draw = index
+        if self.features is None:
+            return self.maker.make(self.find_row(number), draw, number)
+        return self.add_features(self.features, number, draw)
+
+    def make_without_image(self, number: int, draw: int) -> Sample | SkippedSample:
+        """A sample of a row, its image neither read nor varied."""
+        row = self.make_row(number, NO_IMAGE, f"row {number}")
+        return self.maker.make_without_image(row, draw, number)
+
+    def make_of_size(self, number: int, draw: int, image_size: int) -> Sample | SkippedSample:
+        """A sample of a row, its image of another size but otherwise varied in the same way."""
+        return self.maker.of_size(image_size).make(self.find_row(number), draw, number)
+
+    def find_row(self, number: int) -> Row:
+        """A row by its number."""
         image, name = self.images[number]
+        return self.make_row(number, image, name)
+
+    def make_row(self, number: int, image: Any, name: str) -> Row:
+        """A row with this image, and the concept that it has among all rows."""
         row = Row(name, {self.maker.image_column: image}, number=number)
         if self.concepts is not None:
             row.concept = self.concepts[number]
-        return self.maker.make(row, draw, number)
+        return row
+
+    def add_features(
+        self, features: StoredFeatures, number: int, draw: int
+    ) -> Sample | SkippedSample:
+        """A sample with the features of a row, and only what else it still needs."""
+        if number in features.skipped:
+            return SkippedSample(f"row {number}", features.skipped[number])
+        if features.is_complete:
+            concept = int(features.concepts[features.view(draw), number])
+            sample: Sample | SkippedSample = Sample(None, None, [], concept)
+        elif features.has_pixels:
+            sample = self.maker.make(self.find_row(number), features.key(draw), number)
+        else:
+            sample = self.make_without_image(number, features.key(draw))
+        if isinstance(sample, Sample):
+            sample.image_features = features.of_image(number, draw)
+            sample.text_features = features.of_texts(number, draw)
+        return sample

@@ -51,7 +51,7 @@ class SampleAugment:
     """
 
     def __init__(self, options: AugmentOptions, size: int):
-        self.size = size
+        self.options, self.size = options, size
         self.scale, self.ratio = options.crop_scale, options.crop_ratio
         self.crop = v2.RandomResizedCrop(size, self.scale, self.ratio) if self.scale else None
         self.policy = build_policy(options)
@@ -80,9 +80,12 @@ class SampleAugment:
 
     def cut(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """A random part, or the centre."""
-        if self.crop is None:
-            return image if isinstance(image, torch.Tensor) else to_pixels(image, self.size)
+        if self.crop is None and isinstance(image, Image.Image):
+            return to_pixels(image, self.size)
         pixels = image if isinstance(image, torch.Tensor) else to_tensor(image)
+        if self.crop is None:
+            height, width = pixels.shape[1:]
+            return resize_part(pixels, (0, 0, height, width), self.size)
         part = self.crop.make_params([pixels])
         place = part["top"], part["left"], part["height"], part["width"]
         return resize_part(pixels, place, self.size)

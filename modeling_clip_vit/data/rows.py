@@ -36,18 +36,28 @@ class Sample:
     """One image with its texts and the random numbers of its augmentation.
 
     Args:
-        pixels: uint8, (3, S, S).
-        noise: of what is done to the whole batch, (NOISE_SIZE,).
+        pixels: uint8, (3, S, S); None if only stored features of the image are used.
+        noise: of what is done to the whole batch, (NOISE_SIZE,); None without pixels.
         texts: its texts.
         concept: what it shows.
         seed: of what else is random: crop, policy, mixing.
+        image_features: what models made of the image beforehand, each (D,), by its name in a batch.
+        text_features: the same for its texts, each (number of texts, D).
     """
 
-    pixels: torch.Tensor
-    noise: torch.Tensor
+    pixels: torch.Tensor | None
+    noise: torch.Tensor | None
     texts: list[str]
     concept: int
     seed: int = 0
+    image_features: dict[str, torch.Tensor] = field(default_factory=dict)
+    text_features: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_texts(self) -> int:
+        """How many texts it has, also where only their features are left."""
+        features = next(iter(self.text_features.values()), self.texts)
+        return len(features)
 
 
 @dataclass

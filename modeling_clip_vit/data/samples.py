@@ -68,6 +68,13 @@ class SampleMaker:
         concept = [self.concept_column] if self.concept_column else []
         return list(dict.fromkeys([self.image_column, *texts, *concept]))
 
+    def of_size(self, size: int) -> "SampleMaker":
+        """The same for images with this side in pixels."""
+        if size == self.augment.size:
+            return self
+        augment = SampleAugment(self.augment.options, size)
+        return SampleMaker(self.image_column, self.texts, augment, self.seed, self.concept_column)
+
     def make(self, row: Row, *key: int) -> Sample | SkippedSample:
         """A sample of a row.
 
@@ -77,6 +84,13 @@ class SampleMaker:
         """
         drawn = self.draw(row, *key)
         return self.decode(drawn) if isinstance(drawn, DrawnSample) else drawn
+
+    def make_without_image(self, row: Row, *key: int) -> Sample | SkippedSample:
+        """The same sample, its image neither read nor varied; arguments as for `make`."""
+        drawn = self.draw(row, *key)
+        if isinstance(drawn, SkippedSample):
+            return drawn
+        return Sample(None, drawn.noise, drawn.texts, drawn.concept, drawn.seed)
 
     def draw(self, row: Row, *key: int) -> DrawnSample | SkippedSample:
         """The texts and the random numbers of a row; arguments as for `make`."""

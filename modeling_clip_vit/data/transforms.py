@@ -86,6 +86,17 @@ class AugmentOptions:
         is_magnitude = 0 <= self.policy_magnitude <= 30
         check_option(is_magnitude, self, "policy_magnitude", "from 0 to 30")
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever changed."""
+        amounts = [getattr(self, name) for name in (*SHARES, *AMOUNTS)]
+        return any(amounts) or self.flip or bool(self.crop_scale) or self.policy != "none"
+
+    @property
+    def draws_globally(self) -> bool:
+        """Whether torchvision draws from torch's global random numbers, one thread at a time."""
+        return bool(self.crop_scale) or self.policy != "none"
+
 
 def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
     """Vary images.

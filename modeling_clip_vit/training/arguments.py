@@ -89,6 +89,10 @@ class ModelOptions:
         frozen_vision_layers: number of blocks of the image tower to freeze, counted from the input;
             the embeddings before them are frozen too.
         frozen_text_layers: number of blocks of the text tower to freeze, in the same way.
+        stored_views: number of views of each sample, each with its own augmentation and texts, that
+            a frozen tower and the teacher embed once, before training, instead of in every step.
+            Later runs over the same data find them again. null stores one view where nothing
+            varies, and nothing otherwise; 0 never stores.
         attn_implementation: `eager`, `sdpa` or another attention kernel of Transformers. null uses
             its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).
@@ -108,6 +112,7 @@ class ModelOptions:
     frozen_towers: list[Literal["vision", "text"]] = field(default_factory=list)
     frozen_vision_layers: int = 0
     frozen_text_layers: int = 0
+    stored_views: int | None = None
     attn_implementation: str | None = None
     pack_texts: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
@@ -257,6 +262,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_bad_sample_ratio": SHARE,
     "frozen_vision_layers": AT_LEAST_0,
     "frozen_text_layers": AT_LEAST_0,
+    "stored_views": (lambda views: views is None or views >= 0, "null or at least 0"),
     "loss": (lambda name: name in LOSSES, f"one of {', '.join(LOSSES)}"),
     "label_smoothing": PART,
     "hard_negative_beta": AT_LEAST_0,
@@ -340,6 +346,7 @@ class TrainArguments:
                 raise UserError(f"{name}={values[name]} is not allowed: it must be {allowed}")
         optimizer, run, data = self.optimizer, self.run, self.data
         self.check_evaluations()
+        self.check_stored_views()
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
@@ -430,6 +437,33 @@ class TrainArguments:
                     f"the evaluation on split={evaluation.split!r} needs a dataset: give --dataset "
                     "or the entry's own, or set evaluations to [] to evaluate nothing"
                 )
+
+    def why_nothing_is_stored(self) -> str | None:
+        """The option with which features of frozen towers are computed in every step, if any."""
+        if self.stream.stream_sources:
+            return "stream_sources, which has no numbered rows"
+        if self.mix.is_on:
+            return "mixup_probability or cutmix_probability, as every mixture is new"
+        if self.quantization.quantization_mode != "none":
+            return f"quantization_mode={self.quantization.quantization_mode!r}"
+        return None
+
+    def check_stored_views(self):
+        """Reject stored features where there are none, or where they would not stay the same.
+
+        Raises:
+            UserError: with the option to change.
+        """
+        views, reason = self.model.stored_views, self.why_nothing_is_stored()
+        if not views:
+            return
+        if reason:
+            raise UserError(f"stored_views={views} is not allowed with {reason}: leave it at null")
+        if not self.model.frozen_towers and self.loss.teacher_name_or_path is None:
+            raise UserError(
+                f"stored_views={views} is not allowed without frozen_towers or "
+                "teacher_name_or_path: everything else changes with each step"
+            )
 
     def check_mix(self):
         """Reject mixing that the loss or the batches do not support.

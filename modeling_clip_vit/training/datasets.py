@@ -54,6 +54,20 @@ class TrainingData:
     num_rows: int
     num_concepts: int
 
+    @property
+    def samples(self) -> ImageTextSamples | None:
+        """The samples by row and draw; None for a stream."""
+        dataset = getattr(self.loader, "dataset", None)
+        return dataset if isinstance(dataset, ImageTextSamples) else None
+
+    @property
+    def collate(self) -> Collator:
+        """What makes batches of samples."""
+        loader = self.loader
+        collate = loader.collate if isinstance(loader, StreamLoader) else loader.collate_fn
+        assert isinstance(collate, Collator)
+        return collate
+
 
 class TrainingRows(Protocol):
     """The rows that a run trains on, with their texts."""
@@ -113,7 +127,7 @@ class TableRows:
         images = prepare_images(
             self.split, options, maker.augment.size, self.unread, captions.problems
         )
-        samples = ImageTextSamples(images.images, maker, concepts)
+        samples = ImageTextSamples(images.images, maker, concepts, self.split._fingerprint)
         by_rows = concepts is None or (options.images_per_concept == 1 and not pairs_only)
         groups = {row: row if by_rows else keys[row] for row in images.rows}
         loader, sampler = build_loader(samples, groups, collate, options, batch_size, maker.seed)

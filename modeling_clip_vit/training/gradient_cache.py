@@ -58,7 +58,8 @@ def cut(inputs: dict[str, torch.Tensor], part_size: int) -> list[dict[str, torch
     Args:
         inputs: arguments of `ClipVitModel.forward`, with one row per image or per text.
     """
-    num_images, num_texts = len(inputs["pixel_values"]), len(inputs["input_ids"])
+    num_images = len(inputs["pixel_values" if "pixel_values" in inputs else "vision_pooler_output"])
+    num_texts = len(inputs["input_ids" if "input_ids" in inputs else "text_pooler_output"])
     count = max(1, min(-(-num_images // part_size), num_images, num_texts))
     split = {name: values.tensor_split(count) for name, values in inputs.items()}
     return [{name: parts[i] for name, parts in split.items()} for i in range(count)]
@@ -88,7 +89,7 @@ def cached_backward(
         The result of `loss_function`, with the loss detached; gradients are in the parameters.
     """
     states, images, texts = [], [], []
-    device = parts[0]["pixel_values"].device
+    device = next(iter(parts[0].values())).device
     idle_turns = count_idle_turns(len(parts), device)
     with torch.no_grad():
         for part in parts:

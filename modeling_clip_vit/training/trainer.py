@@ -46,6 +46,7 @@ from .restart import (
 )
 from .resumable_batches import build_batches
 from .save_as import check_save_as
+from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
 from .tasks.task import Value
 
@@ -188,6 +189,8 @@ class Trainer:
         has_idle = self.quantization is not None and self.quantization.has_idle_parameters()
         has_idle = has_idle or self.finetuning.has_idle_parameters()
         task.configure(preparation, accelerator, has_idle)
+        embedders = task.embedders(preparation, accelerator.device)
+        store_features(preparation.data, embedders, args, accelerator, task.learning_towers())
         self.prepare_blocks(preparation.model)
         optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
@@ -373,7 +376,7 @@ class Trainer:
             is_empty = True
             for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
-                status = self.reduce_status(0 if "pixel_values" in batch else 1)
+                status = self.reduce_status(0 if "image_ids" in batch else 1)
                 if status == 2:  # another process has come to the end of its part
                     break
                 if status == 0:

@@ -4,7 +4,7 @@ Shape legend: `B` images, `C` classes.
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from datasets import Dataset
@@ -49,6 +49,7 @@ from ..evaluations import TrainedOn, open_evaluations
 from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
+from ..stored_features import Embedder, embed_images_with, stores_images
 from .task import Preparation, Task, Value, describe_mixed
 
 ClassificationPreparation = Preparation[ClipVitForImageClassification, CLIPImageProcessor]
@@ -104,10 +105,23 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
         is_logged: bool,
     ) -> dict[str, Value]:
         """The gradients of cross entropy."""
-        logits = model(pixel_values=batch["pixel_values"]).logits
+        names = ("pixel_values", "vision_pooler_output")
+        logits = model(**{name: batch[name] for name in names if name in batch}).logits
         loss, values = self.objective(batch, logits)
         propagate(loss)
         return {"loss": loss.detach(), **values}
+
+    def embedders(
+        self, preparation: ClassificationPreparation, device: torch.device
+    ) -> list[Embedder]:
+        """The frozen tower, where images stay the same: linear probing then trains on features."""
+        if not stores_images(self.args):
+            return []
+        model, collate = preparation.model, preparation.data.collate
+        size = self.image_size(model)
+        one = embed_images_with(model.vision_model, collate, size, device)
+        one.varies = self.args.augment.is_on
+        return [one]
 
     def describe_batch(self, batch: dict, preparation: ClassificationPreparation) -> list[str]:
         """The class of each image, and how much of each where it is mixed."""
@@ -193,6 +207,8 @@ def prepare_classification(
     split = get_split(splits, args.data.train_split, path)
     columns = find_columns(split, args.data, args.captions.label_column, restart.recipe)
     args = args.with_columns(columns)
+    if stores_images(args):  # each image is decoded once, to be embedded
+        args = replace(args, data=replace(args.data, cache_images=False))
     labels = read_labels(split, str(columns.label_column), path, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
@@ -206,7 +222,7 @@ def prepare_classification(
     augment = SampleAugment(args.augment, image_size)
     maker = SampleMaker(columns.image_column, None, augment, args.run.seed)
     loader, sampler = build_loader(
-        ImageTextSamples(images.images, maker, labels.rows),
+        ImageTextSamples(images.images, maker, labels.rows, split._fingerprint),
         {row: row for row in images.rows},
         Collator(None, args.augment, processor.image_mean, processor.image_std),
         args.data,

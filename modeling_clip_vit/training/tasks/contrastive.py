@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import is_foreign
+from ...data.captions import CaptionMaker
 from ...data.packing import plan_for_mask
 from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
@@ -44,10 +46,22 @@ from ..gradient_cache import cached_backward, cut, refuse_batch_norm
 from ..kernels import choose_packing
 from ..models import build_model, load_model
 from ..restart import Restart
-from .objective import ContrastiveObjective, check_loss, load_teacher
+from ..stored_features import (
+    Embedder,
+    embed_images_with,
+    embed_texts_with,
+    embed_with_teacher,
+    stores_images,
+    stores_teacher,
+    stores_texts,
+)
+from .objective import ContrastiveObjective, check_loss, check_teacher, load_teacher
 from .task import Preparation, Task, Value, describe_mixed
 
-INPUTS = ("pixel_values", "input_ids", "attention_mask")
+INPUTS = (
+    *("pixel_values", "input_ids", "attention_mask"),
+    *("vision_pooler_output", "text_pooler_output"),
+)
 
 ContrastivePreparation = Preparation[ClipVitModel, CLIPProcessor]
 
@@ -95,9 +109,37 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         path = self.args.loss.teacher_name_or_path
         if path:
             path = str(self.args.model.model_name_or_path) if path == START else path
-            tokenizer = preparation.processor.tokenizer
-            teacher = load_teacher(path, model, tokenizer).to(device)
+            teacher = load_teacher(path)
+            if not stores_teacher(self.args, texts_of(preparation)):
+                check_teacher(path, teacher, model, preparation.processor.tokenizer)
+                teacher.to(device)
         self.objective = ContrastiveObjective(self.args.loss, teacher)
+
+    def learning_towers(self) -> set[str]:
+        """Those that are not frozen."""
+        return {"vision", "text"} - set(self.args.model.frozen_towers)
+
+    def embedders(
+        self, preparation: ContrastivePreparation, device: torch.device
+    ) -> list[Embedder]:
+        """The frozen towers and the teacher, as far as their inputs stay the same."""
+        model, texts = preparation.model, texts_of(preparation)
+        if texts is None:
+            return []
+        collate = preparation.data.collate
+        embedders = []
+        if stores_images(self.args):
+            size = self.image_size(model)
+            embedders.append(embed_images_with(model.vision_model, collate, size, device))
+        if stores_texts(self.args, texts):
+            embedders.append(embed_texts_with(model.text_model, collate, device))
+        if stores_teacher(self.args, texts):
+            assert self.objective.teacher is not None, "configure loads it"
+            path = str(self.args.loss.teacher_name_or_path)
+            embedders += embed_with_teacher(self.objective.teacher, path, self.args, device)
+        for one in embedders:
+            one.varies = self.args.augment.is_on if one.kind == "image" else texts.varies()
+        return embedders
 
     def backward(
         self,
@@ -108,7 +150,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         is_logged: bool,
     ) -> dict[str, Value]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
-        inputs = {name: batch[name] for name in INPUTS}
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
         objective = partial(self.objective, batch, with_accuracy=is_logged)
         part_size = self.args.optimizer.gradient_cache_batch_size
         if part_size:
@@ -133,7 +175,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
 
     def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Inputs of the model, with which texts share a row where that saves computing."""
-        if not self.packs_texts:
+        if not self.packs_texts or "attention_mask" not in inputs:
             return inputs
         places = plan_for_mask(inputs["attention_mask"].cpu())
         if places is None:
@@ -197,6 +239,8 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
         splits = open_dataset(args.data.dataset, image_column)
     columns = find_columns(args.data, args.captions, args.stream, splits, restart.recipe)
     args = args.with_columns(columns)
+    if stores_images(args):  # each image is decoded once, to be embedded
+        args = replace(args, data=replace(args.data, cache_images=False))
     rows = open_rows(args, splits, restart.class_names)
     if args.model.model_name_or_path:
         model, processor = load_model(args.model.model_name_or_path, args.model)
@@ -222,6 +266,13 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     evaluations = open_evaluations(trained_on, image_size)
     frozen = freeze(model, args.model)
     return Preparation(model, processor, data, evaluations, frozen, columns, classes)
+
+
+def texts_of(preparation: ContrastivePreparation) -> CaptionMaker | None:
+    """How texts are drawn for numbered rows; None for those of a stream."""
+    samples = preparation.data.samples
+    texts = samples.maker.texts if samples else None
+    return texts if isinstance(texts, CaptionMaker) else None
 
 
 def open_rows(args: TrainArguments, splits: DatasetDict, classes: list[str]) -> TrainingRows:

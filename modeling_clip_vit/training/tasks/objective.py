@@ -13,6 +13,7 @@ from ...modeling_clip_vit import ClipVitModel
 from ...utils.errors import UserError
 from ...utils.from_pretrained import load_config, load_model
 from ..arguments import LossOptions
+from ..stored_features import TEACHER_IMAGES, TEACHER_TEXTS
 
 #: The accuracy in a batch is computed on at most this many images.
 ACCURACY_IMAGES = 1024
@@ -74,30 +75,37 @@ def check_loss(options: LossOptions, model: ClipVitModel):
         )
 
 
-def load_teacher(
-    path: str, student: ClipVitModel, tokenizer: PreTrainedTokenizerBase
-) -> ClipVitModel:
-    """A frozen model that sees the same batches as its student.
+def load_teacher(path: str) -> ClipVitModel:
+    """A frozen model to learn from.
 
     Raises:
-        UserError: it is no CLIP, or it was made for other images or other tokens.
+        UserError: it is no CLIP.
     """
     checkpoint = local_checkpoint(path)
     model_type = load_config(checkpoint).model_type
-    if model_type != student.config.model_type:
+    if model_type != ClipVitModel.config_class.model_type:
         raise UserError(
             f"teacher_name_or_path={path!r} is not allowed: it holds a model of type "
             f"{model_type!r}, which cannot be converted"
         )
-    teacher = load_model(AutoModel, checkpoint, dtype=torch.float32)
+    return load_model(AutoModel, checkpoint, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def check_teacher(teacher: ClipVitModel, student: ClipVitModel, tokenizer: PreTrainedTokenizerBase):
+    """Reject a teacher that cannot take the batches of its student.
+
+    Raises:
+        UserError: it was made for other images or other tokens.
+    """
+    path = teacher.name_or_path
     expected = student.config.vision_config.image_size, len(tokenizer)
     actual = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
     if actual != expected:
         raise UserError(
             f"teacher_name_or_path={path!r} is not allowed: it is made for images of {actual[0]} "
-            f"pixels and {actual[1]} tokens, but the batches have {expected[0]} and {expected[1]}"
+            f"pixels and {actual[1]} tokens, but the batches have {expected[0]} and {expected[1]}; "
+            "with stored_views, it embeds the data beforehand and may be of any size"
         )
-    return teacher.eval().requires_grad_(False)
 
 
 class ContrastiveObjective:
@@ -158,9 +166,12 @@ class ContrastiveObjective:
     def embed_with_teacher(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The teacher's embeddings of a batch, and its scale."""
         assert self.teacher is not None
+        scale = self.teacher.get_logit_scale()
+        if TEACHER_IMAGES in batch:
+            return batch[TEACHER_IMAGES], batch[TEACHER_TEXTS], scale.to(batch[TEACHER_IMAGES])
         inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
         outputs = self.teacher(**inputs, return_logits=False)
-        return outputs.image_embeds, outputs.text_embeds, self.teacher.get_logit_scale()
+        return outputs.image_embeds, outputs.text_embeds, scale
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from ...utils.errors import UserError
 from ..arguments import TrainArguments
 from ..datasets import TrainingData
 from ..restart import Restart
+from ..stored_features import Embedder
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 #: What prepares the inputs of the model.
@@ -117,6 +118,21 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
         Raises:
             UserError: the model does not fit the arguments.
         """
+
+    def embedders(
+        self, preparation: Preparation[ModelT, ProcessorT], device: torch.device
+    ) -> list[Embedder]:
+        """What is frozen and embeds the training data once, before the first step.
+
+        Args:
+            preparation: of the run, after `configure`.
+            device: to compute on.
+        """
+        return []
+
+    def learning_towers(self) -> set[str]:
+        """The towers, `vision` and `text`, whose inputs are needed in each step."""
+        return {"vision"} - set(self.args.model.frozen_towers)
 
     @abstractmethod
     def backward(
