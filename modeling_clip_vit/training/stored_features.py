@@ -34,6 +34,7 @@ from ..data.captions import CaptionMaker
 from ..data.features import StoredFeatures, read_features
 from ..data.map_style import ImageTextSamples
 from ..data.rows import Sample, SkippedSample
+from ..data.transforms import AugmentOptions
 from ..inference.embedding import embed_texts
 from ..modeling_clip_vit import ClipVitModel
 from ..towers import run_tower
@@ -140,12 +141,12 @@ def embed_texts_with(tower: Any, collate: Collator, device: torch.device) -> Emb
 
 
 def embed_with_teacher(
-    teacher: ClipVitModel, path: str, args: TrainArguments, device: torch.device
+    teacher: ClipVitModel, augment: AugmentOptions, device: torch.device
 ) -> list[Embedder]:
     """A teacher's embeddings, by its own processor: its images and tokens need not be the run's."""
-    processor = load_processor(path)
+    processor = load_processor(str(teacher.name_or_path))
     images = processor.image_processor
-    collate = Collator(None, args.augment, images.image_mean, images.image_std)
+    collate = Collator(None, augment, images.image_mean, images.image_std)
     teacher.eval().to(device)
 
     def embed_images(samples: list[Sample]) -> torch.Tensor:

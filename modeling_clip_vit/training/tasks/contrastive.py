@@ -135,8 +135,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
             embedders.append(embed_texts_with(model.text_model, collate, device))
         if stores_teacher(self.args, texts):
             assert self.objective.teacher is not None, "configure loads it"
-            path = str(self.args.loss.teacher_name_or_path)
-            embedders += embed_with_teacher(self.objective.teacher, path, self.args, device)
+            embedders += embed_with_teacher(self.objective.teacher, self.args.augment, device)
         for one in embedders:
             one.varies = self.args.augment.is_on if one.kind == "image" else texts.varies()
         return embedders

@@ -91,13 +91,14 @@ def load_teacher(path: str) -> ClipVitModel:
     return load_model(AutoModel, checkpoint, dtype=torch.float32).eval().requires_grad_(False)
 
 
-def check_teacher(teacher: ClipVitModel, student: ClipVitModel, tokenizer: PreTrainedTokenizerBase):
+def check_teacher(
+    path: str, teacher: ClipVitModel, student: ClipVitModel, tokenizer: PreTrainedTokenizerBase
+):
     """Reject a teacher that cannot take the batches of its student.
 
     Raises:
         UserError: it was made for other images or other tokens.
     """
-    path = teacher.name_or_path
     expected = student.config.vision_config.image_size, len(tokenizer)
     actual = teacher.config.vision_config.image_size, teacher.config.text_config.vocab_size
     if actual != expected:
