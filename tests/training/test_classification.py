@@ -421,4 +421,4 @@ def test_zero_shot_alone_is_evaluated_without_texts_for_the_rows(
     )
     train(recipe)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
-    assert set(metrics) == {"test/zero_shot/label/accuracy", "test/zero_shot/label/majority"}
+    assert {key.rsplit("/", 1)[0] for key in metrics} == {"test/zero_shot/label"}

@@ -38,8 +38,9 @@ class AdapterOptions:
             `IA3`, `VERA` and others; null trains the weights themselves. Needs
             model_name_or_path.
         lora_rank: rank of the matrices, for `LORA`.
-        lora_vision_rank, lora_text_rank: rank in one tower and its projection; null is lora_rank,
-            and 0 leaves the tower as it is.
+        lora_vision_rank: rank in the image tower and its projection; null is lora_rank, and 0
+            leaves the tower as it is.
+        lora_text_rank: the same for the text tower.
         lora_alpha: the matrices' product is scaled by this over the rank, for `LORA`; null is
             twice the rank.
         lora_dropout: dropout before the matrices, for `LORA`.
