@@ -1,13 +1,13 @@
 """Whole runs in real processes: train, load, search, kill, resume, and bad input."""
 
 import json
-import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,23 +21,55 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
 from tests.support.checkpoints import MISFITS, spoil
 from tests.support.pictures import draw_picture
-from tests.support.processes import start, wait_for, wait_until
-from tests.support.runs import train_in_two_processes, write_recipe
+from tests.support.processes import finish, outputs, start, wait_until
+from tests.support.runs import (
+    assert_same_weights,
+    kill_after,
+    train,
+    train_in_two_processes,
+    write_recipe,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
+
+
+class Finished(NamedTuple):
+    """A run in a process of its own: its folder, and what it printed and wrote to stderr."""
+
+    folder: Path
+    output: str
+    errors: str
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, color_dataset, model_config_folder) -> Path:
-    """The output folder of a run in a process of its own."""
+def run(tmp_path_factory, color_dataset, model_config_folder) -> Finished:
+    """A run that has ended well."""
     folder = tmp_path_factory.mktemp("finished")
     process = start(write_recipe(folder, color_dataset, model_config_folder))
-    output, errors = process.communicate(timeout=300)
+    output, errors = outputs(process)
     assert process.returncode == 0, errors[-3000:]
-    assert "text_to_image/R@1" in output
-    assert "150/150" in errors  # the progress bar
-    assert "loss" in errors
-    return folder / "out"
+    return Finished(folder / "out", output, errors)
+
+
+@pytest.fixture(scope="module")
+def finished(run) -> Path:
+    """Its output folder."""
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def report(finished) -> dict:
+    """Its metrics.json."""
+    return json.loads((finished / "metrics.json").read_text())
+
+
+def test_a_run_prints_its_metrics(run):
+    assert "text_to_image/R@1" in run.output
+
+
+def test_a_run_shows_its_progress(run):
+    assert "150/150" in run.errors
+    assert "loss" in run.errors
 
 
 def test_a_run_leaves_all_its_files(finished):
@@ -56,33 +88,58 @@ def test_a_run_leaves_all_its_files(finished):
         "training_curves.png",
         "training_log.jsonl",
     }
-    assert list((finished / "runs").rglob("events.out.tfevents*"))
-    assert Image.open(finished / "retrieval.png").size[0] > 400
+
+
+def test_a_run_leaves_no_hidden_files(finished):
     assert not list(finished.glob(".*"))
+
+
+def test_a_run_draws_what_it_finds(finished):
+    assert Image.open(finished / "retrieval.png").size[0] > 400
+
+
+def test_a_run_writes_for_its_tracker(finished):
+    assert list((finished / "runs").rglob("events.out.tfevents*"))
+
+
+def test_the_log_has_the_steps_that_the_recipe_asks_for(finished):
     lines = [json.loads(line) for line in (finished / "training_log.jsonl").open()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(10, 151, 10))
     assert {line["step"] for line in lines if "loss" not in line} == {50, 100, 150}
 
 
-def test_the_model_learned_what_the_pictures_show(finished):
-    report = json.loads((finished / "metrics.json").read_text())
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_model_learned_what_the_pictures_show(report, language):
     # Eight colours: guessing finds one in eight.
-    assert report["metrics"]["validation/caption_en/text_to_image/R@1"] >= 0.75
-    assert report["metrics"]["validation/caption_zh/text_to_image/R@1"] >= 0.75
-    assert report["steps"] == 150
-    assert report["recipe"]["max_steps"] == 150
-    assert "validation/zero_shot/kind/accuracy" in report["metrics"]
+    assert report["metrics"][f"validation/caption_{language}/text_to_image/R@1"] >= 0.75
 
 
-def test_the_card_says_what_was_done_and_measured(finished):
-    card = (finished / "README.md").read_text()
-    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
-    assert f"{100 * metrics['validation/caption_en/text_to_image/R@1']:.1f}" in card
-    assert "16 images of 8 concepts" in card
-    assert "AutoModel.from_pretrained" in card
-    assert "trust_remote_code=True" in card
-    assert "pipeline_tag: zero-shot-image-classification" in card
-    assert "max_steps: 150" in card
+def test_the_metrics_are_those_of_the_tasks_that_the_recipe_names(report):
+    tasks = {name.split("/")[1] for name in report["metrics"]}
+    assert tasks == {"caption_en", "caption_zh", "zero_shot"}
+
+
+def test_the_report_says_how_it_was_trained(report):
+    assert (report["steps"], report["recipe"]["max_steps"]) == (150, 150)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "16 images of 8 concepts",
+        "AutoModel.from_pretrained",
+        "trust_remote_code=True",
+        "pipeline_tag: zero-shot-image-classification",
+        "max_steps: 150",
+    ],
+)
+def test_the_card_says_what_was_done(finished, text):
+    assert text in (finished / "README.md").read_text()
+
+
+def test_the_card_has_what_was_measured(finished, report):
+    value = report["metrics"]["validation/caption_en/text_to_image/R@1"]
+    assert f"{100 * value:.1f}" in (finished / "README.md").read_text()
 
 
 def test_the_five_lines_of_the_card_run(finished, tmp_path):
@@ -96,87 +153,100 @@ def test_the_five_lines_of_the_card_run(finished, tmp_path):
     assert "tensor" in done.stdout
 
 
-def test_the_loaded_model_embeds_as_the_evaluation_did(finished, color_dataset):
+def test_the_loaded_model_embeds_as_the_evaluation_did(finished, report, color_dataset):
     model, processor = AutoModel.from_pretrained(finished), AutoProcessor.from_pretrained(finished)
     assert type(processor) is CLIPProcessor
     split = load_dataset(str(color_dataset), split="validation")
     image_embeds = embed_images(model.eval(), processor, [row["image"] for row in split])
     text_embeds = embed_texts(model, processor.tokenizer, split["caption_en"])
     found = (text_embeds @ image_embeds.t()).argmax(dim=1)
-    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
     recall = (found == torch.arange(8)).float().mean().item()
-    assert recall == pytest.approx(metrics["validation/caption_en/text_to_image/R@1"])
+    assert recall == pytest.approx(report["metrics"]["validation/caption_en/text_to_image/R@1"])
 
 
-def test_sentence_transformers_embed_as_the_model_that_a_run_left(finished):
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_sentence_transformers_embed_as_the_model_that_a_run_left(finished, kind):
     model, processor = AutoModel.from_pretrained(finished), AutoProcessor.from_pretrained(finished)
     encoder = SentenceTransformer(str(finished), device="cpu")
-    texts = ["a red square", "绿色方块"]
-    pictures = [draw_picture("red", 1), draw_picture("blue", 2)]
-    for expected, inputs in (
-        (embed_texts(model.eval(), processor.tokenizer, texts), texts),
-        (embed_images(model, processor, pictures), pictures),
-    ):
-        given = encoder.encode(inputs, convert_to_tensor=True)
-        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+    if kind == "texts":
+        inputs = ["a red square", "绿色方块"]
+        expected = embed_texts(model.eval(), processor.tokenizer, inputs)
+    else:
+        inputs = [draw_picture("red", 1), draw_picture("blue", 2)]
+        expected = embed_images(model.eval(), processor, inputs)
+    actual = encoder.encode(inputs, convert_to_tensor=True)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
-def test_search_finds_a_picture_in_a_folder_and_in_a_data_set(
-    finished, color_dataset, tmp_path, capsys
-):
-    pictures = tmp_path / "pictures" / "deep"
-    pictures.mkdir(parents=True)
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of four pictures and a broken one."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
     for number, color in enumerate(("red", "green", "blue", "black")):
-        draw_picture(color, 50 + number).save(pictures / f"{color}.png")
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+        draw_picture(color, 50 + number).save(folder / "deep" / f"{color}.png")
+    (folder / "deep" / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.mark.parametrize("query", ["a green square", "绿色方块"])
+def test_search_finds_a_picture_in_a_folder(finished, pictures, query, capsys):
+    arguments = [str(finished), query, "--images", str(pictures)]
+    assert main(["search", *arguments, "--top_k", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("green.png")
+
+
+def test_search_names_the_pictures_that_cannot_be_read(finished, pictures, capsys):
+    assert main(["search", str(finished), "a green square", "--images", str(pictures)]) == 0
+    assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_search_draws_what_it_finds(finished, pictures, tmp_path):
     save = tmp_path / "found.png"
-    for query in ("a green square", "绿色方块"):
-        arguments = [str(finished), query, "--images", str(tmp_path / "pictures")]
-        assert main(["search", *arguments, "--save", str(save), "--top_k", "3"]) == 0
-        captured = capsys.readouterr()
-        assert captured.out.splitlines()[1].endswith("green.png")
-        assert "broken.jpg" in captured.err
-        assert Image.open(save).size[0] > 300
+    arguments = [str(finished), "a green square", "--images", str(pictures), "--save", str(save)]
+    assert main(["search", *arguments]) == 0
+    assert Image.open(save).size[0] > 300
+
+
+def test_search_finds_a_picture_in_a_dataset(finished, color_dataset, capsys):
     arguments = [str(finished), "红色方块", "--images", str(color_dataset), "--split", "validation"]
     assert main(["search", *arguments]) == 0
     assert "a red square" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(
-    finished, tmp_path, color_dataset, model_config_folder
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_model_is_the_same_if_the_seed_is(
+    finished, tmp_path, color_dataset, model_config_folder, seed
 ):
-    weights = load_file(finished / "model.safetensors")
-    for seed in (0, 1):
-        recipe = write_recipe(
-            tmp_path, color_dataset, model_config_folder, output_dir=str(tmp_path / f"{seed}")
-        )
-        arguments = ["--config", str(recipe), "--seed", str(seed), "--report_to", "none"]
-        assert main(["train", *arguments]) == 0
-        again = load_file(tmp_path / f"{seed}" / "model.safetensors")
-        same = all(torch.equal(again[name], value) for name, value in weights.items())
-        assert same == (seed == 0)
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder, seed=seed)
+    train(recipe)
+    weights, again = (
+        load_file(folder / "model.safetensors") for folder in (finished, tmp_path / "out")
+    )
+    is_same = all(torch.equal(again[name], value) for name, value in weights.items())
+    assert is_same == (seed == 0)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(
-    finished, tmp_path, color_dataset, model_config_folder
-):
-    recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
-    process = start(recipe)
-    wait_for(tmp_path / "out" / "checkpoints" / "step-*40", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "out" / "model.safetensors").exists()
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, color_dataset, model_config_folder) -> Path:
+    """The output folder of a run like the finished one that was killed and resumed."""
+    folder = tmp_path_factory.mktemp("resumed")
+    recipe = write_recipe(folder, color_dataset, model_config_folder)
+    kill_after(recipe, "step-*")
     # What a kill in the middle of writing leaves is passed over.
-    (tmp_path / "out" / "checkpoints" / ".step-00000099.partial").mkdir()
-    resumed = start(recipe, "--resume_from_checkpoint", "latest")
-    _, errors = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, errors[-3000:]
-    weights = load_file(finished / "model.safetensors")
-    again = load_file(tmp_path / "out" / "model.safetensors")
-    for name, value in weights.items():
-        assert torch.equal(again[name], value), name
-    log = (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()
-    assert len(log) == len((finished / "training_log.jsonl").read_text().splitlines())
+    (folder / "out" / "checkpoints" / ".step-00000099.partial").mkdir()
+    finish(start(recipe, "--resume_from_checkpoint", "latest"))
+    return folder / "out"
+
+
+def test_a_killed_run_resumes_to_the_same_weights(resumed, finished):
+    assert_same_weights(resumed, finished)
+
+
+def test_a_killed_run_resumes_to_the_same_log(resumed, finished):
+    logs = [(folder / "training_log.jsonl").read_text() for folder in (resumed, finished)]
+    steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
+    assert steps[0] == steps[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -194,7 +264,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
         process,
     )
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = outputs(process)
     assert process.returncode == 128 + number
     assert "--resume_from_checkpoint latest" in errors.splitlines()[-1]
     saved = list((tmp_path / "out" / "checkpoints").iterdir())
@@ -206,8 +276,7 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
     tmp_path, color_dataset, model_config_folder
 ):
     recipe = write_recipe(tmp_path, color_dataset, model_config_folder, max_steps=30)
-    process = start(recipe, "--max_steps", "10", "--save_steps", "5")
-    assert process.wait(timeout=300) == 0
+    finish(start(recipe, "--max_steps", "10", "--save_steps", "5"))
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*") if path.is_file()}
     kept = {path.name for path in (tmp_path / "out" / "checkpoints").iterdir()}
 
@@ -216,7 +285,7 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     process = start(recipe, "--report_to", "none", preexec_fn=no_large_files)
-    _, errors = process.communicate(timeout=300)
+    _, errors = outputs(process)
     assert process.returncode == 1
     message = errors.splitlines()[-1]
     assert message.startswith("error: cannot save the checkpoint")
@@ -236,72 +305,90 @@ def run_in_process(capsys, recipe: Path, *arguments: str) -> str:
     return errors[0]
 
 
+#: Options -> a part of the sentence.
+BAD_INPUT = {
+    "--caption_columns=[text]": "no column 'text': it has image, caption_en",
+    "--train_split=dev": "no split 'dev': it has train, validation",
+    "--model_config=nowhere": "no model configuration 'nowhere'",
+    "--vision_fields={image_size: 33}": "image_size=33 is not allowed: it must be a multiple of "
+    "patch_size=8",
+    "--resume_from_checkpoint=latest": "there is no checkpoint",
+    "--per_device_train_batch_size=32": "takes 16 concepts, but the dataset has 8",
+}
+
+
+@pytest.mark.parametrize("option", BAD_INPUT)
 def test_bad_input_ends_in_one_sentence(
-    tmp_path, color_dataset, model_config_folder, checkpoint, capsys
+    tmp_path, color_dataset, model_config_folder, capsys, option
 ):
     recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
-    assert "no column 'text': it has image, caption_en" in run_in_process(
-        capsys, recipe, "--caption_columns", "[text]"
-    )
-    assert "no split 'dev': it has train, validation" in run_in_process(
-        capsys, recipe, "--train_split", "dev"
-    )
-    assert "no model configuration 'nowhere'" in run_in_process(
-        capsys, recipe, "--model_config", "nowhere"
-    )
-    config = json.loads((model_config_folder / "config.json").read_text())
-    config["vision_config"]["image_size"] = 33
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "image_size=33 is not allowed: it must be a multiple of patch_size=8" in run_in_process(
-        capsys, recipe, "--model_config", str(tmp_path)
-    )
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    assert "configures a model of type 'clip', not 'clip_vit'" in run_in_process(
-        capsys, recipe, "--model_config", str(tmp_path)
-    )
-    assert "there is no checkpoint" in run_in_process(
-        capsys, recipe, "--resume_from_checkpoint", "latest"
-    )
-    assert "takes 16 concepts, but the dataset has 8" in run_in_process(
-        capsys, recipe, "--per_device_train_batch_size", "32"
-    )
+    assert BAD_INPUT[option] in run_in_process(capsys, recipe, option)
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_sentence(
-    finished, tmp_path, color_dataset, model_config_folder, capsys
+def test_a_configuration_of_another_model_ends_in_one_sentence(
+    tmp_path, color_dataset, model_config_folder, capsys
+):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    recipe = write_recipe(tmp_path, color_dataset, tmp_path)
+    assert "configures a model of type 'clip', not 'clip_vit'" in run_in_process(capsys, recipe)
+
+
+def cut_short(checkpoint: Path):
+    """Leave the beginning of the weights."""
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def exchange(checkpoint: Path):
+    """Put the weights of another model in."""
+    save_file({"other": torch.zeros(3)}, checkpoint / "model.safetensors")
+
+
+def empty(checkpoint: Path):
+    """Leave no checkpoint at all."""
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_short, "cannot resume from"),
+        (exchange, "cannot resume from"),
+        (empty, "is not a checkpoint"),
+    ],
+)
+def test_a_damaged_checkpoint_is_rejected_in_one_sentence(
+    finished, tmp_path, color_dataset, model_config_folder, capsys, damage, message
 ):
     recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
     newest = sorted((finished / "checkpoints").iterdir())[-1]
-    damaged = tmp_path / "damaged"
-    shutil.copytree(newest, damaged)
-    weights = damaged / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert "cannot resume from" in run_in_process(
-        capsys, recipe, "--resume_from_checkpoint", str(damaged)
-    )
-    save_file({"other": torch.zeros(3)}, weights)
-    assert "cannot resume from" in run_in_process(
-        capsys, recipe, "--resume_from_checkpoint", str(damaged)
-    )
-    assert "is not a checkpoint" in run_in_process(
-        capsys, recipe, "--resume_from_checkpoint", str(tmp_path)
-    )
+    damaged = shutil.copytree(newest, tmp_path / "damaged")
+    damage(damaged)
+    assert message in run_in_process(capsys, recipe, "--resume_from_checkpoint", str(damaged))
 
 
-def test_a_checkpoint_with_other_weights_is_refused_in_one_sentence(
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_checkpoint_with_other_weights_is_rejected_in_one_sentence(
+    tmp_path, color_dataset, model_config_folder, checkpoint, capsys, misfit
+):
+    recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
+    spoiled = shutil.copytree(checkpoint, tmp_path / misfit)
+    spoil(spoiled, misfit)
+    message = run_in_process(capsys, recipe, "--model_name_or_path", str(spoiled))
+    assert f"'{spoiled}' does not fit a ClipVitModel: {MISFITS[misfit]}" in message
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_tower_with_other_weights_is_rejected_in_one_sentence(
     tmp_path, color_dataset, model_config_folder, checkpoint, capsys
 ):
     recipe = write_recipe(tmp_path, color_dataset, model_config_folder)
-    for misfit, told in MISFITS.items():
-        spoiled = tmp_path / misfit
-        shutil.copytree(checkpoint, spoiled)
-        spoil(spoiled, misfit)
-        message = run_in_process(capsys, recipe, "--model_name_or_path", str(spoiled))
-        assert f"'{spoiled}' does not fit a ClipVitModel: {told}" in message
-    message = run_in_process(capsys, recipe, "--text_model_name_or_path", str(tmp_path / "lacks"))
+    spoiled = shutil.copytree(checkpoint, tmp_path / "lacks")
+    spoil(spoiled, "lacks")
+    message = run_in_process(capsys, recipe, "--text_model_name_or_path", str(spoiled))
     assert "does not fit a ClipVitTextModel: it lacks encoder.layers.0" in message
-    assert not (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.fixture
@@ -336,9 +423,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
         max_bad_sample_ratio=0.2,
         report_to="none",
     )
-    process = start(recipe, "--cache_images", cache, env={**os.environ})
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+    errors = finish(start(recipe, "--cache_images", cache))
     assert "3.png" in errors
     assert "10.png" in errors
     card = (tmp_path / "out" / "README.md").read_text()
@@ -386,11 +471,13 @@ def test_training_goes_on_from_a_checkpoint_with_its_tokenizer(
 
 def test_two_processes_train_one_model(tmp_path, color_dataset, model_config_folder):
     # Without the stem's batch norm, whose statistics over a process's eight images are poor.
-    config = json.loads((model_config_folder / "config.json").read_text())
-    config["vision_config"]["patch_embedding"] = "linear"
-    (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = write_recipe(
-        tmp_path, color_dataset, tmp_path, per_device_train_batch_size=8, save_steps=0
+        tmp_path,
+        color_dataset,
+        model_config_folder,
+        vision_fields={"patch_embedding": "linear"},
+        per_device_train_batch_size=8,
+        save_steps=0,
     )
     train_in_two_processes(recipe)
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
