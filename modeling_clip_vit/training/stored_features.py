@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from os import cpu_count
 from pathlib import Path
@@ -342,14 +343,13 @@ def compute(
         for start in range(0, len(places), size):
             part = places[start : start + size]
             for image_size in image_sizes:
-                made = pool.map(lambda place, s=image_size: make(samples, s, *place), part)
+                make = partial(make_sample, samples, image_size)
                 kept: dict[tuple[int, int], Sample] = {}
-                for place, sample in zip(part, made, strict=True):
+                for place, sample in zip(part, pool.map(make, part), strict=True):
                     if isinstance(sample, SkippedSample):
                         skipped[place[1]] = sample.reason
-                        continue
-                    kept[place] = sample
-                    concepts[place] = sample.concept
+                    else:
+                        kept[place], concepts[place] = sample, sample.concept
                 for one in embedders:
                     if kept and one.image_size == image_size:
                         features = embed(one, list(kept.values()), accelerator)
@@ -369,8 +369,11 @@ def count_threads(samples: ImageTextSamples) -> int:
     return 1 if draws_globally else cpu_count() or 1
 
 
-def make(samples: ImageTextSamples, image_size: int, view: int, row: int) -> Sample | SkippedSample:
-    """The sample of a row with an image of this size, 0 for none."""
+def make_sample(
+    samples: ImageTextSamples, image_size: int, place: tuple[int, int]
+) -> Sample | SkippedSample:
+    """The sample at a place (view, row) with an image of this size, 0 for none."""
+    view, row = place
     if image_size == 0:
         return samples.make_without_image(row, view)
     return samples.make_of_size(row, view, image_size)
