@@ -17,7 +17,11 @@ from pathlib import Path
 
 #: Peer -> the module next to this one with `list_models()` and `check(name)`, which returns the
 #: fields of a row: `difference`, or the `reason` why the model is not converted.
-PEERS = {"open_clip": "coverage_open_clip"}
+PEERS = {
+    "open_clip": "coverage_open_clip",
+    "timm": "coverage_timm",
+    "transformers": "coverage_transformers",
+}
 
 
 def measure(peer: str, only: list[str]) -> list[dict]:

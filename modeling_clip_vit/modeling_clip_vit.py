@@ -65,6 +65,10 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
 
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
+        if config.backbone_config is not None:
+            raise ValueError(
+                "backbone_config is for a classifier: load it with AutoModelForImageClassification"
+            )
         self.embeddings = ClipVitVisionEmbeddings(config)
         self.encoder = ClipVitEncoder(config)
         self.final_norm = build_final_norm(config)
@@ -566,7 +570,10 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
 
 
 class ClipVitForImageClassification(ClipVitPreTrainedModel):
-    """The image tower with a linear classifier on its pooled output."""
+    """An image tower with a linear classifier on its pooled output.
+
+    The tower is our ViT, or an encoder of another type by `config.backbone_config`.
+    """
 
     config: ClipVitVisionConfig
     config_class = ClipVitVisionConfig
@@ -584,8 +591,8 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
 
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
-        self.vision_model = ClipVitVisionModel._from_config(config)
-        self.classifier = nn.Linear(config.pooled_size, config.num_labels or 1)
+        self.vision_model = build_tower(config.backbone_config or config, ClipVitVisionModel)
+        self.classifier = nn.Linear(pooled_size(self.vision_model), config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple
@@ -607,12 +614,11 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         """
         outputs = BaseModelOutputWithPooling(pooler_output=vision_pooler_output)
         if vision_pooler_output is None:
-            outputs = self.vision_model(
-                pixel_values=pixel_values,
-                interpolate_pos_encoding=interpolate_pos_encoding,
-                return_dict=True,
-                **kwargs,
-            )
+            inputs = {
+                "pixel_values": pixel_values,
+                "interpolate_pos_encoding": interpolate_pos_encoding,
+            }
+            outputs = run_tower(self.vision_model, inputs, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         return ImageClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),

@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+)
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -202,7 +207,12 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
-    change_fields(config, fields)
+    backbone = getattr(config, "backbone_config", None)
+    change_fields(backbone or config, fields)
+    if backbone is not None:  # in a classifier of ours, an encoder of another type
+        classifier, report = load_with_report(AutoModelForImageClassification, path, config=config)
+        refuse_misfits(path, classifier, report)
+        return classifier.vision_model
     tower, report = load_with_report(AutoModel, path, config=config)
     # Heads and the other tower of a joint model are not loaded on purpose. Nor does a tower need
     # the weights of its own pooler if it is pooled in another way.

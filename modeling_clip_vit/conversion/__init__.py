@@ -12,6 +12,7 @@ from .hf_siglip import from_hf_siglip, to_hf_siglip
 from .hf_siglip2 import from_hf_siglip2, to_hf_siglip2
 from .hf_tipsv2 import from_hf_tipsv2, to_hf_tipsv2
 from .open_clip import from_open_clip, to_open_clip
+from .timm_models import from_timm, to_timm
 from .timm_vit import from_timm_vit, to_timm_vit
 from .vit_pytorch import from_vit_pytorch
 from .weights import ConversionError
@@ -30,6 +31,7 @@ __all__ = [
     "from_hf_siglip2",
     "from_hf_tipsv2",
     "from_open_clip",
+    "from_timm",
     "from_timm_vit",
     "from_vit_pytorch",
     "to_hf_aimv2",
@@ -44,5 +46,6 @@ __all__ = [
     "to_hf_siglip2",
     "to_hf_tipsv2",
     "to_open_clip",
+    "to_timm",
     "to_timm_vit",
 ]

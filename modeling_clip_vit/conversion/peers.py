@@ -23,7 +23,7 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
+from ..modeling_clip_vit import ClipVitForImageClassification, ClipVitModel, ClipVitVisionModel
 from ..utils.from_pretrained import loading
 from . import hf_clipseg, open_clip
 from .hf_aimv2 import from_hf_aimv2, to_hf_aimv2
@@ -39,13 +39,13 @@ from .hf_siglip2 import from_hf_siglip2, to_hf_siglip2
 from .hf_tipsv2 import from_hf_tipsv2, to_hf_tipsv2
 from .peer_checkpoints import Checkpoint, folder_of, load_transformers
 from .processors import open_clip_processor, timm_processor, transformers_processor
-from .timm_vit import from_timm_vit, to_timm_vit
-from .timm_vit import load as load_timm
-from .timm_vit import save as save_timm
+from .timm_models import compare_images, from_timm, to_timm
+from .timm_models import load as load_timm
+from .timm_models import save as save_timm
 from .weights import ConversionError
 
-#: A CLIP of ours, or its image tower alone.
-Ours = ClipVitModel | ClipVitVisionModel
+#: A CLIP of ours, its image tower alone, or a classifier of images.
+Ours = ClipVitModel | ClipVitVisionModel | ClipVitForImageClassification
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,14 @@ def loader(model_class: type[PreTrainedModel], left_out: str = "") -> Callable[[
 
 
 def load_own(source: Checkpoint) -> Ours:
-    """A model of ours: a joint one, or an image tower, a classifier on it left out."""
-    is_joint = AutoConfig.from_pretrained(folder_of(source)).model_type == "clip_vit"
-    return load_transformers(ClipVitModel if is_joint else ClipVitVisionModel, source)
+    """A model of ours: a joint one, an image tower, or a classifier."""
+    config = AutoConfig.from_pretrained(folder_of(source))
+    if config.model_type == "clip_vit":
+        return load_transformers(ClipVitModel, source)
+    is_classifier = ClipVitForImageClassification.__name__ in (config.architectures or [])
+    return load_transformers(
+        ClipVitForImageClassification if is_classifier else ClipVitVisionModel, source
+    )
 
 
 def save_pretrained(model: Any, folder: Path, config):
@@ -150,11 +155,12 @@ PEERS: dict[str, Peer] = {
     "timm": Peer(
         detect=lambda config: "architecture" in config,
         load=load_timm,
-        from_peer=from_timm_vit,
-        to_peer=to_timm_vit,
+        from_peer=from_timm,
+        to_peer=to_timm,
         save=lambda model, folder, config: save_timm(model, folder),
         is_tower=True,
         processor=timm_processor,
+        compare_inputs=compare_images,
     ),
 }
 

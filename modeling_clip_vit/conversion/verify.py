@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from ..modeling_clip_vit import ClipVitModel, ClipVitVisionModel
+from ..modeling_clip_vit import ClipVitForImageClassification, ClipVitVisionModel
 from ..towers import run_tower
 from .trial_inputs import image_inputs, text_inputs
 from .weights import ConversionError
@@ -21,18 +21,34 @@ NORMALISED = ("image_embeds", "text_embeds")
 
 
 def is_tower(model: Any) -> bool:
-    """Whether a model is an image tower alone."""
-    return isinstance(model, ClipVitVisionModel | VisionTransformer)
+    """Whether a model has images alone: an image tower or a classifier, of ours or of timm."""
+    own = ClipVitVisionModel | ClipVitForImageClassification
+    return isinstance(model, own) or is_timm(model)
+
+
+def is_timm(model: Any) -> bool:
+    """Whether a model is one of timm."""
+    return hasattr(model, "forward_head") and hasattr(model, "pretrained_cfg")
 
 
 def pool(model: Any, images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The pooled output of an image tower of ours, alone or of a joint model, or of timm."""
-    if isinstance(model, VisionTransformer):
-        features = model.forward_features(images["pixel_values"])
-        return {"pooler_output": model.forward_head(features, pre_logits=True)}
-    tower: Any = model.vision_model if isinstance(model, ClipVitModel) else model
+    """The pooled output of the image tower of a model of ours or timm, and the logits of classes.
+
+    A classifier of timm that is no plain ViT may pool in its head, and gives logits alone.
+    """
+    if is_timm(model):
+        pixels = images["pixel_values"]
+        logits = {"logits": model(pixels)} if model.num_classes else {}
+        if logits and not isinstance(model, VisionTransformer):
+            return logits
+        features = model.forward_features(pixels)
+        return {**logits, "pooler_output": model.forward_head(features, pre_logits=True)}
+    is_alone = isinstance(model, ClipVitVisionModel)
+    tower: Any = model if is_alone else model.vision_model
     pooled = run_tower(tower, images).pooler_output
     assert pooled is not None, "every tower of ours pools"
+    if isinstance(model, ClipVitForImageClassification):
+        return {"logits": model.classifier(pooled), "pooler_output": pooled}
     return {"pooler_output": pooled}
 
 
@@ -113,6 +129,7 @@ def verify(source: Any, target: Any, config) -> dict[str, float]:
     images = image_inputs(getattr(config, "vision_config", config))
     with in_float32(source, target):
         if is_tower(source) or is_tower(target):
-            return compare(pool(source, images), pool(target, images))
+            before, after = pool(source, images), pool(target, images)
+            return compare({name: before[name] for name in before if name in after}, after)
         texts = text_inputs(config.text_config)
         return compare(embed(source, images, texts), embed(target, images, texts))
