@@ -192,8 +192,9 @@ def check_kind(peer: Any):
             "have none"
         )
     block: Any = peer.blocks[0]
+    if type(block) is not Block:
+        raise ConversionError(f"a ViT of timm with {type(block).__name__} is not converted")
     for part, kinds in {
-        block: (Block,),
         block.attn: (Attention,),
         block.mlp: (Mlp, GluMlp),
         peer.patch_embed: (PatchEmbed,),

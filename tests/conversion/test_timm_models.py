@@ -184,3 +184,12 @@ def test_an_architecture_that_timm_lacks_is_rejected(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: timm cannot load")
     assert not (tmp_path / "ours").exists()
+
+
+def test_a_vit_of_parallel_blocks_keeps_timms_encoder():
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    torch.manual_seed(0)
+    peer = stir(timm.create_model("vit_small_patch16_18x2_224", **arguments))
+    ours = from_timm(peer, arguments)
+    assert ours.vision_model.config.model_type == "timm_wrapper"
+    assert torch.allclose(ours(make_images(1, 224)).logits, peer(make_images(1, 224)), atol=1e-5)
