@@ -52,7 +52,7 @@ def check(name: str) -> dict:
     torch.manual_seed(0)
     arguments = cut(name)
     if arguments is None:
-        return {"reason": f"more than {LARGEST:,} parameters, which timm cannot cut"}
+        return {"reason": f"more than {LARGEST:,} parameters, and timm cannot cut it"}
     peer = stir(timm.create_model(name, **arguments))
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         try:

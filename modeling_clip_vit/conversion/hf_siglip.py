@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from transformers import SiglipConfig, SiglipModel
+from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig
 
-from ..configuration_clip_vit import ClipVitConfig
+from ..configuration_clip_vit import ClipVitConfig, is_foreign
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_clip
 from .hf_clip import block_rules, embedding_rules
+from .kept_towers import kept_config, kept_fields, require_kept, tower_rules
 from .peer_checkpoints import Checkpoint, model_of
 from .weights import Rule, module, move_weights, require_classic, same, take
 
@@ -36,18 +37,26 @@ TEXT = {
     "projection_bias": True,
 }
 
+#: An image tower that stays what it is pools into the joint space.
+KEPT = {"projection_type": "none"}
+
 
 def from_hf_siglip(source: SiglipModel | Checkpoint) -> ClipVitModel:
     """A SigLIP of Transformers, or a checkpoint of one, as one of ours.
+
+    An image tower whose images are not whole patches (384 pixels, patches of 14) stays what it is.
 
     Raises:
         ConversionError: a weight has no counterpart in the other model, or the checkpoint lacks
             some.
     """
     peer = model_of(SiglipModel, source)
-    text = peer.config.text_config
+    vision, text = peer.config.vision_config, peer.config.text_config
+    is_whole = vision.image_size % vision.patch_size == 0
     config = ClipVitConfig(
-        vision_config={**take(peer.config.vision_config, SHARED_VISION), **VISION},
+        vision_config=(
+            {**take(vision, SHARED_VISION), **VISION} if is_whole else kept_config(vision, KEPT)
+        ),
         text_config={**take(text, SHARED_TEXT), **TEXT},
         projection_dim=text.projection_size,
         logit_bias_init_value=-10.0,
@@ -55,7 +64,7 @@ def from_hf_siglip(source: SiglipModel | Checkpoint) -> ClipVitModel:
         logit_scale_max=None,
     )
     model = ClipVitModel(config)
-    move_weights(peer, model, rules(config), to_ours=True)
+    move_weights(peer, model, rules(model), to_ours=True)
     return model.to(peer.dtype).eval()
 
 
@@ -66,24 +75,30 @@ def to_hf_siglip(model: ClipVitModel) -> SiglipModel:
         ConversionError: it is built in a way that Transformers' SigLIP is not.
     """
     config = model.config
-    require_classic(config.vision_config, VISION, "Transformers' SigLIP")
-    require_classic(config.text_config, TEXT, "Transformers' SigLIP")
+    name = "Transformers' SigLIP"
+    if is_foreign(config.vision_config):
+        require_kept(config.vision_config, SiglipVisionConfig, KEPT, name)
+        vision = kept_fields(config.vision_config)
+    else:
+        require_classic(config.vision_config, VISION, name)
+        vision = take(config.vision_config, SHARED_VISION)
+    require_classic(config.text_config, TEXT, name)
+    text = take(config.text_config, SHARED_TEXT)
     peer: Any = SiglipModel(
         SiglipConfig(
-            vision_config=take(config.vision_config, SHARED_VISION),
-            text_config={
-                **take(config.text_config, SHARED_TEXT),
-                "projection_size": config.projection_dim,
-            },
+            vision_config=vision,
+            text_config={**text, "projection_size": config.projection_dim},
         )
     )
-    move_weights(model, peer, rules(config), to_ours=False)
+    move_weights(model, peer, rules(model), to_ours=False)
     return peer.to(model.dtype).eval()
 
 
-def rules(config: ClipVitConfig) -> list[Rule]:
+def rules(model: ClipVitModel) -> list[Rule]:
     """Which weights belong together."""
-    head = "vision_model.head"
+    config, head = model.config, "vision_model.head"
+    if is_foreign(config.vision_config):
+        return [*text_rules(config), *tower_rules(model.vision_model, "vision_model")]
     return [
         *text_rules(config),
         *embedding_rules("vision_model"),

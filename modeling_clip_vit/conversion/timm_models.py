@@ -90,6 +90,8 @@ def from_other(
     architecture = peer.pretrained_cfg["architecture"]
     backbone = TimmWrapperConfig(architecture=architecture, model_args=arguments)
     images = resolve_images(peer)["input_size"]
+    if images[-2] != images[-1]:
+        raise ConversionError(f"images of {images[-2]} x {images[-1]} are not square")
     model = ClipVitForImageClassification(
         ClipVitVisionConfig(
             backbone_config=backbone,

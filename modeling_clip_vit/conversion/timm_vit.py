@@ -211,6 +211,9 @@ def check_kind(peer: Any):
     height, width = peer.patch_embed.img_size
     if height != width:
         raise ConversionError(f"images of {height} x {width} are not square")
+    patch = peer.patch_embed.patch_size[0]
+    if height % patch:
+        raise ConversionError(f"images of {height} pixels are not whole patches of {patch}")
 
 
 def is_rms(norm: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from transformers import (
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
     CLIPVisionConfig,
+    SiglipModel,
 )
 
 from modeling_clip_vit import ClipVitConfig
@@ -19,7 +20,9 @@ from modeling_clip_vit.conversion import (
     ConversionError,
     from_hf_clipseg,
     from_hf_dual_encoder,
+    from_hf_siglip,
     to_hf_dual_encoder,
+    to_hf_siglip,
 )
 from modeling_clip_vit.conversion.peers import PEERS
 from modeling_clip_vit.conversion.trial_inputs import image_inputs, text_inputs
@@ -189,3 +192,14 @@ def test_images_without_shapes_are_rejected_by_a_tower_that_needs_them():
     ours = converters("hf_siglip2")[0](make("hf_siglip2"))
     with pytest.raises(ValueError, match=r"also needs pixel_attention_mask and spatial_shapes"):
         ours.get_image_features(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_siglip_whose_images_are_not_whole_patches_goes_there_and_back():
+    torch.manual_seed(0)
+    config = MODELS["hf_siglip"]().config
+    config.vision_config.image_size = 36  # of patches of 8, as 384 of 14
+    peer = stir(SiglipModel(config))
+    ours = from_hf_siglip(peer)
+    expected = run(peer, ours.config)
+    assert (run(ours, ours.config) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_bit_equal(to_hf_siglip(ours), peer)
