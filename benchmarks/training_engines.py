@@ -36,13 +36,17 @@ OUR_OPTIONS: dict[str, dict[str, str]] = {
     "ours, checkpointed": {"gradient_checkpointing": "true"},
     "ours, packed": {"pack_texts": "true"},
     "ours, eager attention": {"attn_implementation": "eager"},
+    "ours, LoRA": {"peft_type": "LORA", "lora_rank": "16"},
     "ours, gradient cache": {"gradient_cache_batch_size": "1024"},
     "ours, compiled, gradient cache": {
         "torch_compile": "true",
         "gradient_cache_batch_size": "1024",
     },
 }
-PEERS = ("open_clip", "open_clip, compiled", "transformers", "transformers, compiled")
+PEERS = (
+    *("open_clip", "open_clip, compiled"),
+    *("transformers", "transformers, compiled", "transformers, LoRA"),
+)
 
 
 @dataclass
@@ -190,8 +194,9 @@ class PeerEngine:
         self.model = model.to(setup.device).train()
         if compiled:
             self.model.compile()
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        rest = [p for p in self.model.parameters() if p.ndim < 2]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        decayed = [p for p in learning if p.ndim >= 2]
+        rest = [p for p in learning if p.ndim < 2]
         groups = [
             {"params": rest, "weight_decay": 0.0},
             {"params": decayed, "weight_decay": DECAY},
@@ -280,7 +285,10 @@ class OpenClipSamples(Dataset):
 
 
 class TransformersEngine(PeerEngine):
-    """Transformers' CLIP, its own loss and the fused AdamW of its Trainer; random inputs only."""
+    """Transformers' CLIP, its own loss and the fused AdamW of its Trainer; random inputs only.
+
+    With LoRA, PEFT puts adapters on every linear layer, as in our recipe.
+    """
 
     is_fused = True
 
@@ -288,6 +296,11 @@ class TransformersEngine(PeerEngine):
         if inputs is None:
             raise SystemExit("transformers is measured on random inputs only: use --tokens")
         model = to_hf_clip(ClipVitModel.from_pretrained(setup.start))
+        if "LoRA" in name:
+            from peft import LoraConfig, get_peft_model
+
+            config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+            model = get_peft_model(model, config)
         super().__init__(setup, model, "compiled" in name)
         self.inputs = {
             "pixel_values": inputs.images,

@@ -5,6 +5,7 @@ rows, `W` tokens of a packed row.
 """
 
 import copy
+import inspect
 from typing import TypeVar
 
 import torch
@@ -42,12 +43,14 @@ from .packing import pack, packed_attention_mask, unpack
 from .pooling import IMAGE_POOLINGS, TEXT_POOLINGS, build_pooling, ends_of_texts
 from .pretrained import ClipVitPreTrainedModel
 from .projection import ClipVitSimilarity, build_projection
-from .towers import build_tower, load_tower, parameter_names, pooled_size, run_tower
+from .towers import build_tower, load_tower, pooled_size, run_tower
 
 logger = logging.get_logger(__name__)
 
 #: The argument of `create_causal_mask` for the keys of earlier calls, renamed in Transformers 5.24.
-CACHE_ARGUMENT = "cache" if "cache" in parameter_names(create_causal_mask) else "past_key_values"
+CACHE_ARGUMENT = (
+    "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+)
 
 
 class ClipVitVisionModel(ClipVitPreTrainedModel):

@@ -11,7 +11,7 @@ from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.models import VISION
 from tests.support.pictures import COLORS, draw_picture
-from tests.support.runs import write_recipe
+from tests.support.runs import train, write_recipe
 
 EVALUATIONS = [
     {
@@ -42,7 +42,7 @@ def finished(tmp_path_factory, color_dataset, linear_config):
     folder = tmp_path_factory.mktemp("finished")
     fields = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "report_to": "none"}
     recipe = write_recipe(folder, color_dataset, linear_config, evaluations=EVALUATIONS, **fields)
-    assert main(["train", "--config", str(recipe)]) == 0
+    train(recipe)
     return folder / "out"
 
 
@@ -130,7 +130,7 @@ def test_a_run_is_evaluated_on_another_dataset(
     recipe = write_recipe(
         tmp_path, color_dataset, linear_config, evaluations=[other], max_steps=1, report_to="none"
     )
-    assert main(["train", "--config", str(recipe), "--save_steps", "0"]) == 0
+    train(recipe, "--save_steps", "0")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     command = measure(
         tmp_path / "out",
@@ -152,6 +152,7 @@ def labelled_colors_elsewhere(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_a_classifier_is_evaluated_by_the_command_as_by_its_run(
     tmp_path, labelled_colors_elsewhere
 ):

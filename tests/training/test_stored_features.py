@@ -20,8 +20,8 @@ from modeling_clip_vit.training.arguments import (
 )
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.runs import (
-    assert_same_weights,
     output_of,
+    read_log,
     train,
     train_in_two_processes,
     write_recipe,
@@ -36,6 +36,7 @@ PLAIN = {
     "bf16": False,
     "optim": "adamw",
     "max_steps": 6,
+    "logging_steps": 1,
     "eval_steps": 0,
     "save_steps": 0,
     "view_loss_weight": 0,
@@ -65,13 +66,26 @@ def run(tmp_path, color_dataset, checkpoint):
     return start
 
 
+def assert_same_losses(folder, expected):
+    """Two runs have the same loss and gradient at each update.
+
+    Weights would differ where a gradient is nothing but rounding, which AdamW scales up.
+    """
+    logs = [
+        [(line["loss"], line["gradient_norm"]) for line in read_log(place)]
+        for place in (folder, expected)
+    ]
+    assert_close(torch.tensor(logs[0]), torch.tensor(logs[1]), rtol=1e-3, atol=1e-6)
+    assert max(loss for loss, _ in logs[0]) > 1.001 * min(loss for loss, _ in logs[0])
+
+
 @pytest.mark.parametrize("frozen", [["vision"], ["text"], ["vision", "text"]])
 def test_stored_features_train_the_same_model(run, cache, frozen):
     run("steps", PLAIN, frozen_towers=frozen, stored_views=0)
     assert not cache.exists()
     run("stored", PLAIN, frozen_towers=frozen)
     assert len(list(cache.iterdir())) == 1
-    assert_same_weights(cache.parent / "stored/out", cache.parent / "steps/out", 2e-5)
+    assert_same_losses(cache.parent / "stored/out", cache.parent / "steps/out")
 
 
 def test_frozen_towers_are_not_run_in_any_step(run, monkeypatch):
@@ -136,7 +150,7 @@ def test_stored_views_are_those_of_the_first_epochs(run, cache):
     options = {**VARIED, "frozen_towers": ["vision", "text"], "images_per_concept": 1}
     run("steps", options, stored_views=0)
     run("stored", options, stored_views=6)
-    assert_same_weights(cache.parent / "stored/out", cache.parent / "steps/out", 2e-5)
+    assert_same_losses(cache.parent / "stored/out", cache.parent / "steps/out")
 
 
 def test_texts_still_vary_next_to_stored_images(run, cache):
@@ -144,7 +158,7 @@ def test_texts_still_vary_next_to_stored_images(run, cache):
     run("steps", options, frozen_towers=["vision"], stored_views=0)
     run("stored", options, frozen_towers=["vision"])
     assert cache.exists()
-    assert_same_weights(cache.parent / "stored/out", cache.parent / "steps/out", 2e-5)
+    assert_same_losses(cache.parent / "stored/out", cache.parent / "steps/out")
 
 
 def test_a_damaged_file_is_made_anew(run, cache, caplog):
@@ -160,7 +174,7 @@ def test_a_stored_teacher_teaches_the_same(run, cache, checkpoint):
     options = {**PLAIN, "teacher_name_or_path": str(checkpoint), "learning_rate": 1e-2}
     run("steps", options, stored_views=0)
     run("stored", options)
-    assert_same_weights(cache.parent / "stored/out", cache.parent / "steps/out", 2e-4)
+    assert_same_losses(cache.parent / "stored/out", cache.parent / "steps/out")
 
 
 def test_a_stored_teacher_may_take_images_of_another_size(run, cache, checkpoint, tmp_path):
