@@ -194,6 +194,8 @@ class Trainer:
         self.prepare_blocks(preparation.model)
         optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
+        # Once: Accelerate looks at every module to find it, which takes milliseconds.
+        self.inner_model = accelerator.unwrap_model(self.model)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.optimizer = ZeroUpdates(accelerator)
         self.finetuning.hold_start(self.unwrapped())
@@ -245,7 +247,7 @@ class Trainer:
 
     def unwrapped(self) -> Any:
         """The model without what Accelerate wrapped around it."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.inner_model
 
     def run(self):
         """Train to the last step; `finish` then gives the model.
