@@ -287,7 +287,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         pooling: `cls` (class token), `mean`, `map` (attention; Zhai et al., 2022) or `flatten`
             (all tokens side by side, which fixes the image size).
         pool_prefix_tokens: whether `mean`, `map` and `flatten` also take class token and registers.
-        backbone_config: of an image encoder of another type, or a dict of its fields, which a
+        encoder_config: of an image encoder of another type, or a dict of its fields, which a
             classifier then has instead of this ViT; of the fields above, image_size and
             num_channels alone count. None for this ViT.
     """
@@ -308,14 +308,14 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
     num_register_tokens: int = 0
     pooling: str = "cls"
     pool_prefix_tokens: bool = False
-    backbone_config: Any = None
+    encoder_config: Any = None
 
     position_axes: ClassVar[int] = 2
 
     def __post_init__(self, **kwargs):
-        if self.backbone_config is not None:
-            self.backbone_config = resolve_config(self.backbone_config, ClipVitVisionConfig)
-            prepare_foreign(self.backbone_config, FOREIGN_IMAGE_POOLINGS)
+        if self.encoder_config is not None:
+            self.encoder_config = resolve_config(self.encoder_config, ClipVitVisionConfig)
+            prepare_foreign(self.encoder_config, FOREIGN_IMAGE_POOLINGS)
         if self.use_cls_token is None:
             self.use_cls_token = self.pooling == "cls"
         if self.patch_embedding == "conv_stem" and self.conv_stem_strides is None:
@@ -355,7 +355,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         """Reject an image tower that cannot be built, naming field, value and what is allowed."""
         for name in ("image_size", "patch_size", "num_channels"):
             self._require(name, getattr(self, name) >= 1, "an integer of at least 1")
-        if self.backbone_config is not None:
+        if self.encoder_config is not None:
             return
         self._require_multiple("image_size", self.patch_size, "patch_size")
         self._require_one_of("patch_embedding", PATCH_EMBEDDINGS)

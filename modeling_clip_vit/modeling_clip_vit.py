@@ -68,9 +68,9 @@ class ClipVitVisionModel(ClipVitPreTrainedModel):
 
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
-        if config.backbone_config is not None:
+        if config.encoder_config is not None:
             raise ValueError(
-                "backbone_config is for a classifier: load it with AutoModelForImageClassification"
+                "encoder_config is for a classifier: load it with AutoModelForImageClassification"
             )
         self.embeddings = ClipVitVisionEmbeddings(config)
         self.encoder = ClipVitEncoder(config)
@@ -575,7 +575,7 @@ class ClipVitTextModelWithProjection(ClipVitPreTrainedModel):
 class ClipVitForImageClassification(ClipVitPreTrainedModel):
     """An image tower with a linear classifier on its pooled output.
 
-    The tower is our ViT, or an encoder of another type by `config.backbone_config`.
+    The tower is our ViT, or an encoder of another type by `config.encoder_config`.
     """
 
     config: ClipVitVisionConfig
@@ -594,7 +594,7 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
 
     def __init__(self, config: ClipVitVisionConfig):
         super().__init__(config)
-        self.vision_model = build_tower(config.backbone_config or config, ClipVitVisionModel)
+        self.vision_model = build_tower(config.encoder_config or config, ClipVitVisionModel)
         self.classifier = nn.Linear(pooled_size(self.vision_model), config.num_labels or 1)
         self.post_init()
 

@@ -207,7 +207,7 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
-    backbone = getattr(config, "backbone_config", None)
+    backbone = getattr(config, "encoder_config", None)
     change_fields(backbone or config, fields)
     if backbone is not None:  # in a classifier of ours, an encoder of another type
         classifier, report = load_with_report(AutoModelForImageClassification, path, config=config)

@@ -94,7 +94,7 @@ def from_other(
         raise ConversionError(f"images of {images[-2]} x {images[-1]} are not square")
     model = ClipVitForImageClassification(
         ClipVitVisionConfig(
-            backbone_config=backbone,
+            encoder_config=backbone,
             image_size=images[-1],
             num_channels=images[0],
             id2label=names,
@@ -166,11 +166,11 @@ def to_timm(model: ImageModel | ClipVitModel) -> Any:
         return timm_vit.to_timm_vit(model)
     config: Any = model.config
     tower: Any = model.vision_model
-    if config.backbone_config is None:
+    if config.encoder_config is None:
         peer: Any = timm_vit.to_timm_vit(tower)
         peer.reset_classifier(config.num_labels)
     else:
-        backbone = config.backbone_config
+        backbone = config.encoder_config
         arguments = {**(backbone.model_args or {}), "num_classes": config.num_labels}
         peer = timm.create_model(backbone.architecture, **arguments)
         peer.model_args = backbone.model_args or {}

@@ -26,14 +26,16 @@ class LaunchError(UserError):
     """A launch that would not train as requested; the message is one clear sentence."""
 
 
-def start_launched() -> torch.device:
+def start_launched(args: TrainArguments) -> torch.device:
     """Start the processes that were launched; returns the device of this one.
 
     Raises:
-        UserError: they would not train together.
+        UserError: they would not train together, or DeepSpeed not as the arguments ask for it.
     """
     device = default_device()
     check_environment(device)
+    if is_zero_launched():
+        build_zero_plugin(args)  # rejects what it does not support, before anything starts
     return start_processes(**process_options(device, is_zero_launched())).device
 
 

@@ -99,7 +99,7 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         CheckpointError: there is no checkpoint to resume from.
     """
     task = find_task(args.run.task)(args)
-    device = start_launched()
+    device = start_launched(args)
     checkpoints = open_store(args.run)
     # Closing the candidates removes what was copied from an object store.
     with closing(find_checkpoint(device, checkpoints, args.run)) as candidates:

@@ -59,7 +59,7 @@ def test_a_classifier_computes_the_same_logits(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_the_encoder_becomes_ours_where_it_can(name):
     ours = from_timm(make(name), SMALL[name][0])
-    assert (ours.config.backbone_config is not None) == SMALL[name][1]
+    assert (ours.config.encoder_config is not None) == SMALL[name][1]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -147,7 +147,7 @@ def test_what_has_no_class_head_and_is_no_plain_vit_stays_a_tower_of_timm():
 
 
 def test_an_encoder_of_another_type_is_no_image_tower_of_ours():
-    config = ClipVitVisionConfig(backbone_config={"model_type": "vit"})
+    config = ClipVitVisionConfig(encoder_config={"model_type": "vit"})
     with pytest.raises(ValueError, match="load it with AutoModelForImageClassification"):
         ClipVitModel(ClipVitConfig(vision_config=config, text_config=TEXT))
 
@@ -155,7 +155,7 @@ def test_an_encoder_of_another_type_is_no_image_tower_of_ours():
 def test_any_encoder_of_transformers_gets_a_class_head():
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     backbone = {"model_type": "resnet", **sizes}
-    config = ClipVitVisionConfig(backbone_config=backbone, image_size=32, num_labels=5)
+    config = ClipVitVisionConfig(encoder_config=backbone, image_size=32, num_labels=5)
     assert ClipVitForImageClassification(config)(make_images(2)).logits.shape == (2, 5)
 
 
