@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig
+from transformers import PreTrainedConfig, SiglipConfig, SiglipModel, SiglipVisionConfig
 
 from ..configuration_clip_vit import ClipVitConfig, is_foreign
 from ..modeling_clip_vit import ClipVitModel
@@ -51,21 +51,33 @@ def from_hf_siglip(source: SiglipModel | Checkpoint) -> ClipVitModel:
             some.
     """
     peer = model_of(SiglipModel, source)
-    vision, text = peer.config.vision_config, peer.config.text_config
+    vision = peer.config.vision_config
     is_whole = vision.image_size % vision.patch_size == 0
-    config = ClipVitConfig(
-        vision_config=(
-            {**take(vision, SHARED_VISION), **VISION} if is_whole else kept_config(vision, KEPT)
-        ),
+    model = ClipVitModel(
+        joint_config(
+            {**take(vision, SHARED_VISION), **VISION} if is_whole else kept_config(vision, KEPT),
+            peer.config.text_config,
+        )
+    )
+    move_weights(peer, model, rules(model), to_ours=True)
+    return model.to(peer.dtype).eval()
+
+
+def joint_config(vision: dict | PreTrainedConfig, text: PreTrainedConfig) -> ClipVitConfig:
+    """Our configuration of a SigLIP, or of a SigLIP 2 for images of any shape.
+
+    Args:
+        vision: our configuration of its image tower.
+        text: Transformers' configuration of its text tower.
+    """
+    return ClipVitConfig(
+        vision_config=vision,
         text_config={**take(text, SHARED_TEXT), **TEXT},
         projection_dim=text.projection_size,
         logit_bias_init_value=-10.0,
         # Published models exceed any bound that one would choose.
         logit_scale_max=None,
     )
-    model = ClipVitModel(config)
-    move_weights(peer, model, rules(model), to_ours=True)
-    return model.to(peer.dtype).eval()
 
 
 def to_hf_siglip(model: ClipVitModel) -> SiglipModel:

@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import Siglip2Config, Siglip2Model, Siglip2VisionConfig
 
-from ..configuration_clip_vit import ClipVitConfig
 from ..modeling_clip_vit import ClipVitModel
 from . import hf_siglip
 from .kept_towers import kept_config, kept_fields, require_kept, tower_rules
@@ -30,16 +29,8 @@ def from_hf_siglip2(source: Siglip2Model | Checkpoint) -> ClipVitModel:
             some.
     """
     peer = model_of(Siglip2Model, source)
-    text = peer.config.text_config
-    config = ClipVitConfig(
-        vision_config=kept_config(peer.config.vision_config, VISION),
-        text_config={**take(text, hf_siglip.SHARED_TEXT), **hf_siglip.TEXT},
-        projection_dim=text.projection_size,
-        logit_bias_init_value=-10.0,
-        # Published models exceed any bound that one would choose.
-        logit_scale_max=None,
-    )
-    model = ClipVitModel(config)
+    vision = kept_config(peer.config.vision_config, VISION)
+    model = ClipVitModel(hf_siglip.joint_config(vision, peer.config.text_config))
     move_weights(peer, model, rules(model), to_ours=True)
     return model.to(peer.dtype).eval()
 

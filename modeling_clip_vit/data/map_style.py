@@ -95,9 +95,9 @@ class ImageTextSamples(MapDataset):
         row = self.make_row(number, NO_IMAGE, f"row {number}")
         return self.maker.make_without_image(row, draw, number)
 
-    def make_of_size(self, number: int, draw: int, image_size: int) -> Sample | SkippedSample:
-        """A sample of a row, its image of another size but otherwise varied in the same way."""
-        return self.maker.of_size(image_size).make(self.find_row(number), draw, number)
+    def of_size(self, image_size: int) -> "ImageTextSamples":
+        """The same samples with images of another size, otherwise varied in the same way."""
+        return ImageTextSamples(self.images, self.maker.of_size(image_size), self.concepts)
 
     def find_row(self, number: int) -> Row:
         """A row by its number."""

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DeepSpeedPlugin
 from filelock import FileLock, Timeout
 
 from ..utils.devices import copies_pinned, default_device
@@ -26,34 +26,40 @@ class LaunchError(UserError):
     """A launch that would not train as requested; the message is one clear sentence."""
 
 
-def start_launched(args: TrainArguments) -> torch.device:
-    """Start the processes that were launched; returns the device of this one.
+def start_launched(args: TrainArguments) -> tuple[torch.device, DeepSpeedPlugin | None]:
+    """Start the processes that were launched.
+
+    Returns:
+        The device of this process, and DeepSpeed's settings if the launch asks for DeepSpeed.
 
     Raises:
         UserError: they would not train together, or DeepSpeed not as the arguments ask for it.
     """
     device = default_device()
     check_environment(device)
-    if is_zero_launched():
-        build_zero_plugin(args)  # rejects what it does not support, before anything starts
-    return start_processes(**process_options(device, is_zero_launched())).device
+    # It rejects what DeepSpeed does not support, before anything starts.
+    zero_plugin = build_zero_plugin(args) if is_zero_launched() else None
+    options = process_options(device, zero_plugin is not None)
+    return start_processes(**options).device, zero_plugin
 
 
 def start_accelerator(
-    args: TrainArguments, kept: Precision | None = None
+    args: TrainArguments,
+    zero_plugin: DeepSpeedPlugin | None = None,
+    kept: Precision | None = None,
 ) -> tuple[Accelerator, Precision]:
     """Start Accelerate in the precision for the arguments and the device, after `start_launched`.
 
     Args:
         args: of the run.
+        zero_plugin: DeepSpeed's settings, from `start_launched`.
         kept: the precision that a checkpoint keeps, of a run that is resumed.
 
     Raises:
         UserError: it would not train as requested, or a tracker is not installed.
     """
-    is_zero = is_zero_launched()
+    is_zero = zero_plugin is not None
     trackers = find_trackers(args.run.report_to)
-    zero_plugin = build_zero_plugin(args) if is_zero else None
     device_type = default_device().type
     precision = choose_precision(args, device_type, kept)
     if zero_plugin is not None:

@@ -1,8 +1,8 @@
 """Frozen towers and teachers embed the training data once, before the first step.
 
-What does not learn makes the same of the same input in every epoch. Its features are therefore
-computed once, kept in a file, and read instead of images and texts. The file's name is a hash of
-everything that they depend on, so another run over the same data finds them again.
+A model that does not learn gives the same features for the same input in every epoch. They are
+therefore computed once, kept in a file, and read instead of images and texts. The file's name is a
+hash of everything that they depend on, so another run over the same data finds them again.
 
 Shape legend: `V` views, `N` rows, `T` texts of a row, `D` features.
 """
@@ -335,15 +335,16 @@ def compute(
     skipped: dict[int, str] = {}
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     places = [(view, row) for view in range(views) for row in mine]
-    image_sizes = {one.image_size for one in embedders}
+    by_size = {one.image_size: samples for one in embedders}
+    by_size = {size: samples.of_size(size) if size else samples for size in by_size}
     with (
         ThreadPoolExecutor(count_threads(samples)) as pool,
         tqdm(total=len(places), unit="row", disable=not accelerator.is_main_process) as bar,
     ):
         for start in range(0, len(places), size):
             part = places[start : start + size]
-            for image_size in image_sizes:
-                make = partial(make_sample, samples, image_size)
+            for image_size, sized in by_size.items():
+                make = partial(make_sample, sized, image_size)
                 kept: dict[tuple[int, int], Sample] = {}
                 for place, sample in zip(part, pool.map(make, part), strict=True):
                     if isinstance(sample, SkippedSample):
@@ -376,7 +377,7 @@ def make_sample(
     view, row = place
     if image_size == 0:
         return samples.make_without_image(row, view)
-    return samples.make_of_size(row, view, image_size)
+    return samples[row, view]
 
 
 @torch.no_grad()

@@ -99,13 +99,13 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         CheckpointError: there is no checkpoint to resume from.
     """
     task = find_task(args.run.task)(args)
-    device = start_launched(args)
+    device, zero_plugin = start_launched(args)
     checkpoints = open_store(args.run)
     # Closing the candidates removes what was copied from an object store.
     with closing(find_checkpoint(device, checkpoints, args.run)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
-        accelerator, precision = start_accelerator(args, restart.precision)
+        accelerator, precision = start_accelerator(args, zero_plugin, restart.precision)
         set_seed(args.run.seed)
         preparation = task.prepare(restart)
         args = args.with_columns(preparation.columns)

@@ -9,15 +9,21 @@ import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 
+from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.policies import SampleAugment
+from modeling_clip_vit.data.rows import Sample, SkippedSample
 from modeling_clip_vit.data.samples import SampleMaker
 from modeling_clip_vit.data.streaming.captions import StreamTexts
 from modeling_clip_vit.data.streaming.loader import StreamLoader
 from modeling_clip_vit.data.streaming.options import StreamOptions
+from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 
 from .pictures import COLORS, draw_picture
+
+#: Shards of unequal sizes, one of them with a single sample.
+SIZES = [11, 1, 7, 13, 9]
 
 
 def encode(image: PillowImage.Image, kind: str = "PNG", **options) -> bytes:
@@ -119,3 +125,32 @@ def make_loader(sources, *, collate=list, batch_size=4, captions=None, concept=N
     )
     stream = StreamOptions([str(source) for source in sources], **options)
     return StreamLoader(stream, "train", maker, collate, batch_size, **of_loader)
+
+
+def split_batches(batches) -> tuple[list[int], list[SkippedSample]]:
+    """The numbers of the samples of batches, and what was skipped."""
+    samples = [sample for batch in batches for sample in batch]
+    numbers = [number_of(sample.texts[0]) for sample in samples if isinstance(sample, Sample)]
+    return numbers, [sample for sample in samples if isinstance(sample, SkippedSample)]
+
+
+def all_workers(make, world_size: int, workers: int):
+    """Batches of every worker of every process, made in this one."""
+    for rank in range(world_size):
+        loader = make(rank=rank, world_size=world_size, num_workers=workers)
+        for worker in range(loader.consumers):
+            yield from loader.start_worker(worker)
+
+
+def order_of(folder: Path, epoch: int = 0, **options) -> list[int]:
+    """The numbers of the samples of an epoch in order."""
+    loader = make_loader([folder], **options)
+    loader.set_epoch(epoch)
+    return split_batches(loader)[0]
+
+
+def make_collator() -> Collator:
+    """Makes batches of samples of those captions, augmented."""
+    options = AugmentOptions(rotation=20, zoom=0.2, hue=20, erase_probability=0.3)
+    texts = [caption_of(number) for number in range(60)]
+    return Collator(train_tokenizer(texts, 300, 32), options, [0.5] * 3, [0.5] * 3)
