@@ -9,7 +9,7 @@ from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
 from .peer_checkpoints import folder_of
 from .peers import PEERS, Ours, find_peer
-from .processors import write_open_clip_processor
+from .processors import write_open_clip_processor, write_timm_processor
 from .verify import is_tower, verify
 from .weights import ConversionError
 
@@ -125,6 +125,8 @@ def save_processor(processor: Any, folder: Path, to: str):
     """
     if to == "open_clip":
         write_open_clip_processor(processor, folder)
+    elif to == "timm":
+        write_timm_processor(getattr(processor, "image_processor", processor), folder)
     elif not PEERS[to].is_tower:
         processor.save_pretrained(folder)
     if to == "clip_vit" and hasattr(processor, "tokenizer"):

@@ -14,10 +14,13 @@ from transformers import (
 )
 
 from ..utils.folders import write_json
-from ..utils.from_pretrained import load_processor
+from ..utils.from_pretrained import load_image_processor, load_processor
 from .sources import OPEN_CLIP_CONFIG
+from .verify import is_tower
 from .weights import ConversionError
 
+#: Where Transformers writes an image processor.
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 #: Names of resampling filters -> their numbers in Pillow.
 RESAMPLING = {"bilinear": 2, "bicubic": 3}
 #: How open_clip names the end and the beginning of a text, and how Transformers does.
@@ -27,8 +30,14 @@ PUNCTUATION = r"[!-/:-@\[-`{-~]"
 
 
 def transformers_processor(model: Any, folder: Path) -> Any:
-    """The processor of a model of Transformers; None where its folder has none."""
-    return load_processor(str(folder)) if (folder / "tokenizer_config.json").is_file() else None
+    """The processor of a model of Transformers or ours; None where its folder has none.
+
+    An image tower and a classifier have an image processor alone.
+    """
+    if (folder / "tokenizer_config.json").is_file():
+        return load_processor(str(folder))
+    has_images = any((folder / name).is_file() for name in IMAGE_PROCESSOR_FILES)
+    return load_image_processor(str(folder)) if has_images and is_tower(model) else None
 
 
 def timm_processor(model: Any, folder: Path) -> CLIPImageProcessor:
@@ -232,6 +241,40 @@ def canonicalize(tokenizer: Any):
     backend = tokenizer.backend_tokenizer
     after = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = normalizers.Sequence([*before, *after])
+
+
+def write_timm_processor(images: Any, folder: Path):
+    """Let a folder of timm prepare images as an image processor does.
+
+    Args:
+        images: the image processor of the model that was converted.
+        folder: with timm's config.json.
+
+    Raises:
+        ConversionError: timm has no interpolation or no cut like the processor's.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = {number: name for name, number in RESAMPLING.items()}
+    if int(images.resample) not in names:
+        raise ConversionError(
+            f"resample={int(images.resample)} of the image processor is neither bilinear nor "
+            "bicubic, so that timm's config.json cannot name it"
+        )
+    size, is_squashed = dict(images.size), "shortest_edge" not in images.size
+    resized = size["height"] if is_squashed else size["shortest_edge"]
+    crop = dict(images.crop_size)["height"] if images.do_center_crop else resized
+    share = crop / resized
+    if math.floor(crop / share) < resized:
+        share = math.nextafter(share, 0)
+    config["pretrained_cfg"] |= {
+        "mean": list(images.image_mean),
+        "std": list(images.image_std),
+        "interpolation": names[int(images.resample)],
+        "crop_pct": share,
+        "crop_mode": "squash" if is_squashed else "center",
+    }
+    write_json(path, config)
 
 
 def write_open_clip_processor(processor: Any, folder: Path):

@@ -15,11 +15,13 @@ from huggingface_hub import constants
 from ..inference.exported import EXPORT_FILE
 from ..utils.folders import replaced_folder, saving, write_json
 from ..utils.from_pretrained import LoadError
-from ..utils.versions import code_version
+from ..utils.versions import code_digest
 from .sources import CONFIG, OPEN_CLIP_CONFIG, Source, find_source
 
 #: What was converted and how well, and the size of every other file: written with the folder.
 RECORD_FILE = "conversion.json"
+#: The code that makes a converted model: the model's own files and this folder.
+CONVERTING_CODE = ("*.py", "conversion/**/*.py")
 #: How the cache gets to another place, as the end of a sentence.
 WHERE = "the variable HF_HOME chooses another disk"
 
@@ -30,8 +32,8 @@ def local_checkpoint(name: str, needs_texts: bool = True) -> str:
     A checkpoint of this package, an export and what no peer knows are returned as they are: what
     loads them says what is wrong with them. Another peer's model is converted and checked at its
     first use, which a line on stderr says; later, the cache has it. It is found there as long as
-    the source (commit of a repository, or sizes and times of the files) and this package stay the
-    same. Of several processes, one converts while the others wait.
+    the source (commit of a repository, or sizes and times of the files) and the code that converts
+    stay the same. Of several processes, one converts while the others wait.
 
     Args:
         name: a folder, a file of weights in one, or the id of a repository on the Hub, with or
@@ -117,7 +119,7 @@ def find_converted(source: Source) -> Path:
     Raises:
         UserError: it cannot be converted without loss, or the cache cannot be written.
     """
-    identity = json.dumps([source.identity(), code_version()], sort_keys=True)
+    identity = json.dumps([source.identity(), code_digest(*CONVERTING_CODE)], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     slug = re.sub(r"[^\w.-]+", "--", source.repository or source.path.name)
     folder = cache_folder() / f"{slug}-{digest}"

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from ..data.captions import find_texts
 from ..data.columns import check_columns, read_keys
@@ -225,16 +226,25 @@ def filter_rows(split: Dataset, wanted: Mapping[str, str], path: str) -> Dataset
     """
     for column, value in wanted.items():
         check_columns(split.column_names, [column], path)
-        feature = split.features[column]
-        code: Any = value
-        if isinstance(feature, ClassLabel):
-            names = feature.names or []
-            code = names.index(value) if value in names else None
+        code = stored_value(split.features[column], value)
         values = split[column]
         split = split.select([row for row, other in enumerate(values) if other == code])
         if len(split) == 0:
             raise DataError(f"filter={dict(wanted)} leaves no row: none has {column}={value!r}")
     return split
+
+
+def stored_value(feature: Any, value: str) -> Any:
+    """A value of a filter as a column stores it; None where the column cannot hold it."""
+    if isinstance(feature, ClassLabel):
+        names = feature.names or []
+        return names.index(value) if value in names else None
+    if not isinstance(feature, Value):
+        return value
+    try:
+        return pa.scalar(value).cast(feature.pa_type).as_py()
+    except pa.ArrowException:
+        return None
 
 
 def draw(split: Dataset, options: EvaluationOptions) -> Dataset:

@@ -38,6 +38,7 @@ def run_quantize(arguments: list[str]) -> int:
         )
     if is_quantized(model.config):
         raise QuantizationError(f"{options.checkpoint!r} is quantised already")
+    float_bytes = sum(weight.nbytes for weight in model.state_dict().values())
     model = model.float().cpu()
     samples = None
     if options.dataset:
@@ -57,7 +58,7 @@ def run_quantize(arguments: list[str]) -> int:
         "weight_bits": options.weight_bits,
         "skip": options.skip,
         "embeddings": options.embeddings,
-        "float_bytes": weight_bytes(Path(checkpoint)),
+        "float_bytes": float_bytes,
     }
     if samples is not None:
         facts |= compare(model, quantized, processor, samples)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ..modeling_clip_vit import ClipVitModel
+from ..modeling_clip_vit import ClipVitForImageClassification, ClipVitModel
 from ..utils.errors import UserError
 from ..utils.folders import replaced_folder, write_json
 
@@ -23,16 +23,14 @@ def check_save_as(names: Sequence[str], model: PreTrainedModel):
     """
     if not names:
         return
+    assert isinstance(model, ClipVitModel | ClipVitForImageClassification), "a run trains these"
     # Peers bring many models of Transformers and timm with them, which few runs need.
     from ..conversion.convert import check_writable, convert_to
 
     for name in names:
         check_writable(name)
-        if not isinstance(model, ClipVitModel) or name == "clip_vit":
-            raise UserError(
-                f"save_as={name!r} is not allowed here: it is for a model of images and texts, and "
-                "for other implementations than this"
-            )
+        if name == "clip_vit":
+            raise UserError("save_as='clip_vit' is not allowed: it is for other implementations")
         with torch.random.fork_rng(devices=[]):  # a run draws the same numbers without this
             convert_to(name, model, "the model")
 

@@ -1,6 +1,8 @@
 """Which code this is, and which packages it runs on."""
 
+import hashlib
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,6 +27,21 @@ def code_version() -> str:
         return f"commit `{git('rev-parse', 'HEAD')}`{' with changes' if changed else ''}"
     except (OSError, subprocess.CalledProcessError):
         return f"clip-vit {__version__}"
+
+
+def code_digest(*patterns: str) -> str:
+    """A hash of some of this package's code, which changes only when that code does.
+
+    Args:
+        patterns: of files, relative to the package's folder.
+    """
+    folder = Path(__file__).parent.parent
+    files: Iterable[Path] = {file for pattern in patterns for file in folder.glob(pattern)}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def package_versions(*names: str) -> dict[str, str]:

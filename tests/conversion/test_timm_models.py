@@ -94,6 +94,24 @@ def test_an_image_file_is_prepared_as_timm_does(tmp_path):
         assert shifted_levels(expected, processor, picture) <= 3
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_timm_is_given_what_prepares_the_images(tmp_path, crop_mode):
+    """The preparation of a model that is not its architecture's."""
+    name = "vit_tiny_patch16_224"
+    peer = make(name)
+    wanted = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_mode": crop_mode}
+    peer.pretrained_cfg |= {**wanted, "crop_pct": 0.83, "interpolation": "bilinear"}
+    peer.pretrained_cfg["input_size"] = (3, 32, 32)
+    save(peer, name, tmp_path / "peer")
+    assert main(["convert", str(tmp_path / "peer"), str(tmp_path / "ours")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "timm"]) == 0
+    back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True)
+    transforms = [create_transform(**resolve_model_data_config(model)) for model in (peer, back)]
+    for picture in make_pictures(32):
+        first, second = (transform(picture.convert("RGB")) for transform in transforms)
+        assert torch.equal(first, second)
+
+
 def test_a_classifier_with_timms_encoder_loads_without_this_package(tmp_path):
     name = "beit_base_patch16_224"
     ours = from_timm(make(name), SMALL[name][0])

@@ -7,6 +7,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.errors import DataError
+from modeling_clip_vit.evaluation.dataset import filter_rows
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.models import VISION
@@ -220,6 +222,22 @@ def test_a_filter_that_leaves_nothing_is_one_sentence(
     command = ["evaluate", str(checkpoint), "--dataset", str(color_dataset), "--filter", wanted]
     assert main([*command, "--output_dir", str(tmp_path / "out")]) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "wanted"),
+    [("int64", [1, 2, 3], "2"), ("float32", [0.5, 1.5, 2.5], "1.5"), ("bool", [0, 1, 0], "true")],
+)
+def test_a_filter_finds_values_that_are_no_text(kind, values, wanted):
+    features = Features({"n": Value(kind), "row": Value("int64")})
+    split = Dataset.from_dict({"n": values, "row": [0, 1, 2]}, features=features)
+    assert list(filter_rows(split, {"n": wanted}, "data")["row"]) == [1]
+
+
+def test_a_filter_that_a_column_of_numbers_cannot_hold_leaves_nothing():
+    split = Dataset.from_dict({"n": [1, 2]})
+    with pytest.raises(DataError, match="none has n='two'"):
+        filter_rows(split, {"n": "two"}, "data")
 
 
 @pytest.fixture

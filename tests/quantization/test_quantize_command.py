@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.evaluation.options import EvaluationOptions
@@ -13,6 +14,7 @@ from modeling_clip_vit.inference.loading import load_clip, load_encoder
 from modeling_clip_vit.quantization.evaluation_set import read_quantization_set
 from modeling_clip_vit.quantization.layers import choose_layers
 from modeling_clip_vit.quantization.sensitivity import measure_sensitivity
+from tests.support.hub import fill_hub_cache
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,14 @@ def test_every_mode_writes_a_model_that_embeds_nearly_as_the_source(
             embeds.append(encoder.encode_text(samples.captions["caption_zh"]))
     assert (embeds[0] * embeds[1]).sum(dim=1).min() > 0.98
     assert not torch.equal(*embeds)
+
+
+def test_the_size_of_a_model_on_the_hub_is_known(checkpoint, offline, tmp_path):
+    fill_hub_cache(offline, "user/clip", checkpoint)
+    assert main(["quantize", "user/clip", str(tmp_path / "small")]) == 0
+    facts = json.loads((tmp_path / "small" / "quantization.json").read_text())
+    weights = AutoModel.from_pretrained(checkpoint).parameters()
+    assert facts["float_bytes"] >= sum(weight.nbytes for weight in weights) > 0
 
 
 def test_the_written_model_is_smaller(small):

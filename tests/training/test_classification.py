@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
 from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -87,6 +89,22 @@ def classifier(tmp_path_factory, labelled_colors, tower_config) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     train(write_class_recipe(folder, labelled_colors, tower_config, eval_steps=30))
     return folder / "out"
+
+
+def test_a_classifier_is_saved_for_timm(tmp_path, labelled_colors, tower_config):
+    """A tower that timm's config.json can name, with a class head."""
+    options = {"max_steps": 2, "save_as": ["timm"]}
+    train(write_class_recipe(tmp_path, labelled_colors, tower_config, **options))
+    peer = timm.create_model(f"local-dir:{tmp_path / 'out' / 'timm'}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(peer))
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    for picture in make_pictures():
+        inputs = processor(picture, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            logits = peer(transform(picture)[None])
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-3)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
