@@ -137,7 +137,9 @@ def positives_of_matrix(weights: torch.Tensor, contrast: Contrast) -> Positives:
     texts = contrast.texts
     weights = weights.to(texts)
     image_weight, text_weight = weights.sum(dim=1), weights.sum(dim=0)
-    num_images, num_texts = count_positive(image_weight), count_positive(text_weight)
+    num_images, num_texts = (
+        count_positive(weight, is_local=True) for weight in (image_weight, text_weight)
+    )
     per_image = invert(image_weight) / num_images
     per_text = invert(text_weight) / num_texts
     mean_BP = (weights * (per_image[:, None] + per_text[None])) @ texts
@@ -159,8 +161,8 @@ def positives_of_ids(
     sums_IP = texts_NP.new_zeros(size, texts_NP.shape[1]).index_add(0, text_ids, texts_NP)
     local_image_ids = local_rows(image_ids, contrast.image_sizes)
     local_text_ids = local_rows(text_ids, contrast.text_sizes)
-    num_images = (texts_per_id[image_ids] > 0).sum().clamp(min=1).to(texts_NP.dtype)
-    num_texts = (images_per_id[text_ids] > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    num_images = count_positive(texts_per_id[image_ids])
+    num_texts = count_positive(images_per_id[text_ids])
     total_BP = sums_IP[local_image_ids]
     image_weight = texts_per_id[local_image_ids]
     factor = invert(image_weight) / num_images + 1 / (images_per_id[local_image_ids] * num_texts)
@@ -190,8 +192,8 @@ def positives_of_mixed_ids(image_ids: Ids, text_ids: Ids, contrast: Contrast) ->
     # Sum of a row's target weights: over its ids, and over all rows of the other side.
     image_weight = (image_weights_NJ * texts_per_id[image_ids_NJ]).sum(dim=1)
     text_weight = (text_weights_NJ * images_per_id[text_ids_NJ]).sum(dim=1)
-    num_images = (image_weight > 0).sum().clamp(min=1).to(texts_NP.dtype)
-    num_texts = (text_weight > 0).sum().clamp(min=1).to(texts_NP.dtype)
+    num_images = count_positive(image_weight)
+    num_texts = count_positive(text_weight)
     local_ids_BJ, local_weights_BJ = (
         local_rows(values, sizes[0]) for values in (image_ids_NJ, image_weights_NJ)
     )
@@ -243,6 +245,12 @@ def invert(weights: torch.Tensor) -> torch.Tensor:
     return torch.where(weights > 0, 1 / weights.clamp(min=1e-30), 0.0)
 
 
-def count_positive(weights: torch.Tensor) -> torch.Tensor:
-    """The number of weights above 0, over all processes; at least 1."""
-    return sum_over_processes((weights > 0).sum().to(weights.dtype)).clamp(min=1)
+def count_positive(weights: torch.Tensor, is_local: bool = False) -> torch.Tensor:
+    """The number of weights above 0, over all processes; at least 1.
+
+    Args:
+        weights: of all processes, or of this one if `is_local`.
+        is_local: whether the other processes have more.
+    """
+    count = (weights > 0).sum().to(weights.dtype)
+    return (sum_over_processes(count) if is_local else count).clamp(min=1)

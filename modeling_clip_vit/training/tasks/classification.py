@@ -50,7 +50,7 @@ from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized
 from ..restart import Restart
 from ..stored_features import Embedder, embed_images_with, stores_images
-from .task import Preparation, Task, Value, describe_mixed
+from .task import Preparation, Task, Value, describe_images
 
 ClassificationPreparation = Preparation[ClipVitForImageClassification, CLIPImageProcessor]
 
@@ -125,18 +125,9 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
 
     def describe_batch(self, batch: dict, preparation: ClassificationPreparation) -> list[str]:
         """The class of each image, and how much of each where it is mixed."""
-        names, labels = preparation.class_names, batch["labels"].tolist()
-        if "mixed_labels" not in batch:
-            return [names[label] for label in labels]
-        mixed = zip(
-            labels, batch["mixed_labels"].tolist(), batch["mix_weight"].tolist(), strict=True
-        )
-        return [
-            names[first]
-            if weight == 1 or first == second
-            else describe_mixed(names[first], names[second], weight)
-            for first, second, weight in mixed
-        ]
+        names = preparation.class_names
+        labels = batch["labels"].tolist()
+        return describe_images(batch, labels, "mixed_labels", lambda label: [names[label]])
 
     def encoder(
         self, model: ClipVitForImageClassification, processor: CLIPImageProcessor

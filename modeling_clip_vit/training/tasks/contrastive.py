@@ -56,7 +56,7 @@ from ..stored_features import (
     stores_texts,
 )
 from .objective import ContrastiveObjective, check_loss, check_teacher, load_teacher
-from .task import Preparation, Task, Value, describe_mixed
+from .task import Preparation, Task, Value, describe_images
 
 INPUTS = (
     *("pixel_values", "input_ids", "attention_mask"),
@@ -319,13 +319,6 @@ def describe(batch: dict, processor: CLIPProcessor) -> list[str]:
     for identity, text in zip(batch["text_ids"].tolist(), decoded, strict=True):
         # A Chinese character is a word of its own to the tokenizer.
         texts[identity].append(re.sub(r"(?<=[㐀-鿿]) (?=[㐀-鿿])", "", text.strip()))
-    ids = batch["image_ids"].tolist()
-    if "mixed_ids" not in batch:
-        return [" / ".join(texts[identity]) for identity in ids]
-    mixed = zip(ids, batch["mixed_ids"].tolist(), batch["mix_weight"].tolist(), strict=True)
-    return [
-        " / ".join(texts[first])
-        if weight == 1 or first == second
-        else describe_mixed(texts[first][0], texts[second][0], weight)
-        for first, second, weight in mixed
-    ]
+    return describe_images(
+        batch, batch["image_ids"].tolist(), "mixed_ids", lambda identity: texts[identity]
+    )

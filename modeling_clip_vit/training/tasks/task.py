@@ -191,6 +191,28 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
         """The model card of a finished run."""
 
 
+def describe_images(
+    batch: dict, first: list[int], mixed_in: str, texts: Callable[[int], list[str]]
+) -> list[str]:
+    """What each image of a batch shows, and how much of each where it is mixed.
+
+    Args:
+        batch: with `mix_weight` if it is mixed.
+        first: the class or id of each image.
+        mixed_in: name in the batch of those that are mixed in.
+        texts: the texts of a class or id.
+    """
+    if mixed_in not in batch:
+        return [" / ".join(texts(one)) for one in first]
+    mixed = zip(first, batch[mixed_in].tolist(), batch["mix_weight"].tolist(), strict=True)
+    return [
+        " / ".join(texts(one))
+        if weight == 1 or one == other
+        else describe_mixed(texts(one)[0], texts(other)[0], weight)
+        for one, other, weight in mixed
+    ]
+
+
 def describe_mixed(first: str, second: str, weight: float, length: int = 22) -> str:
     """What a mixed image shows: the beginnings of two texts, with the weight of each."""
     short = (text if len(text) <= length else text[: length - 1] + "…" for text in (first, second))
