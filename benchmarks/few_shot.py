@@ -1,17 +1,26 @@
 """What a few labelled examples are worth: accuracy by method and number of examples of a class.
 
     python benchmarks/few_shot.py [CHECKPOINT] [--dataset data/digits] [--label_column label]
-        [--templates plain] [--shots 1 2 4 8 16] [--json few_shot.json] [--save few_shot.png]
+        [--templates plain] [--shots 1 2 4 8 16] [--from_nothing] [--json few_shot.json]
+        [--save few_shot.png]
 
 Examples are drawn from the training split, five times; what is classified is the validation split.
 Prints mean and standard deviation over the draws, in percent. `linear_probe` is the logistic
-regression of `clip-vit evaluate`, on the same examples.
+regression of `clip-vit evaluate`, on the same examples. With `--from_nothing`, a ViT with random
+weights is trained on the same examples of data/digits, too, by the recipe `digits_classification`.
 """
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
+import torch
+from datasets import load_dataset
 from matplotlib.figure import Figure
 
 from modeling_clip_vit.data.sources import open_dataset
@@ -19,9 +28,49 @@ from modeling_clip_vit.evaluation.evaluate import evaluate, open_evaluation
 from modeling_clip_vit.evaluation.images import ImagesOnDisk
 from modeling_clip_vit.evaluation.metrics import Metric
 from modeling_clip_vit.evaluation.options import EvaluationOptions
-from modeling_clip_vit.evaluation.tasks.few_shot import FewShotTask
+from modeling_clip_vit.evaluation.tasks.few_shot import NUM_DRAWS, FewShotTask
+from modeling_clip_vit.inference.few_shot import draw_shots
 from modeling_clip_vit.inference.loading import load_encoder
 from modeling_clip_vit.utils.figures import figure_style
+
+ROOT = Path(__file__).parent.parent
+#: What changes of the recipe `digits_classification`, whose 60 epochs are some 700 updates of 128.
+FROM_NOTHING = {"max_steps": 300, "eval_steps": 0, "report_to": "none", "bf16": False}
+
+
+def train_from_nothing(shots: int, draw: int) -> float:
+    """Accuracy on the validation split of a ViT trained on some examples of each digit alone."""
+    splits = load_dataset(str(ROOT / "data" / "digits"))
+    labels = torch.tensor(splits["train"]["label"])
+    rows = draw_shots(labels, 10, shots, draw).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder, "data"), Path(folder, "out")
+        data.mkdir()
+        splits["train"].select(rows).to_parquet(data / "train.parquet")
+        splits["validation"].to_parquet(data / "validation.parquet")
+        options = {"dataset": data, "output_dir": out, "seed": draw, **FROM_NOTHING}
+        options["per_device_train_batch_size"] = min(128, len(rows))
+        command = [sys.executable, str(ROOT / "train.py"), "--config", "digits_classification"]
+        command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        metrics = json.loads((out / "metrics.json").read_text())["metrics"]
+    return next(value for name, value in metrics.items() if name.endswith("top1_accuracy"))
+
+
+def measure_from_nothing(like: Metric, shots: list[int]) -> list[Metric]:
+    """Accuracy of training from nothing, as metrics like that of another method."""
+    metrics = []
+    for count in shots:
+        accuracies = [train_from_nothing(count, draw) for draw in range(NUM_DRAWS)]
+        for name, value in {
+            "accuracy": mean(accuracies),
+            "accuracy_std": stdev(accuracies),
+        }.items():
+            condition = f"from_nothing/{count}-shot"
+            metrics.append(replace(like, name=name, condition=condition, value=value))
+    return metrics
 
 
 def measure(options: argparse.Namespace) -> list[Metric]:
@@ -77,10 +126,13 @@ def main():
     parser.add_argument("--label_column", help="guessed by default")
     parser.add_argument("--templates", nargs="+", default=["plain"])
     parser.add_argument("--shots", type=int, nargs="+", help="1, 2, 4, 8 and 16 by default")
+    parser.add_argument("--from_nothing", action="store_true", help="for data/digits")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--save", type=Path, help="a picture")
     options = parser.parse_args()
     metrics = measure(options)
+    if options.from_nothing:
+        metrics += measure_from_nothing(metrics[0], options.shots or [1, 2, 4, 8, 16])
     print(write_table(metrics))
     if options.json:
         values = {metric.task_key: metric.value for metric in metrics}
