@@ -1,17 +1,20 @@
 """The command `clip-vit`, also as `python -m clip_vit` and `accelerate launch -m clip_vit`.
 
 It imports the package, and with it torch, only to run a command: `clip-vit --help` answers at once.
+Commands in `LIGHT` do without torch as far as they can.
 """
 
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 #: Command -> the module and the function that do it, and what it does.
 COMMANDS = {
     "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
+    "index": ("search.index_command", "run_index", "index pictures, or update an index"),
     "search": ("inference.command", "run_search", "find the images that best match a text"),
     "classify": (
         "inference.classify_command",
@@ -36,6 +39,9 @@ COMMANDS = {
         "export a checkpoint to ONNX, OpenVINO, torch.export or ExecuTorch",
     ),
 }
+#: Commands that run without the package's `__init__`, which imports torch and Transformers; where
+#: they need it, they call `utils.models.import_models`.
+LIGHT = frozenset(("index",))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}
@@ -86,6 +92,8 @@ def main(arguments: list[str] | None = None, default_config: Path | None = None)
 def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | None) -> int:
     """Run a command of `COMMANDS`; an error that the user can fix is printed."""
     module, function, _ = COMMANDS[name]
+    if name in LIGHT:
+        prepare_package()
     kwargs = {"default_config": default_config} if name == "train" else {}
     from modeling_clip_vit.utils.errors import UserError, one_line
 
@@ -99,6 +107,13 @@ def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | 
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def prepare_package():
+    """Let the package's modules be imported without its `__init__`, unless that has run already."""
+    spec = find_spec("modeling_clip_vit")
+    if spec is not None and spec.name not in sys.modules:
+        sys.modules[spec.name] = module_from_spec(spec)
 
 
 if __name__ == "__main__":

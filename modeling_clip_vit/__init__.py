@@ -23,8 +23,7 @@ from .modeling_clip_vit import (
     ClipVitVisionModel,
     ClipVitVisionModelWithProjection,
 )
-
-__version__ = "0.1.0"
+from .utils.versions import __version__
 
 for _config_class, _model_class in (
     (ClipVitConfig, ClipVitModel),
@@ -50,4 +49,5 @@ __all__ = [
     "ClipVitVisionConfig",
     "ClipVitVisionModel",
     "ClipVitVisionModelWithProjection",
+    "__version__",
 ]

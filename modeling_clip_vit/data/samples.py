@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from .captions import MissingTextError, RowTexts, draw_texts, stable_number
+from .decoding import BadImageError, decode_image
 from .errors import DataError
 from .files.places import locate_image
-from .images import BadImageError, decode_image
 from .policies import SampleAugment
 from .rows import Row, Sample, SkippedSample
 from .transforms import NOISE_SIZE

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import BatchFeature
 
+from ..data.decoding import BadImageError, decode_image
 from ..data.errors import DataError
-from ..data.images import BadImageError, decode_all, decode_image, image_name, to_pixels
+from ..data.images import decode_all, image_name, to_pixels
 from ..data.rows import BadSamples
 from ..inference.embedding import check_finite
 from .corruptions import Corruption

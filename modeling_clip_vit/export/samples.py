@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
+from ..data.decoding import BadImageError, decode_image
 from ..data.errors import DataError
-from ..data.images import BadImageError, decode_image
 from ..data.sources import open_dataset
 from ..inference.embedding import text_options
 from ..runtimes.runtime import Inputs

@@ -13,8 +13,9 @@ from datasets import Dataset
 from PIL import Image
 
 from ..data.columns import check_columns, choose_image_column, choose_label_column, column_kinds
+from ..data.decoding import BadImageError, decode_image
 from ..data.errors import DataError
-from ..data.images import BadImageError, decode_image, image_name
+from ..data.images import image_name
 from ..data.labels import NO_CLASS, Labels, read_labels
 from ..data.sources import get_split, open_dataset
 from ..utils.errors import UserError

@@ -13,9 +13,9 @@ from PIL import Image
 
 from ..data.captions import find_texts
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
+from ..data.decoding import BadImageError, decode_image
 from ..data.errors import DataError
 from ..data.files.listing import is_local, list_files
-from ..data.images import BadImageError, decode_image
 from ..data.sources import open_dataset
 from ..utils.resources import find_data
 from .embedding import check_finite

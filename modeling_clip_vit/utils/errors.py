@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import StrictDataclassError
-
 logger = logging.getLogger(__name__)
 
 
@@ -30,6 +28,8 @@ def one_line(error: BaseException) -> str:
 
 def unwrap(error: BaseException) -> BaseException:
     """The error of a value, without the one that strict configurations put around it."""
+    from huggingface_hub.errors import StrictDataclassError  # here, for commands that start at once
+
     return (isinstance(error, StrictDataclassError) and error.__cause__) or error
 
 
@@ -44,7 +44,11 @@ def as_user_error() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (StrictDataclassError, ValueError) as error:
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError
+
+        if not isinstance(error, StrictDataclassError | ValueError):
+            raise
         raise UserError(one_line(unwrap(error))) from error
 
 

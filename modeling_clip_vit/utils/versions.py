@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .. import __version__
+#: Of this package; here, where reading it imports neither torch nor Transformers.
+__version__ = "0.1.0"
 
 
 def code_version() -> str:

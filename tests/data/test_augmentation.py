@@ -13,8 +13,9 @@ from transformers import CLIPImageProcessor
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.batches import ConceptBatchSampler
 from modeling_clip_vit.data.captions import CaptionOptions, stable_number
+from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.data.errors import DataError
-from modeling_clip_vit.data.images import decode_image, resize_part, to_pixels, to_tensor
+from modeling_clip_vit.data.images import resize_part, to_pixels, to_tensor
 from modeling_clip_vit.data.policies import SampleAugment, seeded
 from modeling_clip_vit.data.rows import Row
 from modeling_clip_vit.data.samples import SampleMaker

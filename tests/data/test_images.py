@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_clip_vit.data.images import BadImageError, decode_image, to_pixels
+from modeling_clip_vit.data.decoding import BadImageError, decode_image
+from modeling_clip_vit.data.images import to_pixels
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

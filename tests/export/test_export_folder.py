@@ -12,16 +12,9 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.data.images import decode_image
+from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.inference.loading import load_encoder
 from tests.support.processes import run_example
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory, checkpoint) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    assert main(["export", str(checkpoint), str(folder), "--format", "onnx"]) == 0
-    return folder
 
 
 def draw(kind: str, path: Path):

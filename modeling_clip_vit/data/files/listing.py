@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..columns import find_image_column
+from ..decoding import PICTURE_SUFFIXES
 from ..errors import DataError
-from ..images import PICTURE_SUFFIXES
+from .hidden import is_hidden
 from .tables import TABLE_SUFFIXES, peek_columns
 from .tars import TAR_SUFFIXES
 
@@ -35,8 +36,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "tars": TAR_SUFFIXES,
     "pictures": tuple(sorted(PICTURE_SUFFIXES)),
 }
-#: Names of folders and files that a system leaves behind.
-SYSTEM_NAMES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
 #: A folder, or a whole word in a file's name, that is one of these names a split.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -252,11 +251,6 @@ def walk(folder: Path) -> Iterator[Path]:
             yield from walk(entry)
         elif entry.is_file():
             yield entry
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or belongs to the system."""
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def kind_of_file(file: Path) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 
 from ...utils.errors import first_line
-from ..images import PICTURE_SUFFIXES
+from ..decoding import PICTURE_SUFFIXES
 from ..rows import Row, SkippedSample
 from .tables import check_text
 

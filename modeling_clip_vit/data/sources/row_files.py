@@ -9,10 +9,10 @@ from typing import Any
 from datasets import Image
 
 from ..columns import find_image_column
+from ..decoding import PICTURE_SUFFIXES
 from ..files.listing import METADATA, Listing, stamps, walk
 from ..files.tables import peek_columns, read_table
 from ..files.tars import IMAGE_EXTENSIONS, read_tar
-from ..images import PICTURE_SUFFIXES
 from ..rows import Row, SkippedSample
 from .row_source import RowSource
 from .source import NumberedRows, Splits, Wanted
