@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from transformers import AutoProcessor
 
+from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.training.models import build_processor
 from tests.support.datasets import write_squares
@@ -106,6 +107,14 @@ def checkpoint(tmp_path_factory) -> Path:
     model = small_model(text={"pooling": "mean", "is_causal": False})
     model.save_pretrained(folder)
     build_processor(tokenizer, image_size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, checkpoint) -> Path:
+    """That CLIP as ONNX."""
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    assert main(["export", str(checkpoint), str(folder), "--format", "onnx"]) == 0
     return folder
 
 
