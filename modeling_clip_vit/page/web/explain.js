@@ -1,0 +1,70 @@
+// Why a picture matches a text: cover a part of either, and see how much of the match is gone.
+
+import { dot } from "./vectors.js";
+
+/** Cells along each side; the square that covers a cell is twice as wide, so neighbours overlap. */
+export const CELLS = 8;
+
+/**
+ * A prepared picture with each of its parts covered in turn, by the picture's own mean colour.
+ *
+ * @param {Float32Array} pixels of shape (3, size, size)
+ */
+export function coveredPictures(pixels, size) {
+  const pictures = [];
+  const cell = size / CELLS, area = size * size;
+  const means = [0, 1, 2].map((channel) => {
+    const values = pixels.subarray(channel * area, (channel + 1) * area);
+    return values.reduce((sum, value) => sum + value, 0) / area;
+  });
+  for (let row = 0; row < CELLS; row++) {
+    for (let column = 0; column < CELLS; column++) {
+      const top = Math.max(0, Math.round((row - 0.5) * cell));
+      const left = Math.max(0, Math.round((column - 0.5) * cell));
+      const bottom = Math.min(size, Math.round((row + 1.5) * cell));
+      const right = Math.min(size, Math.round((column + 1.5) * cell));
+      const copy = pixels.slice();
+      for (let channel = 0; channel < 3; channel++) {
+        for (let y = top; y < bottom; y++) {
+          const at = (channel * size + y) * size;
+          copy.fill(means[channel], at + left, at + right);
+        }
+      }
+      pictures.push(copy);
+    }
+  }
+  return pictures;
+}
+
+/** The words of a text, in any script, each with the text that is left without it. */
+export function wordsWithout(text) {
+  const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
+  return [...segmenter.segment(text)]
+    .filter((part) => part.isWordLike)
+    .map(({ segment, index }) => ({
+      word: segment,
+      rest: `${text.slice(0, index)}${text.slice(index + segment.length)}`.replace(/\s+/g, " ").trim(),
+    }));
+}
+
+/**
+ * What each part of a picture and each word of a text adds to their cosine.
+ *
+ * @param towers both towers
+ * @param {Float32Array} pixels of shape (3, size, size)
+ * @param {string} text
+ * @param {(share: number) => void} step is told how much is done, from 0 to 1
+ */
+export async function explain(towers, pixels, size, text, step) {
+  const query = await towers.embedText(text);
+  const [vector] = await towers.embedPixels([pixels], size);
+  const score = dot(vector, query);
+  const covered = coveredPictures(pixels, size);
+  const vectors = await towers.embedPixels(covered, size, (n) => step(n / covered.length));
+  const parts = vectors.map((each) => score - dot(each, query));
+  const words = [];
+  for (const { word, rest } of wordsWithout(text)) {
+    if (rest) words.push({ word, value: score - dot(vector, await towers.embedText(rest)) });
+  }
+  return { score, cells: CELLS, parts, words };
+}
