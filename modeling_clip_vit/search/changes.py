@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .formats import can_be_tried_again
 from .scan import Scan
 from .state import column_batches
 
@@ -16,7 +17,8 @@ class Changes:
     """How a folder differs from the rows of its root.
 
     Args:
-        to_read: files that are new or have another size or time: `id`, `path`, `size`, `modified`.
+        to_read: files that are new, have another size or time, or could not be read for want of a
+            package that is there now: `path`, `size`, `modified`.
         changed: how many of them have a row already.
         vanished: ids of rows without a file.
         same: number of rows that are as they were.
@@ -28,23 +30,23 @@ class Changes:
     same: int
 
 
-def find_changes(scan: Scan, table: Any, prefix: str = "") -> Changes:
+def find_changes(scan: Scan, table: Any) -> Changes:
     """Compare the files of a folder with the rows of a table, by size and time.
 
     Args:
         scan: of the folder.
         table: of pictures.
-        prefix: what ids of this root begin with before the path.
     """
     rows = read_root(table, str(scan.root))
-    ids = scan.files["path"].combine_chunks()
-    if prefix:
-        ids = pc.binary_join_element_wise(prefix, ids, "")
-    files = scan.files.add_column(0, "id", ids)
-    places = pc.index_in(ids, value_set=rows["id"])
+    files, paths = scan.files, scan.files["path"].combine_chunks()
+    # Of a video's rows, which all say the same of their file, any will do.
+    places = pc.index_in(paths, value_set=rows["path"])
     equal = [pc.equal(files[name], rows[name].take(places)) for name in ("size", "modified")]
     is_same = pc.fill_null(pc.and_(*equal), False)
-    is_gone = pc.is_null(pc.index_in(rows["id"], value_set=ids))
+    errors = pc.unique(rows["error"]).drop_null().to_pylist()
+    again = pa.array([error for error in errors if can_be_tried_again(error)], pa.string())
+    is_same = pc.and_(is_same, pc.invert(pc.is_in(rows["error"].take(places), value_set=again)))
+    is_gone = pc.is_null(pc.index_in(rows["path"], value_set=paths))
     vanished = rows.filter(pc.and_(is_gone, pc.invert(is_below(rows["path"], scan.closed))))
     return Changes(
         to_read=files.filter(pc.invert(is_same)),
@@ -55,8 +57,8 @@ def find_changes(scan: Scan, table: Any, prefix: str = "") -> Changes:
 
 
 def read_root(table: Any, root: str) -> pa.Table:
-    """`id`, `path`, `size` and `modified` of the rows of a root."""
-    names = ["id", "path", "size", "modified"]
+    """`id`, `path`, `size`, `modified` and `error` of the rows of a root."""
+    names = ["id", "path", "size", "modified", "error"]
     schema = pa.schema([table.schema.field(name) for name in names])
     batches = [
         batch.filter(pc.equal(batch["root"], root)).select(names)

@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from ..data.decoding import BadImageError, decode_image
+from ..data.decoding import BadImageError
 from ..utils.packages import require
 from .encoders import ImageEncoder, TextEncoder
+from .formats import decode_still
 from .place import IndexPlace
+from .rows import read_picture
 from .schema import RESERVED_NAMES, TABLE, table_schema
 from .settings import (
     IndexModel,
@@ -124,6 +126,16 @@ class PictureIndex:
         """The names of the columns that the user chose."""
         return [name for name in self.columns if name not in RESERVED_NAMES]
 
+    def add_columns(self, types: Mapping[str, pa.DataType]):
+        """Add columns of the user's choice, null in all rows.
+
+        Args:
+            types: name -> type; columns that are there already stay as they are.
+        """
+        new = [pa.field(name, kind) for name, kind in types.items() if name not in self.columns]
+        if new:
+            self.table.add_columns(new)
+
     @cached_property
     def model_folder(self) -> Path:
         """The model of the index on this machine."""
@@ -164,13 +176,7 @@ class PictureIndex:
         Raises:
             PictureIndexError: it is not there any more, or lies outside its root.
         """
-        file = find_file(row)
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise PictureIndexError(
-                f"{row['id']!r} cannot be read: {error.strerror or error}"
-            ) from error
+        return read_picture(row, self.settings.sources)
 
     def open_picture(self, row: Mapping[str, Any], least_side: int = 0) -> Image.Image:
         """The picture of a row in RGB, upright.
@@ -183,20 +189,8 @@ class PictureIndex:
             PictureIndexError: it is not there any more, or cannot be decoded.
         """
         content = self.picture_bytes(row)
+        suffix = "" if row.get("time") is not None else Path(row["path"]).suffix.lower()
         try:
-            return decode_image(content, least_side)
+            return decode_still(content, suffix, least_side)
         except BadImageError as error:
             raise PictureIndexError(f"{row['id']!r} cannot be decoded: {error}") from error
-
-
-def find_file(row: Mapping[str, Any]) -> Path:
-    """The file of a row.
-
-    Raises:
-        PictureIndexError: it lies outside the folder that was indexed.
-    """
-    root = Path(row["root"]).resolve()
-    file = (root / row["path"]).resolve()
-    if not file.is_relative_to(root):
-        raise PictureIndexError(f"{row['id']!r} lies outside {row['root']!r}, and is not shown")
-    return file

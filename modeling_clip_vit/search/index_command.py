@@ -1,55 +1,166 @@
 """The command `clip-vit index`."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from ..utils.command_line import CommandParser
+from ..utils.errors import UserError, one_line
 from ..utils.packages import require
+from ..utils.resources import find_data
 from ..utils.versions import package_versions
 from .index import PictureIndex
 from .place import IndexPlace
 from .settings import SETTINGS_FILE, IndexSource, PictureIndexError, write_settings
+from .update import Report, Update, UpdateOptions
 
 #: Packages whose versions an index notes.
 PACKAGES = ("clip-vit", "lancedb", "onnxruntime", "pillow", "pyarrow", "tokenizers")
-
 #: What an index that was not finished may have left.
 OWN_NAMES = (".lock", "model", ".model.partial", "pictures.lance", "staging")
+#: Options of a dataset that an index remembers.
+DATASET_OPTIONS = ("split", "image_column", "caption_column", "columns")
 
 
 def run_index(arguments: list[str]) -> int:
     """Make an index of pictures, or bring it in step with them."""
     options = build_parser().parse(arguments, IndexOptions)
     require(("lancedb", "onnxruntime", "tokenizers"), "search", "clip-vit index")
-    from .update import FolderUpdate, UpdateOptions
-
-    threads = options.threads or os.cpu_count() or 1
-    root = Path(options.images).expanduser().resolve()
-    if not root.is_dir():
-        raise PictureIndexError(f"no folder {options.images!r} (looked in {Path.cwd()})")
     place = IndexPlace(options.index)
     check_place(place)
+    report, count = index_once(place, options)
+    print(f"{options.index}: {report}; {count:,} pictures in the index")
+    if options.watch:
+        follow(place, options)
+    return 0
+
+
+def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
+    """Bring an index in step once; what was done, and how many pictures it then has."""
     with locked(place):
         index = open_or_create(place, options.checkpoint, options.precision)
-        encoder: Any = index.image_encoder(threads)
-        update = FolderUpdate(
-            index, root, encoder, UpdateOptions(threads, options.batch_size, options.allow_empty)
-        )
-        if index.settings.find_source(str(root)) is None:
-            index.settings.sources.append(IndexSource(str(root), "files"))
-            write_settings(place, index.settings)
-        report = update.run()
+        source = find_or_add_source(index, options)
+        report = update_source(index, source, options)
         index.settings.versions = package_versions(*PACKAGES)
         write_settings(place, index.settings)
-    print(f"{options.index}: {report}")
-    print(f"{index.table.count_rows():,} pictures in the index")
-    return 0
+        return report, index.table.count_rows()
+
+
+def follow(place: IndexPlace, options: Any):
+    """Bring an index in step whenever something changes in its folder, until interrupted."""
+    require(("watchfiles",), "search", "--watch")
+    import watchfiles
+
+    folder = Path(options.images).expanduser()
+    if not folder.is_dir():
+        raise PictureIndexError(f"--watch follows a folder, and {options.images!r} is none")
+    print(f"watching {folder}; Ctrl-C ends", file=sys.stderr)
+    for _ in watchfiles.watch(folder, debounce=2000, raise_interrupt=False):
+        try:
+            report, count = index_once(place, options)
+            print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
+        except UserError as error:  # a folder that is renamed now may be back in a moment
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            if not folder.is_dir():
+                return
+
+
+def find_or_add_source(index: PictureIndex, options: Any) -> IndexSource:
+    """The source of a path as the index knows it, or noted now.
+
+    Raises:
+        PictureIndexError: an option of a dataset is another than at first.
+    """
+    path = find_data(options.images)
+    is_here = "://" not in path and Path(path).expanduser().exists()
+    path = str(Path(path).expanduser().resolve()) if is_here else path
+    source = index.settings.find_source(path)
+    given = {name: getattr(options, name) for name in DATASET_OPTIONS if getattr(options, name)}
+    if source is None:
+        source = IndexSource(path, kind_of(path, bool(given)), given)
+        if options.video_seconds is not None:
+            source.options["video_seconds"] = options.video_seconds
+        return source
+    for name, value in given.items():
+        if source.options.get(name) != value:
+            raise PictureIndexError(
+                f"--{name} {value} is not what {path!r} was indexed with "
+                f"({source.options.get(name)}): make an index of its own"
+            )
+    return source
+
+
+def kind_of(path: str, has_dataset_options: bool) -> str:
+    """Whether a path is a folder of picture files or a dataset, by the rule of all commands.
+
+    Raises:
+        DataError: it is neither.
+    """
+    from ..utils.models import import_models
+
+    import_models()
+    from ..data.errors import DataError
+    from ..data.files.listing import is_local, list_files
+
+    if has_dataset_options or not is_local(path):
+        return "dataset"
+    try:
+        is_dataset = list_files(path).kind != "pictures"
+    except DataError:
+        # Only pictures that datasets do not have, such as RAW; or nothing, which is said later.
+        if not Path(path).is_dir():
+            raise
+        return "files"
+    if not is_dataset and not Path(path).is_dir():
+        raise PictureIndexError(f"{path!r} is a picture: name the folder that it lies in")
+    return "dataset" if is_dataset else "files"
+
+
+def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Report:
+    """Bring the rows of a source in step."""
+    threads = options.threads or os.cpu_count() or 1
+    seconds = source.options.get("video_seconds")
+    encoder: Any = index.image_encoder(threads)
+    if source.kind == "files":
+        from .folder import plan_folder
+
+        plan = plan_folder(index, Path(source.path), options.allow_empty, seconds is not None)
+        note_source(index, source)
+    else:
+        plan, states = plan_rows(index, source)
+    update = Update(index, encoder, UpdateOptions(threads, options.batch_size, seconds or 10.0))
+    report = update.run(plan)
+    if source.kind == "dataset":
+        source.options["files"] = states
+    return report
+
+
+def plan_rows(index: PictureIndex, source: IndexSource) -> tuple[Any, dict[str, Any]]:
+    """The plan for a dataset, and the state of its files to note once it is done."""
+    from ..utils.models import import_models
+
+    import_models()
+    from .dataset import DatasetOptions, DatasetReader, plan_dataset
+
+    chosen = {name: source.options[name] for name in DATASET_OPTIONS if name in source.options}
+    reader = DatasetReader(source.path, DatasetOptions(**chosen))
+    index.add_columns(reader.column_types())
+    source.options |= {"root": reader.root, "image_column": reader.image_column}
+    note_source(index, source)
+    return plan_dataset(index, source, reader)
+
+
+def note_source(index: PictureIndex, source: IndexSource):
+    """Write down a source before its first picture, which a killed run may leave."""
+    if source not in index.settings.sources:
+        index.settings.sources.append(source)
+        write_settings(index.place, index.settings)
 
 
 def check_place(place: IndexPlace):
@@ -70,7 +181,7 @@ def check_place(place: IndexPlace):
             )
 
 
-def open_or_create(place: IndexPlace, checkpoint: str, precision: str) -> PictureIndex:
+def open_or_create(place: IndexPlace, checkpoint: str, precision: str | None) -> PictureIndex:
     """The index of a place, made with a model if there is none yet.
 
     Raises:
@@ -80,13 +191,13 @@ def open_or_create(place: IndexPlace, checkpoint: str, precision: str) -> Pictur
 
     if place.read(SETTINGS_FILE) is not None:
         index = PictureIndex.open(place.name)
-        precision = index.settings.options.get("precision", precision)
-        model = find_model(checkpoint, precision)
+        model = find_model(checkpoint, precision or index.settings.options["precision"])
         index.check_model(checkpoint, model.fingerprint)
         return index
-    model = find_model(checkpoint, precision)
+    model = find_model(checkpoint, precision or "fp32")
     with exported(model) as (described, folder):
-        return PictureIndex.create(place.name, described, folder, options={"precision": precision})
+        options = {"precision": model.precision}
+        return PictureIndex.create(place.name, described, folder, options=options)
 
 
 @contextmanager
@@ -120,16 +231,29 @@ class IndexOptions:
     """How to index.
 
     Args:
-        precision: number format of the model in a new index; `int8` is faster on a CPU.
+        precision: number format of the model in a new index; `int8` is faster on a CPU. The default
+            is fp32, and for an index that is there its own.
+        watch: go on, and follow every change in the folder until interrupted.
         threads: threads that read pictures and that the model computes with; all cores by default.
         batch_size: pictures that are embedded at a time.
+        video_seconds: index videos, too, with a frame at every so many seconds.
         allow_empty: take a folder that has become empty out of the index.
+        split: split to index, if `images` is a dataset; all by default.
+        image_column: column with the images, if `images` is a dataset; guessed by default.
+        caption_column: column with texts to keep, if `images` is a dataset; guessed by default.
+        columns: further columns of a dataset to keep, for filters.
     """
 
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "int8"] | None = None
+    watch: bool = False
     threads: PositiveInt | None = None
     batch_size: PositiveInt = 64
+    video_seconds: PositiveFloat | None = None
     allow_empty: bool = False
+    split: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    columns: list[str] = field(default_factory=list)
 
 
 def build_parser() -> CommandParser:
@@ -145,7 +269,9 @@ def build_parser() -> CommandParser:
         type=str,
         help="checkpoint of any peer, or model exported to ONNX: a folder or a Hub id",
     )
-    parser.add_argument("images", type=str, help="folder of pictures, with its sub-folders")
+    parser.add_argument(
+        "images", type=str, help="folder of pictures with its sub-folders, or a dataset"
+    )
     parser.add_argument("index", type=str, help="folder or s3:// URL of the index")
     parser.add_class_arguments(IndexOptions)
     return parser

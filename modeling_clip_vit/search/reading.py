@@ -4,7 +4,6 @@ Shape legend: `S` side in pixels.
 """
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.decoding import BadImageError, decode_image
+from ..data.decoding import BadImageError
+from ..utils.packages import MissingPackageError
 from .encoders import Preparation
+from .formats import VIDEO_SUFFIXES, decode_still, open_header, video_frames
 from .metadata import read_metadata
 
 #: Larger files are not read into memory.
@@ -23,16 +24,28 @@ LARGEST_FILE = 2**30
 
 @dataclass
 class Item:
-    """One picture to index.
+    """One picture to index, or one video.
 
     Args:
         columns: what is known before it is read: id, path, root, name, size, modified, and those of
             a dataset's row.
         content: the encoded picture, where it is no file of its own.
+        error: why it cannot be read, if that is known beforehand.
     """
 
     columns: dict[str, Any]
     content: bytes | None = None
+    error: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """How the name of its file ends, in lower case."""
+        return Path(self.columns["path"]).suffix.lower() if self.content is None else ""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a file of many pictures."""
+        return self.suffix in VIDEO_SUFFIXES
 
 
 @dataclass
@@ -42,13 +55,11 @@ class Prepared:
     Args:
         columns: of its row.
         pixels: uint8 (S, S, 3); None where it could not be read or its content is known.
-        is_known: whether the index has the vector of this content already.
         is_gone: whether the file is no longer there.
     """
 
     columns: dict[str, Any] = field(default_factory=dict)
     pixels: np.ndarray | None = None
-    is_known: bool = False
     is_gone: bool = False
 
 
@@ -58,43 +69,69 @@ class PictureReader:
     Args:
         preparation: of the model.
         is_known: whether the index has the vector of a content with this SHA-256 (hexadecimal).
+        video_seconds: seconds between two frames of a video.
     """
 
-    def __init__(self, preparation: Preparation, is_known: Callable[[str], bool] = lambda _: False):
+    def __init__(
+        self,
+        preparation: Preparation,
+        is_known: Callable[[str], bool] = lambda _: False,
+        video_seconds: float = 10.0,
+    ):
         self.preparation, self.is_known = preparation, is_known
+        self.video_seconds = video_seconds
 
-    def __call__(self, item: Item) -> Prepared:
-        """Read one picture; what is wrong with it goes into the column `error`."""
-        columns = dict(item.columns)
+    def __call__(self, item: Item) -> list[Prepared]:
+        """Read one picture, or the frames of a video; what is wrong goes into `error`."""
+        if item.error is not None:
+            return [Prepared(item.columns | {"error": item.error})]
         try:
-            content = item.content if item.content is not None else read_file(columns)
-            columns["sha256"] = hashlib.sha256(content).hexdigest()
-            if self.is_known(columns["sha256"]):
-                return Prepared(columns, is_known=True)
-            found, pixels = self.decode(content)
-            return Prepared(columns | found, pixels)
+            return self.read_video(item) if item.is_video else [self.read_picture(item)]
         except FileNotFoundError:
-            return Prepared(columns, is_gone=True)
-        except (OSError, BadImageError) as error:
+            return [Prepared(item.columns, is_gone=True)]
+        except (OSError, BadImageError, MissingPackageError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return Prepared(columns | {"error": reason or type(error).__name__})
+            return [Prepared(item.columns | {"error": reason or type(error).__name__})]
 
-    def decode(self, content: bytes) -> tuple[dict[str, Any], np.ndarray]:
-        """What the file says of a picture with the hashes of its pixels, and pixels for the model.
+    def read_picture(self, item: Item) -> Prepared:
+        """Read one picture; one of a known content is not decoded."""
+        content = item.content if item.content is not None else read_file(item.columns)
+        columns = item.columns | {"sha256": hashlib.sha256(content).hexdigest()}
+        if self.is_known(columns["sha256"]):
+            return Prepared(columns)
+        image = decode_still(content, item.suffix, self.preparation.least_side)
+        columns["width"], columns["height"] = image.size
+        header = open_header(content, item.suffix)
+        if header is not None:
+            with header:
+                columns |= read_metadata(header)
+        return self.describe(columns, image)
 
-        Raises:
-            BadImageError: it cannot be decoded.
-        """
-        image = decode_image(content, self.preparation.least_side)
-        with Image.open(io.BytesIO(content)) as opened:
-            columns = read_metadata(opened)
+    def read_video(self, item: Item) -> list[Prepared]:
+        """Frames of a video, each a row of its own with its time."""
+        path = Path(item.columns["root"]) / item.columns["path"]
+        digest = hash_file(path)
+        frames = []
+        for time, image in video_frames(path, self.video_seconds):
+            columns = item.columns | {
+                "id": f"{item.columns['id']}#t={time:g}",
+                "name": f"{item.columns['name']} {clock(time)}",
+                "time": time,
+                "sha256": hashlib.sha256(f"{digest}#t={time:g}".encode()).hexdigest(),
+            }
+            columns["width"], columns["height"] = image.size
+            frames.append(self.describe(columns, image))
+        return frames
+
+    def describe(self, columns: dict[str, Any], image: Image.Image) -> Prepared:
+        """Hashes of a decoded picture, and its pixels for the model."""
         columns["pixel_hash"] = hash_pixels(image)
         columns["perceptual_hash"] = hash_looks(image)
-        return columns, self.preparation(image)
+        return Prepared(columns, self.preparation(image))
 
 
 def read_file(columns: dict[str, Any]) -> bytes:
-    """The content of a file, whose size is then what was read.
+    """The content of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -103,6 +140,12 @@ def read_file(columns: dict[str, Any]) -> bytes:
     if columns["size"] > LARGEST_FILE:
         raise BadImageError(f"{columns['size']:,} bytes are more than {LARGEST_FILE:,}")
     return (Path(columns["root"]) / columns["path"]).read_bytes()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_pixels(image: Image.Image) -> str:
@@ -121,3 +164,9 @@ def hash_looks(image: Image.Image) -> int:
     grey = np.asarray(small, dtype=np.int16)
     bits = (grey[:, :-1] < grey[:, 1:]).flatten()
     return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds, such as 0:02:05."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

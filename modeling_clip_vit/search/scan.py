@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..data.decoding import PICTURE_SUFFIXES
 from ..data.files.hidden import is_hidden
+from .formats import STILL_SUFFIXES, has_developed_twin
 from .settings import PictureIndexError
 
 SCAN_SCHEMA = pa.schema(
@@ -33,10 +33,10 @@ class Scan:
     left_out: list[str] = field(default_factory=list)
 
 
-def scan_folder(root: Path, suffixes: frozenset[str] = PICTURE_SUFFIXES) -> Scan:
+def scan_folder(root: Path, suffixes: frozenset[str] = STILL_SUFFIXES) -> Scan:
     """List the picture files below a folder, in the order of their paths.
 
-    Hidden files are passed over, and links that lead out of the folder.
+    Hidden files are passed over, links that lead out of the folder, and a RAW beside its JPEG.
 
     Args:
         root: the folder.
@@ -72,9 +72,10 @@ def walk(scan: Scan, folder: str, suffixes: frozenset[str]) -> Iterator[tuple[st
     except OSError:
         scan.closed.append(folder)
         return
+    names = {entry.name.lower() for entry in found}
     for entry in found:
         name = entry.name
-        if is_hidden(name):
+        if is_hidden(name) or has_developed_twin(names, name):
             continue
         path = f"{folder}/{name}" if folder else name
         try:

@@ -45,14 +45,19 @@ class IndexSource:
     """Where pictures of an index come from.
 
     Args:
-        path: of the folder or dataset; the `root` of its rows.
+        path: of the folder or dataset.
         kind: `files`, or `dataset` for everything that is read row by row.
-        options: how it is read.
+        options: how it is read; of a dataset also the state of its files, when all was indexed.
     """
 
     path: str
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """The `root` of its rows."""
+        return self.options.get("root", self.path)
 
 
 @dataclass

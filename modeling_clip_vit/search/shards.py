@@ -8,6 +8,7 @@ Shape legend: `N` pictures, `S` side in pixels, `P` projection.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -58,9 +59,8 @@ class ShardEmbedder:
         rows: list[dict[str, Any]] = []
         vectors: list[np.ndarray | None] = []
         gone: list[str] = []
-        for batch in batched(
-            map_ahead(self.pool, self.reader, items, 2 * self.batch_size), self.batch_size
-        ):
+        read = map_ahead(self.pool, self.reader, items, 2 * self.batch_size)
+        for batch in batched(chain.from_iterable(read), self.batch_size):
             kept = [prepared for prepared in batch if not prepared.is_gone]
             gone += [prepared.columns["id"] for prepared in batch if prepared.is_gone]
             rows += [prepared.columns for prepared in kept]

@@ -1,33 +1,26 @@
-"""Bring the table of an index in step with a folder: new, changed, moved and deleted files."""
+"""Bring the table of an index in step with its pictures: new, changed, moved and deleted ones."""
 
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..utils.folders import saving
-from .changes import Changes, find_changes
+from .changes import read_root
 from .index import PictureIndex
 from .known import KnownContents, fill_known
 from .place import HINT
 from .reading import Item, PictureReader
-from .scan import Scan, scan_folder
 from .schema import VECTOR
-from .settings import PictureIndexError
 from .shards import PixelEncoder, ShardEmbedder
 from .state import delete_ids, upsert
 
-logger = logging.getLogger(__name__)
-
-#: Pictures of a shard, which is one commit.
-SHARD_SIZE = 1024
 #: How long versions of the table are kept for searches that have them open.
 KEPT = timedelta(hours=1)
 #: Seconds between two lines of progress.
@@ -41,12 +34,38 @@ class UpdateOptions:
     Args:
         threads: threads that read and decode pictures.
         batch_size: pictures that are embedded at a time.
-        allow_empty: whether a folder that has become empty empties its part of the index.
+        video_seconds: seconds between two frames of a video.
     """
 
     threads: int
     batch_size: int = 64
-    allow_empty: bool = False
+    video_seconds: float = 10.0
+
+
+@dataclass
+class Plan:
+    """What is to be done for one source of pictures.
+
+    Args:
+        root: of its rows.
+        shards: what to read, a shard at a time.
+        total: number of pictures to read; None if it is not known.
+        changed: how many of them have a row already.
+        same: number of rows that are as they were.
+        vanished: ids of rows without a picture.
+        several: files with several pictures, by what the ids of their rows begin with before `#`;
+            other rows of theirs are taken out in the end.
+        check: raises an error if the source is not there any more.
+    """
+
+    root: str
+    shards: Iterable[list[Item]]
+    total: int | None
+    changed: int = 0
+    same: int = 0
+    vanished: list[str] = field(default_factory=list)
+    several: set[str] = field(default_factory=set)
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -69,129 +88,68 @@ class Report:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        counts = [
-            f"{value:,} {name}"
-            for name in ("new", "changed", "moved", "deleted", "unreadable")
-            if (value := getattr(self, name))
-        ]
+        names = ("new", "changed", "moved", "deleted", "unreadable")
+        counts = [f"{value:,} {name}" for name in names if (value := getattr(self, name))]
         read = self.new + self.changed
-        speed = f", {read / self.seconds:.0f} files/s" if read and self.seconds else ""
+        speed = f", {read / self.seconds:.0f} pictures/s" if read and self.seconds else ""
         return f"{', '.join(counts) or 'nothing new'}, {self.same:,} as before{speed}"
 
 
-class FolderUpdate:
-    """One run over a folder of picture files.
+class Update:
+    """One run over one source of pictures.
 
     Args:
         index: to bring in step.
-        root: the folder.
         encoder: embeds pixels.
         options: how.
     """
 
-    def __init__(
-        self, index: PictureIndex, root: Path, encoder: PixelEncoder, options: UpdateOptions
-    ):
+    def __init__(self, index: PictureIndex, encoder: PixelEncoder, options: UpdateOptions):
         self.index, self.encoder, self.options = index, encoder, options
-        self.root = root.expanduser().resolve()
         self.table = index.table
-        self.prefix = id_prefix(index, self.root)
+        self.known = KnownContents.read(self.table)
         self.report = Report()
+        #: Ids of rows that were put in, of files with several pictures.
+        self.seen: set[str] = set()
+        #: Ids of files that were gone when they were to be read.
+        self.gone: set[str] = set()
 
-    def run(self) -> Report:
-        """Bring the table in step, a shard at a time.
+    def run(self, plan: Plan) -> Report:
+        """Bring the table in step, a shard at a time; rows are taken out last.
 
         Raises:
-            PictureIndexError: the folder is not there, has become empty, or vanishes meanwhile.
+            PictureIndexError: the source vanishes meanwhile.
             SaveError: the disk is full.
         """
         started = time.monotonic()
-        scan = scan_folder(self.root)
-        changes = find_changes(scan, self.table, self.prefix)
-        self.check(scan, changes)
-        self.warn(scan)
-        vanished = set(changes.vanished)
+        vanished = set(plan.vanished)
+        progress = Progress(plan.total)
+        done = 0
         with ThreadPoolExecutor(self.options.threads) as pool:
-            gone = self.embed_all(changes, vanished, pool)
-        self.report.same = changes.same
-        deleted = sorted(vanished.union(gone))
-        self.check_root()
-        with saving(self.index.name, HINT):
-            delete_ids(self.table, deleted)
-            self.report.deleted = max(0, len(vanished) - self.report.moved)
-            if changes.to_read.num_rows or deleted:
-                self.table.optimize(cleanup_older_than=KEPT)
+            embed, embed_anew = self.embedders(pool)
+            for items in plan.shards:
+                rows = self.embed_shard(items, embed, embed_anew, vanished)
+                plan.check()
+                self.commit(rows, plan.several)
+                done += rows.num_rows
+                progress(done)
+        plan.check()
+        self.take_out(plan, vanished, bool(done))
+        self.report.changed, self.report.same = plan.changed, plan.same
+        self.report.new = max(0, done - plan.changed - self.report.moved)
         self.report.seconds = time.monotonic() - started
         return self.report
 
-    def check(self, scan: Scan, changes: Changes):
-        """Refuse to take a folder for empty that may only not be mounted.
+    def embedders(self, pool: ThreadPoolExecutor) -> tuple[ShardEmbedder, ShardEmbedder]:
+        """What embeds a shard, and what does so though the content seems known."""
+        preparation, options = self.index.image_encoder().preparation, self.options
 
-        Raises:
-            PictureIndexError: it is empty.
-        """
-        if scan.files.num_rows or scan.closed:
-            return
-        if not changes.vanished:
-            raise PictureIndexError(f"{str(self.root)!r} holds no picture")
-        if not self.options.allow_empty:
-            raise PictureIndexError(
-                f"{str(self.root)!r} holds no picture any more, but {len(changes.vanished):,} "
-                "are in the index: if its disk is there, --allow_empty takes them out"
-            )
+        def make(is_known: Callable[[str], bool]) -> ShardEmbedder:
+            reader = PictureReader(preparation, is_known, options.video_seconds)
+            schema = self.index.schema
+            return ShardEmbedder(reader, self.encoder, schema, pool, options.batch_size)
 
-    def warn(self, scan: Scan):
-        """Say what is passed over, the first few by name."""
-        closed = [f"{folder or '.'!r} (a folder that cannot be read)" for folder in scan.closed]
-        left_out = closed + scan.left_out
-        if left_out:
-            more = [f"and {len(left_out) - 5} more"] if len(left_out) > 5 else []
-            logger.warning("left out of %s: %s", self.root, "; ".join(left_out[:5] + more))
-
-    def check_root(self):
-        """Stop if the folder is not there any more.
-
-        Raises:
-            PictureIndexError: it is not; what was indexed before stays.
-        """
-        if not self.root.is_dir():
-            raise PictureIndexError(
-                f"{str(self.root)!r} is not there any more: nothing was taken out of the index, "
-                "and the next run goes on"
-            )
-
-    def embed_all(
-        self, changes: Changes, vanished: set[str], pool: ThreadPoolExecutor
-    ) -> list[str]:
-        """Read, embed and commit what is new or changed; the ids of files that are gone."""
-        known = KnownContents.read(self.table)
-        preparation = self.index.image_encoder().preparation
-        readers = PictureReader(preparation, known.__contains__), PictureReader(preparation)
-        embed, embed_anew = (
-            ShardEmbedder(reader, self.encoder, self.index.schema, pool, self.options.batch_size)
-            for reader in readers
-        )
-        total, done, gone = changes.to_read.num_rows, 0, []
-        progress = Progress(total)
-        for items in self.shards(changes.to_read):
-            rows, missing = self.embed_shard(items, embed, embed_anew, vanished)
-            self.check_root()
-            with saving(self.index.name, HINT):
-                upsert(self.table, rows)
-            gone += missing
-            done += len(items)
-            progress(done)
-        self.report.changed = changes.changed
-        self.report.new = total - changes.changed - self.report.moved - len(gone)
-        return gone
-
-    def shards(self, files: pa.Table) -> Iterator[list[Item]]:
-        """The files to read, a shard at a time."""
-        for start in range(0, files.num_rows, SHARD_SIZE):
-            yield [
-                Item({**row, "root": str(self.root), "name": row["path"].rpartition("/")[2]})
-                for row in files.slice(start, SHARD_SIZE).to_pylist()
-            ]
+        return make(self.known.__contains__), make(lambda _: False)
 
     def embed_shard(
         self,
@@ -199,39 +157,62 @@ class FolderUpdate:
         embed: Callable[[list[Item]], tuple[pa.Table, list[str]]],
         embed_anew: Callable[[list[Item]], tuple[pa.Table, list[str]]],
         vanished: set[str],
-    ) -> tuple[pa.Table, list[str]]:
-        """The rows of a shard, and the ids of files that are gone."""
+    ) -> pa.Table:
+        """The rows of a shard, complete."""
         rows, gone = embed(items)
+        self.gone.update(gone)
         rows, origins = fill_known(rows, self.table)
         lost = pc.and_(pc.is_null(rows[VECTOR]), pc.is_null(rows["error"]))
         if pc.any(lost).as_py():  # a hash that only begins like a known one
             ids = set(rows["id"].filter(lost).to_pylist())
-            again, more = embed_anew([item for item in items if item.columns["id"] in ids])
-            rows, gone = pa.concat_tables([rows.filter(pc.invert(lost)), again]), gone + more
+            again, _ = embed_anew([item for item in items if item.columns["id"] in ids])
+            rows = pa.concat_tables([rows.filter(pc.invert(lost)), again])
+        self.count(rows, origins, vanished)
+        return rows
+
+    def count(self, rows: pa.Table, origins: pa.Table, vanished: set[str]):
+        """Count rows that could not be read, and those whose vectors come from vanished ones."""
         self.report.unreadable += rows.num_rows - rows["error"].null_count
-        moved_from = {row["sha256"] for row in origins.to_pylist() if row["id"] in vanished}
-        own = set(origins["id"].to_pylist())
-        self.report.moved += sum(
-            row["sha256"] in moved_from and row["id"] not in own
-            for row in rows.select(["id", "sha256"]).to_pylist()
-        )
-        return rows, gone
+        sources = origins.to_pylist()
+        moved_from = {row["sha256"] for row in sources if row["id"] in vanished}
+        own = {row["id"] for row in sources}
+        for row in rows.select(["id", "sha256"]).to_pylist() if moved_from else []:
+            self.report.moved += row["sha256"] in moved_from and row["id"] not in own
 
+    def commit(self, rows: pa.Table, several: set[str]):
+        """Put the rows of a shard into the table."""
+        with saving(self.index.name, HINT):
+            upsert(self.table, rows)
+        if several:
+            ids = rows["id"].to_pylist()
+            self.seen.update(row_id for row_id in ids if holder_of(row_id) in several)
 
-def id_prefix(index: PictureIndex, root: Path) -> str:
-    """What ids of a root begin with: nothing for the first one, so that its ids are the paths."""
-    first = next(iter(index.settings.sources), None)
-    return "" if first is None or first.path == str(root) else f"{root.as_posix()}/"
+    def take_out(self, plan: Plan, vanished: set[str], has_new: bool):
+        """Delete the rows of what is not there any more, and put the table in order."""
+        left = self.left_over(plan)
+        deleted = sorted(vanished | self.gone | left)
+        with saving(self.index.name, HINT):
+            delete_ids(self.table, deleted)
+            if has_new or deleted:
+                self.table.optimize(cleanup_older_than=KEPT)
+        self.report.deleted = max(0, len(vanished | left) - self.report.moved)
+
+    def left_over(self, plan: Plan) -> set[str]:
+        """Ids of earlier rows of files with several pictures, such as a video that was cut."""
+        if not plan.several:
+            return set()
+        ids = read_root(self.table, plan.root)["id"].to_pylist()
+        return {row_id for row_id in ids if holder_of(row_id) in plan.several} - self.seen
 
 
 class Progress:
     """Says on stderr how far a run is, now and then.
 
     Args:
-        total: pictures to read.
+        total: pictures to read; None if it is not known.
     """
 
-    def __init__(self, total: int):
+    def __init__(self, total: int | None):
         self.total, self.started = total, time.monotonic()
         self.said = self.started
 
@@ -240,5 +221,17 @@ class Progress:
         now = time.monotonic()
         if now - self.said > PROGRESS_SECONDS:
             self.said = now
+            of = "" if self.total is None else f" of {self.total:,}"
             speed = done / (now - self.started)
-            print(f"{done:,} of {self.total:,} files, {speed:.0f} files/s", file=sys.stderr)
+            print(f"{done:,}{of} pictures, {speed:.0f}/s", file=sys.stderr)
+
+
+def holder_of(row_id: str) -> str:
+    """What an id has before its last `#`: the file that holds the picture."""
+    return row_id.rpartition("#")[0] or row_id
+
+
+def prefixed(index: PictureIndex, root: str) -> str:
+    """What ids of a root begin with: nothing for the first source, so that its ids are paths."""
+    first: Any = next(iter(index.settings.sources), None)
+    return "" if first is None or first.root == root else f"{root}/"

@@ -53,6 +53,10 @@ class HubDataset:
     def __init__(self, path: str):
         self.path = path
 
+    def split_names(self) -> list[str]:
+        """The names of the splits."""
+        return builder_splits(load_dataset_builder(self.path))
+
     def load(self) -> Splits:
         """Every split, downloaded."""
         splits = load_dataset(self.path)
@@ -80,6 +84,10 @@ class RemoteFile:
             ends = ", ".join(end for ends in REMOTE_KINDS.values() for end in ends)
             raise DataError(f"{path!r} must end in one of {ends}")
         self.path, self.kind = path, kind
+
+    def split_names(self) -> list[str]:
+        """All files are one split."""
+        return ["train"]
 
     def load(self) -> Splits:
         """Random access to a file of another system would read it again and again.
@@ -120,6 +128,12 @@ class BuilderFiles:
         self.has_card = listing.kind == "card"
         #: What `datasets` calls the reader of these files.
         self.reader = str(listing.place) if self.has_card else listing.kind
+
+    def split_names(self) -> list[str]:
+        """The names of the splits."""
+        if self.has_card:
+            return builder_splits(load_dataset_builder(self.reader))
+        return list(self.listing.files)
 
     def load(self) -> Splits:
         """Every split, as its files are now."""
@@ -162,6 +176,10 @@ class SavedDataset:
         """The splits as they were saved."""
         saved = load_from_disk(str(self.folder))
         return DatasetDict(train=saved) if isinstance(saved, Dataset) else saved
+
+    def split_names(self) -> list[str]:
+        """The names of the splits."""
+        return list(self.open())
 
     def load(self) -> Splits:
         """Every split."""
@@ -241,7 +259,7 @@ def stream_builder(
     Raises:
         DataError: there is no such split or column.
     """
-    splits = [str(name) for name in builder.config.data_files or builder.info.splits or {}]
+    splits = builder_splits(builder)
     if splits:
         refuse_missing_split(path, split, splits)
     files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
@@ -256,6 +274,11 @@ def stream_builder(
         builder.config.columns = list(dict.fromkeys(columns))
         rows = builder.as_streaming_dataset(split)
     return DatasetShards(path, rows, files)
+
+
+def builder_splits(builder: DatasetBuilder) -> list[str]:
+    """The names of the splits of what `datasets` would load; none if it does not know them."""
+    return [str(name) for name in builder.config.data_files or builder.info.splits or {}]
 
 
 def cache_for(builder: DatasetBuilder) -> str:

@@ -70,6 +70,10 @@ class RowSource(ABC):
             check_columns(known, columns, self.path)
         return shards
 
+    def split_names(self) -> list[str]:
+        """The names of the splits."""
+        return list(self.shards)
+
     def load(self) -> Splits:
         """Every split as a table.
 

@@ -57,6 +57,9 @@ class Source(Protocol):
 
     path: str
 
+    def split_names(self) -> list[str]:
+        """The names of the splits."""
+
     def load(self) -> Splits:
         """Every split as a table, with random access; images stay encoded.
 
