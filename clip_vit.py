@@ -38,10 +38,11 @@ COMMANDS = {
         "run_export",
         "export a checkpoint to ONNX, OpenVINO, torch.export or ExecuTorch",
     ),
+    "push": ("hub.command", "run_push", "upload a model, an index, a page or a dataset to the Hub"),
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("index",))
+LIGHT = frozenset(("index", "push"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

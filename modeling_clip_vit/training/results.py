@@ -16,8 +16,9 @@ from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..evaluation.tasks import TASKS
 from ..export.folder import export_clip
 from ..hub.base_model import BaseModel
+from ..hub.contents import read_contents
 from ..hub.model_card import CardFacts
-from ..hub.push import push
+from ..hub.push import PushOptions, push
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..runtimes.openvino import has_hooks
@@ -290,11 +291,11 @@ class RunResults:
 
     def push(self):
         """Upload what this run wrote, or list what would go up."""
-        repo_id, files = str(self.args.run.hub_model_id), sorted(self.files)
+        repo_id, contents = str(self.args.run.hub_model_id), read_contents(self.folder, self.files)
         if self.args.run.hub_dry_run:
-            print(f"would push to {repo_id}:", *files, sep="\n  ")
+            print(f"would push to {repo_id}:\n{contents.describe()}")
         else:
-            print(f"pushed to {push(self.folder, repo_id, files)}")
+            print(f"pushed to {push(contents, repo_id, PushOptions()).url}")
 
 
 def print_summary(folder: Path, metrics: Sequence[Metric]):

@@ -16,6 +16,10 @@ from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_sett
 YAML_1_2 = "yaml_1_2"
 
 
+#: Values that an option which is true, false or null may be given.
+FLAG_VALUES = [[word] for word in ("true", "false", "null", "True", "False", "None")]
+
+
 class Yaml12Loader(yaml.SafeLoader):
     """YAML 1.2: `yes`, `no`, `on` and `off` are words, and `1e-4` is a number."""
 
@@ -88,6 +92,7 @@ def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[st
     """Turn a command line as people write it into one that jsonargparse accepts.
 
     A list may be written without brackets (`--caption_columns en,zh` or `--caption_columns en zh`),
+    an option that is true or false without `true`,
     `None` means null where null is allowed, and `~` is the home folder wherever a path begins.
 
     Args:
@@ -97,6 +102,8 @@ def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[st
     result: list[str] = []
     for name, values in group(arguments):
         kind = types_by_name.get(name or "")
+        if is_flag(kind) and values[:1] not in FLAG_VALUES:
+            values = ["true", *values]
         if name is None or kind is None or not values:
             result += ([] if name is None else [f"--{name}"]) + [expand_home(v) for v in values]
             continue
@@ -135,6 +142,11 @@ def find_list(kind: Any) -> Any:
     """A list type, also one that may be null; None for any other type."""
     kinds = get_args(kind) if allows_none(kind) else (kind,)
     return next((one for one in kinds if get_origin(one) is list), None)
+
+
+def is_flag(kind: Any) -> bool:
+    """Whether an option is true or false, or null."""
+    return kind is bool or (allows_none(kind) and set(get_args(kind)) == {bool, type(None)})
 
 
 def as_scalar(value: str, kind: Any) -> Any:

@@ -451,7 +451,7 @@ def test_a_dry_run_of_a_push_lists_the_files(tmp_path, color_dataset, model_conf
     arguments = ["--push_to_hub", "true", "--hub_model_id", "me/colors", "--hub_dry_run", "true"]
     assert main(["train", "--config", str(recipe), *arguments]) == 0
     output = capsys.readouterr().out
-    listed = output.split("would push to me/colors:\n")[1].split()
+    listed = output.split("would push to me/colors:\n")[1].split("not uploaded:")[0].split()
     assert {"model.safetensors", "config.json", "README.md", "retrieval.png"} <= set(listed)
     assert not any(name.startswith(("checkpoints", "runs")) for name in listed)
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from clip_vit import COMMANDS, main
+from modeling_clip_vit.utils.command_line import normalize
 
 #: An option whose type follows its name at once; words of help are set off by more spaces.
 UNEXPLAINED = re.compile(r"^  (--\S+(?: \S+)*)\s+\(type:", re.MULTILINE)
@@ -17,3 +18,19 @@ def test_every_option_is_explained(command, capsys, monkeypatch):
         main([command, "--help"])
     assert end.value.code == 0
     assert UNEXPLAINED.findall(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (["--force"], ["--force", "true"]),
+        (["--force", "folder"], ["--force", "true", "folder"]),
+        (["--force=false"], ["--force", "false"]),
+        (["--private"], ["--private", "true"]),
+        (["--private", "None"], ["--private", "null"]),
+        (["--auto", "true"], ["--auto", "true"]),
+    ],
+)
+def test_what_is_true_or_false_needs_no_value(written, meant):
+    types = {"force": bool, "private": bool | None, "auto": bool | str}
+    assert normalize(written, types) == meant
