@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path, PurePosixPath
 
-from ..data.files.listing import KINDS as DATA_SUFFIXES
 from ..utils.errors import UserError
 
 #: Cards and licences, which every kind has.
@@ -30,7 +30,6 @@ REPORTS = (
 )
 #: Files of a dataset besides images and tables.
 DATASET_FILES = ("*.json", "*.txt", "licenses/*", "licences/*")
-DATA_ENDINGS = tuple(ending for endings in DATA_SUFFIXES.values() for ending in endings)
 #: Marks a checkpoint to resume from, and a folder of `save_as`.
 PROGRESS_FILE, RECORD_FILE = "progress.json", "conversion.json"
 #: How a token of the Hub looks.
@@ -138,12 +137,14 @@ def recognize(folder: Path) -> Kind:
     )
 
 
-def recognize_names(names: Sequence[str]) -> Kind | None:
+def recognize_names(names: Sequence[str], repo_type: str) -> Kind | None:
     """The kind of a repository, by the names of its files; None if it is empty or of another."""
     for kind in KINDS:
         if all(any(fnmatch(name, mark) for name in names) for mark in kind.marks):
             return kind
-    return DATASET if any(name.lower().endswith(DATA_ENDINGS) for name in names) else None
+    if repo_type == "dataset" and any(name.lower().endswith(data_endings()) for name in names):
+        return DATASET
+    return None
 
 
 def check_secrets(contents: Contents):
@@ -252,9 +253,17 @@ def list_dataset(folder: Path) -> Iterator[str]:
     """A dataset: images, tables and tars, their card and licences."""
     yield from match(folder, PROSE)
     for name in list_tree(folder, (".",)):
-        is_data = name.lower().endswith(DATA_ENDINGS)
+        is_data = name.lower().endswith(data_endings())
         if is_data or any(fnmatch(name, pattern) for pattern in DATASET_FILES):
             yield name
+
+
+@cache
+def data_endings() -> tuple[str, ...]:
+    """How the names of a dataset's files may end."""
+    from ..data.files.listing import KINDS as DATA_KINDS  # brings `datasets` with it
+
+    return tuple(ending for endings in DATA_KINDS.values() for ending in endings)
 
 
 def match(folder: Path, patterns: Iterable[str]) -> Iterator[str]:

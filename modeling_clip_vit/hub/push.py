@@ -180,7 +180,7 @@ class Repository:
             reason = why_kept(path, entries[name]) if name in entries else None
             if reason:
                 newer[name] = reason
-        other = recognize_names(names)
+        other = recognize_names(names, self.repo_type)
         is_other = other is not None and other is not contents.kind
         return State(head, changed, obsolete, newer, other.title if is_other and other else None)
 

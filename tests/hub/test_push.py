@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -9,6 +12,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.hub.contents import read_contents
+from tests.support import REPOSITORY
 
 REPO = "user/squares"
 
@@ -283,3 +287,20 @@ def test_the_token_does_not_leave_the_hub(hub, folder, tmp_path):
     downloads = hub.asked("GET", "/lfs/download/")
     assert downloads[0].host.startswith("localhost")
     assert [request.token for request in downloads] == [""]
+
+
+def test_a_push_needs_no_torch(hub, folder, tmp_path):
+    code = f"""
+        import sys
+        import clip_vit
+        print(clip_vit.main(["push", {str(folder)!r}, {REPO!r}]), "torch" in sys.modules)
+    """
+    environment = hub.environment(tmp_path / "home")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
