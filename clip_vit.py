@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
     "index": ("search.index_command", "run_index", "index pictures, or update an index"),
+    "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
     "search": ("inference.command", "run_search", "find the images that best match a text"),
     "classify": (
         "inference.classify_command",
@@ -42,7 +43,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("index", "push"))
+LIGHT = frozenset(("demo", "index", "push"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

@@ -1,0 +1,41 @@
+"""The command `clip-vit demo`."""
+
+from pathlib import Path
+
+from ..search.index import PictureIndex
+from ..utils.command_line import CommandParser
+from ..utils.folders import check_new, saving
+from .site import SiteOptions, write_site
+
+
+def run_demo(arguments: list[str]) -> int:
+    """Write a static page that searches an index in the visitor's browser."""
+    given = build_parser().parse(arguments, SiteOptions)
+    target = Path(given.target)
+    check_new(target)
+    index = PictureIndex.open(given.index)
+    names = SiteOptions.__dataclass_fields__
+    options = SiteOptions(**{name: given[name] for name in names})
+    with saving(str(target), "nothing was written"):
+        site = write_site(index, target, options)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(
+        f"saved {target}: {site['count']:,} pictures, {size / 1e6:.1f} MB, of which a visitor "
+        f"loads {site['load_bytes'] / 1e6:.1f} MB before the first search"
+    )
+    print(f"look at it: python -m http.server --directory {target} 8000 --bind 127.0.0.1")
+    return 0
+
+
+def build_parser() -> CommandParser:
+    """The arguments of `clip-vit demo`."""
+    parser = CommandParser(
+        prog="clip-vit demo",
+        description="Write a static page that searches an index of pictures. It runs wholly in the "
+        "visitor's browser, from any server of files: no Python, no account, no other host.",
+        example="clip-vit demo photos-index --target site",
+    )
+    parser.add_argument("index", type=str, help="index of pictures, made by clip-vit index")
+    parser.add_argument("--target", type=str, required=True, help="new folder for the page")
+    parser.add_class_arguments(SiteOptions)
+    return parser
