@@ -22,6 +22,11 @@ COMMANDS = {
         "run_classify",
         "classify images by class names or a few examples",
     ),
+    "explain": (
+        "explain.command",
+        "run_explain",
+        "show which parts of a picture and which words make them match",
+    ),
     "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",

@@ -209,6 +209,7 @@ def describe(model: Any, processor: Any, shapes: Shapes) -> dict[str, Any]:
         "embedding_size": embeds.shape[1],
         "image_size": shapes.image_size,
         "num_channels": shapes.num_channels,
+        "patch_size": getattr(model.config.vision_config, "patch_size", None),
         "crops_images": bool(getattr(images, "do_center_crop", False)),
         "resample": int(images.resample),
         "image_mean": list(images.image_mean),

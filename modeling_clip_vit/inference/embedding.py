@@ -65,8 +65,7 @@ def embed_texts(
 
     Texts longer than the model's positions are truncated. A string is one text.
     """
-    is_padding_read = reads_padding(model.config.model_type, tokenizer)
-    options = text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
+    options = options_for(model, tokenizer)
 
     def embed(batch: list[str]) -> torch.Tensor:
         tokens = tokenizer(batch, return_tensors="pt", **options)
@@ -74,6 +73,14 @@ def embed_texts(
         return F.normalize(outputs.pooler_output.float(), dim=-1).cpu()
 
     return embed_text_batches(embed, texts, batch_size)
+
+
+def options_for(
+    model: ClipVitModel | CLIPModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Arguments of a tokenizer call for a CLIP."""
+    is_padding_read = reads_padding(model.config.model_type, tokenizer)
+    return text_options(is_padding_read, longest_text(model.config.text_config, tokenizer))
 
 
 def reads_padding(model_type: str, tokenizer: PreTrainedTokenizerBase) -> bool:

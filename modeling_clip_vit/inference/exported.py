@@ -228,8 +228,7 @@ class ExportedEncoder:
 
         A string is one text.
         """
-        is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
-        options = text_options(is_padding_read, self.manifest["max_text_length"])
+        options = self.tokenizer_options
 
         def embed(batch: list[str]) -> torch.Tensor:
             tokens = self.processor.tokenizer(batch, return_tensors="np", **options)
@@ -242,6 +241,12 @@ class ExportedEncoder:
     def image_size(self) -> int:
         """S, the side of the square images that the model was made for."""
         return self.manifest["image_size"]
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Arguments of a call of the tokenizer that gives what the text tower takes."""
+        is_padding_read = "attention_mask" not in self.manifest["text_inputs"]
+        return text_options(is_padding_read, self.manifest["max_text_length"])
 
     @property
     def similarity(self) -> tuple[float, float | None]:

@@ -18,6 +18,7 @@ from .embedding import (
     embed_images,
     embed_pixels,
     embed_texts,
+    options_for,
     similarity_of,
 )
 from .exported import EXPORT_FILE, ExportedEncoder
@@ -83,6 +84,11 @@ class TorchEncoder:
         if getattr(config, "image_size", None) is not None:
             return config.image_size
         return int(config.num_patches**0.5) * config.patch_size
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Arguments of a call of the tokenizer that gives what the text tower takes."""
+        return options_for(self.model, self.processor.tokenizer)
 
     @property
     def similarity(self) -> tuple[float, float | None]:
