@@ -16,7 +16,7 @@ COMMANDS = {
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
     "index": ("search.index_command", "run_index", "index pictures, or update an index"),
     "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
-    "search": ("inference.command", "run_search", "find the images that best match a text"),
+    "search": ("search.command", "run_search", "find pictures by text, by a picture, or by both"),
     "classify": (
         "inference.classify_command",
         "run_classify",
@@ -48,7 +48,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("demo", "index", "push"))
+LIGHT = frozenset(("demo", "index", "push", "search"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}
