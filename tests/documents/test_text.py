@@ -1,0 +1,94 @@
+"""Links, pictures and both languages of the documents."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling_clip_vit.training.command import parse_arguments
+from tests.support import REPOSITORY
+from tests.support.documents import DOCUMENTS, Block, read_blocks, read_links, twin
+
+BOTH = [path for path in DOCUMENTS if twin(path)]
+EVERY = DOCUMENTS + [other for path in DOCUMENTS if (other := twin(path))]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def code_of(block: Block) -> object:
+    """A block without its comments, which are in the language of the document."""
+    if block.language in ("sh", "bash"):
+        return [[word if is_code(word) else "TEXT" for word in line] for line in block.commands]
+    if block.language in ("yaml", "json"):
+        return yaml.safe_load(block.text)
+    lines = [re.sub(r"\s*(?:#|//) .*$", "", line) for line in block.text.splitlines()]
+    return "\n".join(line for line in lines if line.strip())
+
+
+def is_code(word: str) -> bool:
+    """Whether a word of a command line is no text to search for."""
+    return word.isascii() and (" " not in word or word[0] in "[{")
+
+
+@pytest.mark.parametrize("document", BOTH, ids=name_of)
+def test_both_languages_have_the_same_code(document):
+    blocks, others = read_blocks(document), read_blocks(twin(document))
+    assert [block.language for block in blocks] == [block.language for block in others]
+    for block, other in zip(blocks, others, strict=True):
+        if block.language not in ("", "text", "python"):
+            assert code_of(block) == code_of(other), block.number
+
+
+@pytest.mark.parametrize("document", EVERY, ids=name_of)
+def test_links_and_pictures_are_there(document):
+    for target in read_links(document):
+        path, _, anchor = target.partition("#")
+        place = (document.parent / path).resolve() if path else document
+        assert place.exists(), target
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place), target
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of the headings, as the usual forges make them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    names = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+    return names | set(re.findall(r'<a id="([^"]+)"', document.read_text()))
+
+
+@pytest.mark.parametrize("index", ["README.md", "README.zh-CN.md"])
+def test_the_index_names_every_document(index):
+    folder = REPOSITORY / "docs"
+    linked = {
+        (folder / target.partition("#")[0]).resolve() for target in read_links(folder / index)
+    }
+    pages = {path for path in DOCUMENTS if path.parent == folder and path.name != "README.md"}
+    expected = {(twin(path) or path) if "zh" in index else path for path in pages}
+    assert expected <= linked
+
+
+def test_the_site_has_every_document_in_its_menu():
+    text = (REPOSITORY / "mkdocs.yml").read_text()
+    pages = {path.name for path in DOCUMENTS if path.parent.name == "docs"} - {"design.md"}
+    menu = text.partition("\nnav:")[2]
+    assert pages <= set(re.findall(r"[\w-]+\.md", menu))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for path in EVERY for block in read_blocks(path) if block.language == "yaml"],
+    ids=lambda block: block.name,
+)
+def test_the_lines_of_a_recipe_are_read(block, tmp_path):
+    fields = yaml.safe_load(block.text)
+    if "dataset" not in fields:
+        fields["dataset"] = "data/emoji"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(fields, allow_unicode=True))
+    parse_arguments(["--config", str(path)])
