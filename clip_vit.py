@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
     "index": ("search.index_command", "run_index", "index pictures, or update an index"),
+    "serve": ("page.serve_command", "run_serve", "serve a page that searches an index"),
     "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
     "search": ("search.command", "run_search", "find pictures by text, by a picture, or by both"),
     "classify": (
@@ -48,7 +49,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("demo", "index", "push", "search"))
+LIGHT = frozenset(("demo", "index", "push", "search", "serve"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

@@ -86,8 +86,13 @@ def describe_columns(
 
 def read_folders(table: pa.Table) -> list[str | None]:
     """The folder of each path, below the root."""
-    folders = (str(PurePosixPath(path or "").parent) for path in table["path"].to_pylist())
-    return [None if folder == "." else folder for folder in folders]
+    return [folder_of(path) for path in table["path"].to_pylist()]
+
+
+def folder_of(path: str | None) -> str | None:
+    """The folder of a path below the root; None for one that is in no folder."""
+    folder = str(PurePosixPath(path or "").parent)
+    return None if folder == "." else folder
 
 
 def readable(column: pa.ChunkedArray) -> list[Any] | None:

@@ -17,46 +17,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from ..search.cut import DEFAULT_MARGIN, Cut
+from ..search.engine import PictureSearch
 from ..search.index import PictureIndex
 from ..utils.errors import UserError
 from ..utils.folders import new_folder
 from .fields import choose_columns, describe_columns
 from .files import copy_page
 from .model_files import copy_model, describe_model, describe_preparation
+from .options import FORMAT_VERSION, PageOptions, choose_examples
 from .placement import place_on_map, spread_evenly
 from .thumbnails import TILE, TILE_COLUMNS, TILES, encode, make_sheets, make_thumbnail, make_tile
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 #: Pictures on the map; a phone must hold its sheets.
 MOST_ON_MAP = 4 * TILES
 #: Thumbnails in a folder: hosts of static files limit them.
 PER_FOLDER = 1000
-#: Examples of queries, and how long one may be.
-NUM_EXAMPLES, EXAMPLE_LENGTH = 6, 32
 THREADS = 4
 
 
 @dataclass
-class SiteOptions:
+class SiteOptions(PageOptions):
     """What a static site shows.
 
     Args:
-        title: title of the page; the name of the index by default.
-        examples: queries to offer; some short captions by default.
-        labels: labels to offer for classification; general ones by default.
-        columns: columns to show and filter by, and `folder`; all but places by default.
-        thumbnail_size: longer side of a thumbnail, in pixels.
         vector_type: number format of the vectors; float16 halves their size, and may swap pictures
             of nearly the same score.
     """
 
-    title: str | None = None
-    examples: list[str] | None = None
-    labels: list[str] | None = None
-    columns: list[str] | None = None
-    thumbnail_size: int = 360
     vector_type: Literal["float32", "float16"] = "float32"
 
 
@@ -74,8 +64,6 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
     Raises:
         UserError: the target is not empty, there is no picture, or an option is not allowed.
     """
-    if not 64 <= options.thumbnail_size <= 2048:
-        raise UserError(f"--thumbnail_size is {options.thumbnail_size}, and can be 64 to 2048")
     columns = choose_columns(index.columns, options.columns)
     model, preparation = describe_model(index), describe_preparation(index)
     with new_folder(target) as folder:
@@ -102,6 +90,7 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
             "fields": [field.to_json() for field in fields],
             "examples": choose_examples(table) if options.examples is None else options.examples,
             "labels": options.labels or [],
+            "cut": describe_cut(index, vectors_NP),
             "map": write_sheets([tiles[row] for row in on_map], data),
             "load_bytes": bytes_to_load(folder, model),
         }
@@ -182,6 +171,25 @@ def read_thumbnails(
             yield pending.popleft().result()
 
 
+def describe_cut(index: PictureIndex, vectors: np.ndarray) -> dict[str, Any] | None:
+    """What cut.js needs to tell which hits fit; None if the collection is too small to tell.
+
+    Args:
+        index: whose model is measured.
+        vectors: of the pictures, (N, P).
+    """
+    cut = Cut.measure(PictureSearch(index).background, vectors)
+    if cut is None:
+        return None
+    return {
+        "text_mean": cut.text_mean.tolist(),
+        "picture_mean": cut.picture_mean.tolist(),
+        "text_deviation": cut.text_deviation,
+        "picture_deviation": cut.picture_deviation,
+        "min_margin": DEFAULT_MARGIN,
+    }
+
+
 def describe_pictures(
     table: pa.Table, fields: dict[str, list[Any]], on_map: np.ndarray, places: np.ndarray
 ) -> dict[str, Any]:
@@ -205,13 +213,6 @@ def write_sheets(tiles: Sequence[Image.Image], data: Path) -> dict[str, Any]:
         (folder / f"{number}.webp").write_bytes(encode(sheet))
         names.append(f"data/map/{number}.webp")
     return {"tile": TILE, "columns": TILE_COLUMNS, "per_sheet": TILES, "sheets": names}
-
-
-def choose_examples(table: pa.Table) -> list[str]:
-    """Short captions from all over the collection; none if it has no captions."""
-    captions = dict.fromkeys(text for text in table["caption"].to_pylist() if text)
-    short = [text for text in captions if len(text) <= EXAMPLE_LENGTH]
-    return [short[place] for place in spread_evenly(len(short), NUM_EXAMPLES)] if short else []
 
 
 def bytes_to_load(folder: Path, model: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from modeling_clip_vit.search.engine import PictureSearch
 from tests.support.browsers import Browser, to_base64
 
 from .conftest import HOSTILE_NAME
@@ -86,6 +87,19 @@ def test_400_queries_are_ranked_as_by_python(browser, picture_index, vectors, qu
         np.testing.assert_allclose(
             scores[result["rows"]], result["scores"], atol=1e-5, err_msg=text
         )
+
+
+@pytest.mark.parametrize("query", ["a cat", "一只猫", "a dog - 2:snow", ".5:sky + sea + 12:30"])
+def test_a_hit_fits_as_the_command_says(browser, picture_index, query):
+    script = """
+    const { parseQuery } = await import("./grammar.js");
+    return computer.call("search", parseQuery(values[0]), 20, null);
+    """
+    found = browser.compute(LOAD + script, query)
+    search = PictureSearch(picture_index)
+    hits = search(search.embed(query), top_k=1000).hits
+    np.testing.assert_allclose(found["margins"], [hit.margin for hit in hits[:20]], atol=1e-3)
+    assert found["fitting"] == sum(hit.fits for hit in hits)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +200,12 @@ def test_a_dropped_picture_is_searched_with_and_finds_itself(browser, emoji, vec
         "return document.querySelector('#search-view .score')?.textContent.includes('1.00')"
     )
     assert cards(browser)[0] == "007.webp"
+
+
+def test_a_query_of_nothing_but_minus_is_refused_in_a_sentence(browser):
+    browser.find("#query").send_keys("- snow")
+    sentence = browser.wait("return document.querySelector('#problem:not([hidden])')?.textContent")
+    assert sentence == "This only says what not to find: add what to look for."
 
 
 def test_a_picture_is_taken_away_from_a_query(browser, vectors):

@@ -36,11 +36,22 @@ export class Computer {
 
 /** A static site: pictures.json and vectors.bin, searched in this browser. */
 export class LocalBackend {
-  constructor(site, pictures, computer) {
+  constructor(site, computer) {
     this.site = site;
-    this.columns = pictures;
     this.computer = computer;
     this.count = site.count;
+  }
+
+  /** Read what the page shows before the model is there. */
+  async open() {
+    this.columns = await readJson("data/pictures.json");
+  }
+
+  /** The pictures on the map, each with its place and its tile. */
+  async mapPoints() {
+    const { rows, x, y } = this.columns.map;
+    const points = rows.map((row, place) => ({ ...this.picture(row), place, x: x[place], y: y[place] }));
+    return { points, ...this.site.map };
   }
 
   /** What is known about a picture of the collection. */
@@ -51,7 +62,7 @@ export class LocalBackend {
       if (columns.fields[name][row] !== null) details[name] = columns.fields[name][row];
     }
     return {
-      row,
+      key: row,
       name: columns.name[row],
       caption: columns.caption[row],
       width: columns.width[row],
@@ -75,12 +86,12 @@ export class LocalBackend {
   /** The pictures that match a query's terms best. */
   async search(terms, count, filters) {
     const allowed = this.allowedRows(filters);
-    const plain = terms.map(({ text, picture, vector, weight }) => ({ text, row: picture?.row, vector, weight }));
+    const plain = terms.map(({ text, picture, vector, weight }) => ({ text, row: picture?.key, vector, weight }));
     const found = await this.computer.call("search", plain, count, allowed);
     const hits = found.rows.map((row, place) => ({
       ...this.picture(row),
       score: found.scores[place],
-      fits: found.fits ? found.fits[place] : null,
+      fits: found.fits?.[place] ?? null,
     }));
     const total = allowed ? allowed.reduce((sum, each) => sum + each, 0) : this.count;
     return { hits, total, has_cut: Boolean(found.fits), fitting: found.fitting };
@@ -112,4 +123,58 @@ export class LocalBackend {
       pictures: group.slice(0, 12).map(({ row, share }) => ({ ...this.picture(row), share })),
     }));
   }
+}
+
+/** The server of the page, which searches an index of any size. */
+export class ServerBackend {
+  constructor(site, computer) {
+    this.site = site;
+    this.computer = computer;
+  }
+
+  async open() {}
+
+  async mapPoints() {
+    return readJson("data/map.json");
+  }
+
+  async browse(count, filters) {
+    return ask("search", { terms: [], count, filters });
+  }
+
+  async search(terms, count, filters) {
+    const plain = terms.map(({ text, picture, vector, weight }) => ({
+      text, id: picture?.key, vector: vector && [...vector], weight,
+    }));
+    return ask("search", { terms: plain, count, filters });
+  }
+
+  async embedPicture(_, file) {
+    const { vector } = await answerOf(await fetch("embed", { method: "POST", body: file }));
+    return Float32Array.from(vector);
+  }
+
+  async sort(labels) {
+    return (await ask("classify", { labels })).groups;
+  }
+}
+
+/** The answer of the server to a question in JSON. */
+async function ask(address, question) {
+  const headers = { "Content-Type": "application/json" };
+  return answerOf(await fetch(address, { method: "POST", headers, body: JSON.stringify(question) }));
+}
+
+/** The content of an answer; an error's sentence becomes an error. */
+async function answerOf(response) {
+  const content = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(content.error ?? `${response.status} ${response.statusText}`);
+  return content;
+}
+
+/** The content of a JSON file of the site. */
+export async function readJson(address) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(`${address}: ${response.status} ${response.statusText}`);
+  return response.json();
 }

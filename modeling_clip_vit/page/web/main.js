@@ -1,6 +1,6 @@
 // The page: reads what the site has, and connects the search field, the views and the dialog.
 
-import { Computer, LocalBackend } from "./backend.js";
+import { Computer, LocalBackend, ServerBackend, readJson } from "./backend.js";
 import { byId, debounce, element, icon, ICONS } from "./dom.js";
 import { Filters } from "./filters.js";
 import { parseQuery } from "./grammar.js";
@@ -17,7 +17,7 @@ const THEMES = ["auto", "light", "dark"];
 
 /** The state of the page, and what changes it. */
 class Page {
-  constructor(site, backend, computer, points) {
+  constructor(site, backend, computer) {
     Object.assign(this, { site, backend, computer });
     this.pictures = []; // of the query, each with a weight
     this.count = PAGE;
@@ -31,7 +31,7 @@ class Page {
     const open = (picture, among, text) => this.dialog.open(picture, among ?? this.found?.hits ?? [], text ?? this.text);
     this.open = open;
     this.labels = new LabelsView(site, backend, computer, open, (text, isProblem) => this.say(text, isProblem));
-    this.map = new MapView(site, points, (picture) => open(picture, [picture]));
+    this.map = new MapView(site, backend, (picture) => open(picture, [picture]));
     this.typed = debounce(() => this.search(), site.is_static ? 120 : 300);
   }
 
@@ -216,6 +216,7 @@ class Page {
     const { terms } = this;
     await this.attempt(async () => {
       if (this.text.length > MOST_CHARACTERS) throw new Error(t("longQuery"));
+      if (terms.length && terms.every(({ weight }) => weight < 0)) throw new Error("onlyMinus");
       const started = performance.now();
       if (terms.length) await this.ready;
       const found = terms.length
@@ -225,7 +226,7 @@ class Page {
       this.found = found;
       const onmore = found.hits.length < found.total && found.hits.length >= count ? () => this.search(count + 2 * PAGE) : null;
       const status = showResults(found, terms.length > 0, this.open, onmore);
-      this.map.light(terms.length ? found.hits.filter((hit) => hit.fits !== false).map((hit) => hit.row) : null);
+      this.map.light(terms.length ? found.hits.filter((hit) => hit.fits !== false).map((hit) => hit.key) : null);
       const milliseconds = Math.round(performance.now() - started);
       this.lastStatus = terms.length ? `${status} · ${milliseconds} ms` : status;
       if (this.view !== "labels") this.say(this.lastStatus, false);
@@ -254,8 +255,8 @@ class Page {
     try {
       await run();
     } catch (error) {
-      console.error(error);
-      this.say(error.message, true);
+      console.debug(error);
+      this.say(t(error.message), true);
     }
   }
 
@@ -281,22 +282,13 @@ function recall(name) {
   }
 }
 
-async function readJson(address) {
-  const response = await fetch(address);
-  if (!response.ok) throw new Error(`${address}: ${response.status} ${response.statusText}`);
-  return response.json();
-}
-
 async function main() {
   setLanguage(recall("language") ?? getLanguage());
   const site = await readJson("data/site.json");
-  const pictures = await readJson("data/pictures.json");
   const computer = new Computer();
-  const backend = new LocalBackend(site, pictures, computer);
-  const points = pictures.map.rows.map((row, place) => ({
-    ...backend.picture(row), place, x: pictures.map.x[place], y: pictures.map.y[place],
-  }));
-  const page = new Page(site, backend, computer, points);
+  const backend = new (site.is_static ? LocalBackend : ServerBackend)(site, computer);
+  await backend.open();
+  const page = new Page(site, backend, computer);
   let loaded = 0;
   computer.onprogress = (bytes) => {
     loaded += bytes;
@@ -306,6 +298,7 @@ async function main() {
   };
   page.ready = computer.call("load", site).then(() => {
     document.documentElement.dataset.state = "ready";
+    document.documentElement.dataset.readyAfter = performance.now();
     if (!page.text) page.say(page.lastStatus ?? "", false);
   });
   page.ready.catch((error) => page.say(t("failed", error.message), true));

@@ -9,10 +9,10 @@ const MOST_ZOOM = 40;
 const STEP = 60;
 const MARGIN = 32;
 
-/** The view. `map` of site.json names the sheets of small pictures that it draws. */
+/** The view, of what `mapPoints` of the backend returns: points, and sheets of small pictures. */
 export class MapView {
-  constructor(site, points, onopen) {
-    Object.assign(this, { site, points, onopen });
+  constructor(site, backend, onopen) {
+    Object.assign(this, { site, backend, onopen });
     this.view = byId("map-view");
     this.zoom = 1;
     this.center = [0.5, 0.5];
@@ -20,11 +20,14 @@ export class MapView {
     this.pointers = new Map();
   }
 
-  /** Draw the view in the current language, and load the sheets the first time. */
+  /** Draw the view in the current language, and load the map the first time. */
   async draw() {
+    if (!this.map) this.view.replaceChildren(element("p", { class: "help" }, t("drawingMap")));
+    await (this.loading ??= this.load());
     this.canvas = element("canvas", { tabindex: 0, role: "application", "aria-label": t("mapLabel") });
     this.hint = element("p", { class: "hint", hidden: true });
-    const some = this.points.length < this.site.count ? ` ${t("mapSome", this.points.length, this.site.count)}.` : "";
+    const { length } = this.points;
+    const some = length < this.site.count ? ` ${t("mapSome", length, this.site.count)}` : "";
     const zoomButton = (name, shape, factor) =>
       element("button", { type: "button", class: "quiet round", "aria-label": t(name), onclick: () => this.zoomBy(factor) }, icon(...shape));
     this.view.replaceChildren(
@@ -32,13 +35,21 @@ export class MapView {
         element("div", { class: "zoom" }, zoomButton("zoomIn", ICONS.plus, 1.6), zoomButton("zoomOut", ICONS.minus, 1 / 1.6))),
       element("p", { class: "help" }, t("mapHelp"), some));
     this.listen();
-    this.sheets ??= await Promise.all(this.site.map.sheets.map(loadImage));
     this.paint();
   }
 
-  /** Light up some pictures, by their `row`; null shows all alike. */
-  light(rows) {
-    this.lit = rows && new Set(rows);
+  async load() {
+    this.map = await this.backend.mapPoints();
+    this.sheets = await Promise.all(this.map.sheets.map(loadImage));
+  }
+
+  get points() {
+    return this.map.points;
+  }
+
+  /** Light up some pictures, by their `key`; null shows all alike. */
+  light(keys) {
+    this.lit = keys && new Set(keys);
     this.paint();
   }
 
@@ -156,7 +167,7 @@ export class MapView {
   nearest([x, y], reach = this.side * 0.75) {
     let best = null, least = reach;
     for (const point of this.points) {
-      if (this.lit?.size && reach !== Infinity && !this.lit.has(point.row)) continue;
+      if (this.lit?.size && reach !== Infinity && !this.lit.has(point.key)) continue;
       const [px, py] = this.project(point);
       const distance = Math.hypot(px - x, py - y);
       if (distance < least) [best, least] = [point, distance];
@@ -170,7 +181,7 @@ export class MapView {
   }
 
   paintNow() {
-    if (!this.sheets || this.view.hidden) return;
+    if (!this.canvas || this.view.hidden) return;
     const { canvas } = this, { width, height } = canvas.getBoundingClientRect();
     const density = devicePixelRatio;
     if (canvas.width !== Math.round(width * density)) canvas.width = Math.round(width * density);
@@ -180,11 +191,11 @@ export class MapView {
     context.clearRect(0, 0, width, height);
     const { side } = this;
     // What is lit comes last, and so on top.
-    const order = this.lit ? [...this.points].sort((a, b) => this.lit.has(a.row) - this.lit.has(b.row)) : this.points;
+    const order = this.lit ? [...this.points].sort((a, b) => this.lit.has(a.key) - this.lit.has(b.key)) : this.points;
     for (const point of order) {
       const [x, y] = this.project(point);
       if (x < -side || y < -side || x > width + side || y > height + side) continue;
-      const isLit = this.lit?.has(point.row);
+      const isLit = this.lit?.has(point.key);
       context.globalAlpha = this.lit && !isLit ? 0.16 : 1;
       this.paintPoint(context, point, x, y, isLit ? Math.max(side * 1.5, 22) : side, isLit);
     }
@@ -193,7 +204,7 @@ export class MapView {
   }
 
   paintPoint(context, { place }, x, y, side, isLit) {
-    const { tile, columns, per_sheet } = this.site.map;
+    const { tile, columns, per_sheet } = this.map;
     const inSheet = place % per_sheet;
     const sheet = this.sheets[Math.floor(place / per_sheet)];
     const left = x - side / 2, top = y - side / 2;

@@ -30,7 +30,7 @@ export class PictureDialog {
   }
 
   move(step) {
-    const place = this.pictures.findIndex(({ thumbnail }) => thumbnail === this.picture.thumbnail);
+    const place = this.pictures.findIndex(({ key }) => key === this.picture.key);
     const next = this.pictures[place + step];
     if (next) this.open(next, this.pictures, this.text);
   }

@@ -3,6 +3,9 @@
 import { byId, element } from "./dom.js";
 import { t } from "./strings.js";
 
+/** Up to so many pictures that fit are shown larger. */
+const FEW = 3;
+
 /** What to call a picture: its caption, or else its name. */
 export const titleOf = (picture) => picture.caption || picture.name;
 
@@ -47,9 +50,13 @@ export function showResults(found, isQuery, onopen, onmore) {
   else if (found.has_cut && !fitting.length) {
     nodes.push(element("p", { class: "empty" }, t("nothingFits")));
   }
-  if (fitting.length) nodes.push(gallery(fitting, onopen));
+  if (fitting.length) {
+    const list = gallery(fitting, onopen);
+    list.classList.toggle("few", found.has_cut && fitting.length <= FEW);
+    nodes.push(list);
+  }
   if (others.length) {
-    nodes.push(element("h2", { class: "cut" }, element("span", {}, t("belowCut"))));
+    nodes.push(element("h2", { class: "cut" }, element("span", {}, t(fitting.length ? "belowCut" : "closest"))));
     const rest = gallery(others, onopen);
     rest.classList.add("dim");
     nodes.push(rest);

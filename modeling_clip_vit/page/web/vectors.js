@@ -1,10 +1,15 @@
 // Arithmetic on embeddings of unit length.
 
-/** Divide a vector by its length, in place. */
-export function normalize(vector) {
+/** The length of a vector. */
+export function lengthOf(vector) {
   let sum = 0;
   for (const value of vector) sum += value * value;
-  const length = Math.sqrt(sum) || 1;
+  return Math.sqrt(sum);
+}
+
+/** Divide a vector by its length, in place. */
+export function normalize(vector) {
+  const length = lengthOf(vector) || 1;
   for (let i = 0; i < vector.length; i++) vector[i] /= length;
   return vector;
 }
@@ -16,13 +21,13 @@ export function dot(a, b) {
   return sum;
 }
 
-/** The weighted sum of vectors, of unit length. */
+/** The weighted sum of vectors. */
 export function combine(vectors, weights) {
   const sum = new Float32Array(vectors[0].length);
   vectors.forEach((vector, term) => {
     for (let i = 0; i < sum.length; i++) sum[i] += weights[term] * vector[i];
   });
-  return normalize(sum);
+  return sum;
 }
 
 /** The cosines of a query with every row of a matrix, row by row. */

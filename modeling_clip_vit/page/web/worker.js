@@ -1,24 +1,43 @@
 // All computation, off the page's own thread: towers, vectors, explanations.
 
+import { margins } from "./cut.js";
 import { explain } from "./explain.js";
 import { pixelValues } from "./resize.js";
 import { Towers, download } from "./towers.js";
-import { combine, dot, fromHalves, similarities, softmax, topRows } from "./vectors.js";
+import { combine, dot, fromHalves, lengthOf, similarities, softmax, topRows } from "./vectors.js";
 
 let site, towers, matrix;
 
 const report = (bytes) => postMessage({ progress: bytes });
 
-/** The vector of a query's terms: texts, rows of the collection, or vectors of dropped pictures. */
-async function queryVector(terms) {
+/** The vector of a term: of a text, of a row of the collection, or of a picture that was dropped. */
+async function vectorOf(term) {
   const size = site.embedding_size;
+  if (term.text !== undefined) return towers.embedText(term.text);
+  return term.vector ?? matrix.slice(term.row * size, (term.row + 1) * size);
+}
+
+/**
+ * The vector of a query's terms, of unit length; the sums of the weights of texts and of pictures
+ * in it; and the roots of the sums of their squares.
+ */
+async function embedQuery(terms) {
   const vectors = [];
-  for (const term of terms) {
-    if (term.text !== undefined) vectors.push(await towers.embedText(term.text));
-    else if (term.vector) vectors.push(term.vector);
-    else vectors.push(matrix.slice(term.row * size, (term.row + 1) * size));
-  }
-  return combine(vectors, terms.map((term) => term.weight));
+  for (const term of terms) vectors.push(await vectorOf(term));
+  const vector = combine(vectors, terms.map((term) => term.weight));
+  const length = lengthOf(vector);
+  if (length < 1e-4) throw new Error("nothingLeft");
+  const shares = (isText) =>
+    terms.filter((term) => (term.text !== undefined) === isText).map((term) => term.weight / length);
+  const [texts, pictures] = [shares(true), shares(false)];
+  const sum = (values) => values.reduce((a, b) => a + b, 0);
+  return {
+    vector: vector.map((value) => value / length),
+    textWeight: sum(texts),
+    pictureWeight: sum(pictures),
+    textNorm: lengthOf(texts),
+    pictureNorm: lengthOf(pictures),
+  };
 }
 
 const methods = {
@@ -34,12 +53,18 @@ const methods = {
     await Promise.all([vectors, site.is_static && towers.embedText("a")]);
   },
 
-  /** Rows of the collection that match best. */
+  /** Rows of the collection that match best, whether each fits, and how many do in all. */
   async search(terms, count, allowed) {
-    const query = await queryVector(terms);
-    const scores = similarities(matrix, query);
+    const query = await embedQuery(terms);
+    const scores = similarities(matrix, query.vector);
     const rows = topRows(scores, count, allowed);
-    return { rows, scores: rows.map((row) => scores[row]) };
+    const found = { rows, scores: rows.map((row) => scores[row]) };
+    if (!site.cut) return found;
+    const searched = allowed ? allowed.reduce((sum, each) => sum + each, 0) : scores.length;
+    const all = margins(site.cut, query, matrix, searched);
+    const fits = (row) => all[row] >= site.cut.min_margin;
+    const fitting = all.reduce((sum, _, row) => sum + (fits(row) && (!allowed || allowed[row])), 0);
+    return { ...found, margins: rows.map((row) => all[row]), fits: rows.map(fits), fitting };
   },
 
   async embedText(text) {

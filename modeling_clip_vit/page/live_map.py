@@ -1,0 +1,59 @@
+"""The map of an index that is served, made when somebody looks at it."""
+
+import io
+import threading
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..utils.errors import UserError
+from .collection import Collection
+from .placement import place_on_map, spread_evenly
+from .thumbnails import TILE, TILE_COLUMNS, TILES, encode, make_sheets, make_tile
+
+
+class LiveMap:
+    """The map of a collection, made again once the index has changed.
+
+    Args:
+        collection: of whose pictures one sheet is shown.
+    """
+
+    def __init__(self, collection: Collection):
+        self.collection = collection
+        self.lock = threading.Lock()
+        self.version: int | None = None
+        self.content: dict[str, Any] = {}
+        self.sheet = b""
+
+    def refresh(self) -> "LiveMap":
+        """Make the map unless it is there: `content` of `data/map.json`, and its `sheet`."""
+        with self.lock:
+            snapshot = self.collection.snapshot
+            if self.version == snapshot.version:
+                return self
+            chosen = spread_evenly(len(snapshot.vectors), TILES)
+            places = place_on_map(np.asarray(snapshot.vectors[chosen]))
+            points: list[dict[str, Any]] = []
+            tiles: list[Image.Image] = []
+            for row, (x, y) in zip(
+                snapshot.rows.take(chosen).to_pylist(), places.tolist(), strict=True
+            ):
+                picture = self.collection.picture(row)
+                try:
+                    thumbnail = self.collection.thumbnail(row["id"])
+                except UserError:
+                    continue  # its file is not there any more
+                tiles.append(make_tile(Image.open(io.BytesIO(thumbnail)).convert("RGB")))
+                points.append({**picture, "place": len(points), "x": x, "y": y})
+            self.sheet = b"".join(encode(sheet) for sheet in make_sheets(tiles))
+            self.content = {
+                "points": points,
+                "tile": TILE,
+                "columns": TILE_COLUMNS,
+                "per_sheet": TILES,
+                "sheets": [f"data/map.webp?v={snapshot.version}"] if points else [],
+            }
+            self.version = snapshot.version
+            return self

@@ -1,0 +1,51 @@
+"""What a page shows, whether it is static or served."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ..utils.errors import UserError
+from .placement import spread_evenly
+
+#: Of `data/site.json`.
+FORMAT_VERSION = 1
+#: Examples of queries, and how long one may be.
+NUM_EXAMPLES, EXAMPLE_LENGTH = 6, 32
+SMALLEST_THUMBNAIL, LARGEST_THUMBNAIL = 64, 2048
+
+
+@dataclass
+class PageOptions:
+    """What a page shows.
+
+    Args:
+        title: title of the page; the name of the index by default.
+        examples: queries to offer; some short captions by default.
+        labels: labels to offer for classification; general ones by default.
+        columns: columns to show and filter by, and `folder`; all but places by default.
+        thumbnail_size: longer side of a thumbnail, in pixels.
+    """
+
+    title: str | None = None
+    examples: list[str] | None = None
+    labels: list[str] | None = None
+    columns: list[str] | None = None
+    thumbnail_size: int = 360
+
+    def __post_init__(self):
+        if not SMALLEST_THUMBNAIL <= self.thumbnail_size <= LARGEST_THUMBNAIL:
+            raise UserError(
+                f"--thumbnail_size is {self.thumbnail_size}, and can be {SMALLEST_THUMBNAIL} to "
+                f"{LARGEST_THUMBNAIL}"
+            )
+
+
+def choose_examples(pictures: pa.Table) -> list[str]:
+    """Short captions from all over the collection; none if it has no captions.
+
+    Args:
+        pictures: rows of an index.
+    """
+    captions = dict.fromkeys(text for text in pictures["caption"].to_pylist() if text)
+    short = [text for text in captions if len(text) <= EXAMPLE_LENGTH]
+    return [short[place] for place in spread_evenly(len(short), NUM_EXAMPLES)] if short else []
