@@ -18,6 +18,11 @@ COMMANDS = {
     "serve": ("page.serve_command", "run_serve", "serve a page that searches an index"),
     "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
     "search": ("search.command", "run_search", "find pictures by text, by a picture, or by both"),
+    "duplicates": (
+        "search.duplicates_command",
+        "run_duplicates",
+        "find pictures of an index that are the same or alike",
+    ),
     "classify": (
         "inference.classify_command",
         "run_classify",
@@ -49,7 +54,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("demo", "index", "push", "search", "serve"))
+LIGHT = frozenset(("demo", "duplicates", "index", "push", "search", "serve"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

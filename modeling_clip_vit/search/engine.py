@@ -7,7 +7,7 @@ pictures that were added a moment ago are found, and scores are exact cosines.
 Shape legend: `N` pictures, `P` projection, `K` hits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from .cut import DEFAULT_MARGIN, Cut, background_texts, probabilities
 from .filters import Condition, evaluate
 from .index import PictureIndex
 from .query import EmbeddedQuery, Part, embed_query, parse_query
+from .schema import TABLE
 from .snapshot import (
     SEARCH_FOLDER,
     Snapshot,
@@ -162,6 +163,14 @@ class PictureSearch:
             unreadable = self._open_snapshot.unreadable
         return Found(self.judge(query, rows, vectors, searched), searched, unreadable)
 
+    def read_all(self) -> Snapshot:
+        """All readable pictures of the index."""
+        self.refresh()
+        if self._snapshot is None:
+            size = self.index.settings.model.embedding_size
+            return read_table(self._large.table, size)
+        return self._snapshot
+
     def search_exactly(
         self, vector: np.ndarray, top_k: int, condition: Condition | None
     ) -> tuple[list[dict[str, Any]], np.ndarray, int]:
@@ -221,7 +230,7 @@ class PictureSearch:
         if folder is not None and (kept := open_snapshot(folder, version)) is not None:
             self.use(kept)
             return
-        table = self.index.database.open_table(self.index.table.name)
+        table = self.index.database.open_table(TABLE)
         if table.count_rows() > MOST_EXACT:
             from .approximate import LargeTable
 
@@ -264,6 +273,21 @@ class PictureSearch:
                 (place.folder / SEARCH_FOLDER).mkdir(exist_ok=True)
             place.write(BACKGROUND_FILE, np.ascontiguousarray(embeds, np.float32).tobytes())
         return embeds
+
+
+def prepare_search(index: PictureIndex, say: Callable[[str], None] = print):
+    """Make what searches need, so that the first one need not: a copy, or a tuned vector index.
+
+    Args:
+        index: whose table was just brought in step.
+        say: takes a line about what takes long.
+    """
+    search = PictureSearch(index)
+    if index.database.open_table(TABLE).count_rows() > MOST_EXACT:
+        from .approximate import prepare_large
+
+        prepare_large(index, search.background, say)
+    search.refresh()
 
 
 def nearest(scores: np.ndarray, top_k: int) -> np.ndarray:
