@@ -15,6 +15,7 @@ from ..utils.errors import UserError, one_line
 from ..utils.packages import require
 from ..utils.resources import find_data
 from ..utils.versions import package_versions
+from .engine import prepare_search
 from .index import PictureIndex
 from .place import IndexPlace
 from .settings import SETTINGS_FILE, IndexSource, PictureIndexError, write_settings
@@ -49,6 +50,7 @@ def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
         report = update_source(index, source, options)
         index.settings.versions = package_versions(*PACKAGES)
         write_settings(place, index.settings)
+        prepare_search(index, say=lambda line: print(line, file=sys.stderr, flush=True))
         return report, index.table.count_rows()
 
 
