@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -16,6 +20,7 @@ from modeling_clip_vit.training.models import build_processor
 from tests.support.datasets import write_squares
 from tests.support.models import RANDOM_CONFIG, small_model
 from tests.support.pictures import COLORS
+from tests.support.processes import wait_until
 
 #: Markers that Transformers' own tests carry.
 FOREIGN_MARKERS = (
@@ -141,3 +146,25 @@ def linear_config(tmp_path_factory, model_config_folder) -> Path:
     config["logit_bias_init_value"] = -3.0
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory):
+    """A server on this machine that speaks S3, with the bucket `bucket`."""
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as stream:
+        server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stderr=stream)
+    address = re.compile(r"http://127\.0\.0\.1:\d+")
+    wait_until(lambda: address.search(log.read_text()), "the server's address")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setitem(
+            fsspec.config.conf, "s3", {"endpoint_url": address.search(log.read_text())[0]}
+        )
+        files = fsspec.filesystem("s3")
+        files.mkdir("bucket")
+        yield files
+    server.kill()
+    server.wait()

@@ -25,8 +25,8 @@ from .schema import RESERVED_NAMES
 from .settings import IndexSource
 from .update import Plan, holder_of, prefixed
 
-#: Pictures of a shard, which is one commit, and bytes after which it ends early.
-SHARD_SIZE, SHARD_BYTES = 1024, 2**27
+#: Bytes of pictures after which a shard ends early.
+SHARD_BYTES = 2**27
 #: Rows that show the types of columns.
 ROWS_TO_SEE = 1000
 
@@ -163,7 +163,7 @@ class DatasetReader:
 
 
 def plan_dataset(
-    index: PictureIndex, source: IndexSource, reader: DatasetReader
+    index: PictureIndex, source: IndexSource, reader: DatasetReader, shard_size: int
 ) -> tuple[Plan, dict[str, Any]]:
     """What is to be done so that an index says what a dataset holds.
 
@@ -173,6 +173,7 @@ def plan_dataset(
         index: to bring in step.
         source: of the dataset, as the index knows it.
         reader: of the dataset.
+        shard_size: pictures of a shard, which is one commit.
 
     Returns:
         The plan, and the state of the files to note once it is done.
@@ -190,7 +191,7 @@ def plan_dataset(
     holders = [holder_of(row_id) for row_id in ids]
     plan = Plan(
         root=reader.root,
-        shards=make_shards(reader, to_read, prefix),
+        shards=make_shards(reader, to_read, prefix, shard_size),
         total=None,
         changed=sum(holder in reread for holder in holders),
         same=sum(holder not in reread and holder not in gone for holder in holders),
@@ -201,7 +202,7 @@ def plan_dataset(
 
 
 def make_shards(
-    reader: DatasetReader, files: list[tuple[str, Shards, int]], prefix: str
+    reader: DatasetReader, files: list[tuple[str, Shards, int]], prefix: str, shard_size: int
 ) -> Iterator[list[Item]]:
     """The pictures of files, a shard at a time."""
     items: list[Item] = []
@@ -210,7 +211,7 @@ def make_shards(
         for item in reader.items(name, shards, number, prefix):
             items.append(item)
             size += len(item.content or b"")
-            if len(items) == SHARD_SIZE or size > SHARD_BYTES:
+            if len(items) == shard_size or size > SHARD_BYTES:
                 yield items
                 items, size = [], 0
     if items:

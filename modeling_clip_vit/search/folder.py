@@ -16,18 +16,20 @@ from .update import Plan, prefixed
 
 logger = logging.getLogger(__name__)
 
-#: Pictures of a shard, which is one commit.
-SHARD_SIZE = 1024
-
 
 def plan_folder(
-    index: PictureIndex, root: Path, allow_empty: bool = False, has_videos: bool = False
+    index: PictureIndex,
+    root: Path,
+    shard_size: int,
+    allow_empty: bool = False,
+    has_videos: bool = False,
 ) -> Plan:
     """What is to be done so that an index says what a folder holds.
 
     Args:
         index: to bring in step.
         root: the folder.
+        shard_size: pictures of a shard, which is one commit.
         allow_empty: whether a folder that has become empty empties its part of the index.
         has_videos: whether videos are indexed, too.
 
@@ -43,7 +45,7 @@ def plan_folder(
     videos = {prefix + path for path in paths if path.lower().endswith(tuple(VIDEO_SUFFIXES))}
     return Plan(
         root=str(scan.root),
-        shards=make_shards(scan.root, changes.to_read, prefix),
+        shards=make_shards(scan.root, changes.to_read, prefix, shard_size),
         total=len(paths),
         changed=changes.changed,
         same=changes.same,
@@ -53,9 +55,9 @@ def plan_folder(
     )
 
 
-def make_shards(root: Path, files: pa.Table, prefix: str) -> Iterator[list[Item]]:
+def make_shards(root: Path, files: pa.Table, prefix: str, shard_size: int) -> Iterator[list[Item]]:
     """The files to read, a shard at a time."""
-    for start in range(0, files.num_rows, SHARD_SIZE):
+    for start in range(0, files.num_rows, shard_size):
         yield [
             Item(
                 {
@@ -65,7 +67,7 @@ def make_shards(root: Path, files: pa.Table, prefix: str) -> Iterator[list[Item]
                     "name": row["path"].rpartition("/")[2],
                 }
             )
-            for row in files.slice(start, SHARD_SIZE).to_pylist()
+            for row in files.slice(start, shard_size).to_pylist()
         ]
 
 

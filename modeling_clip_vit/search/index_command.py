@@ -132,10 +132,12 @@ def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Rep
     if source.kind == "files":
         from .folder import plan_folder
 
-        plan = plan_folder(index, Path(source.path), options.allow_empty, seconds is not None)
+        has_videos = seconds is not None
+        root, size = Path(source.path), options.shard_size
+        plan = plan_folder(index, root, size, options.allow_empty, has_videos)
         note_source(index, source)
     else:
-        plan, states = plan_rows(index, source)
+        plan, states = plan_rows(index, source, options.shard_size)
     update = Update(index, encoder, UpdateOptions(threads, options.batch_size, seconds or 10.0))
     report = update.run(plan)
     if source.kind == "dataset":
@@ -143,7 +145,9 @@ def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Rep
     return report
 
 
-def plan_rows(index: PictureIndex, source: IndexSource) -> tuple[Any, dict[str, Any]]:
+def plan_rows(
+    index: PictureIndex, source: IndexSource, shard_size: int
+) -> tuple[Any, dict[str, Any]]:
     """The plan for a dataset, and the state of its files to note once it is done."""
     from ..utils.models import import_models
 
@@ -155,7 +159,7 @@ def plan_rows(index: PictureIndex, source: IndexSource) -> tuple[Any, dict[str, 
     index.add_columns(reader.column_types())
     source.options |= {"root": reader.root, "image_column": reader.image_column}
     note_source(index, source)
-    return plan_dataset(index, source, reader)
+    return plan_dataset(index, source, reader, shard_size)
 
 
 def note_source(index: PictureIndex, source: IndexSource):
@@ -238,6 +242,7 @@ class IndexOptions:
         watch: go on, and follow every change in the folder until interrupted.
         threads: threads that read pictures and that the model computes with; all cores by default.
         batch_size: pictures that are embedded at a time.
+        shard_size: pictures of a commit; a run that was killed goes on behind the last one.
         video_seconds: index videos, too, with a frame at every so many seconds.
         allow_empty: take a folder that has become empty out of the index.
         split: split to index, if `images` is a dataset; all by default.
@@ -250,6 +255,7 @@ class IndexOptions:
     watch: bool = False
     threads: PositiveInt | None = None
     batch_size: PositiveInt = 64
+    shard_size: PositiveInt = 1024
     video_seconds: PositiveFloat | None = None
     allow_empty: bool = False
     split: str | None = None

@@ -1,15 +1,10 @@
 """Checkpoints that are damaged, stale, or in an object store."""
 
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from tests.support.processes import wait_until
 from tests.support.runs import assert_same_weights, output_of, read_log, train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
@@ -51,28 +46,6 @@ def test_an_older_runs_checkpoint_of_a_later_step_is_not_taken_for_newer(
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000045"]
     train(recipe, "--max_steps", "25", "--seed", "1")
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000025"]
-
-
-@pytest.fixture(scope="module")
-def object_store(tmp_path_factory):
-    """A server on this machine that speaks S3, with the bucket `bucket`."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with log.open("w") as stream:
-        server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stderr=stream)
-    address = re.compile(r"http://127\.0\.0\.1:\d+")
-    wait_until(lambda: address.search(log.read_text()), "the server's address")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setitem(
-            fsspec.config.conf, "s3", {"endpoint_url": address.search(log.read_text())[0]}
-        )
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
-        yield files
-    server.kill()
-    server.wait()
 
 
 @pytest.fixture(scope="module")
