@@ -104,9 +104,6 @@ def kind_of(path: str, has_dataset_options: bool) -> str:
     Raises:
         DataError: it is neither.
     """
-    from ..utils.models import import_models
-
-    import_models()
     from ..data.errors import DataError
     from ..data.files.listing import is_local, list_files
 
@@ -149,9 +146,6 @@ def plan_rows(
     index: PictureIndex, source: IndexSource, shard_size: int
 ) -> tuple[Any, dict[str, Any]]:
     """The plan for a dataset, and the state of its files to note once it is done."""
-    from ..utils.models import import_models
-
-    import_models()
     from .dataset import DatasetOptions, DatasetReader, plan_dataset
 
     chosen = {name: source.options[name] for name in DATASET_OPTIONS if name in source.options}

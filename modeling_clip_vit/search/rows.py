@@ -92,9 +92,6 @@ def read_row_group(file: Path, modified: int, group: int, column: str) -> Any:
 
 def read_stream_row(source: IndexSource, path: str, number: int) -> bytes:
     """The picture of one row of a file that is read in order, such as a tar."""
-    from ..utils.models import import_models
-
-    import_models()
     from ..data.rows import Row
     from .dataset import DatasetOptions, DatasetReader
 

@@ -1,9 +1,15 @@
 """What a table of pictures holds: columns of it, and rows by the values of one column."""
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+
+from ..utils.errors import one_line
+from ..utils.folders import saving
+from .place import HINT
 
 #: Values of a column that are looked for at a time.
 VALUES_AT_A_TIME = 1000
@@ -33,6 +39,25 @@ def rows_where(table: Any, column: str, values: Sequence[str], columns: Sequence
         found = table.search().where(chosen).select(list(columns)).to_arrow()
         parts.append(found.select(list(columns)).cast(schema))
     return pa.concat_tables(parts)
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Turn what LanceDB raises where it cannot write into one sentence.
+
+    Args:
+        name: of the index.
+
+    Raises:
+        SaveError: the disk is full, or the system refused otherwise.
+    """
+    with saving(name, HINT):
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            # Without the line of Rust that it ends with.
+            reason = re.sub(r",? *\S+\.rs:\d+(:\d+)?", "", one_line(error))
+            raise type(error)(reason.removeprefix("lance error: ")) from error
 
 
 def upsert(table: Any, rows: pa.Table):

@@ -11,15 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..utils.folders import saving
 from .changes import read_root
 from .index import PictureIndex
 from .known import KnownContents, fill_known
-from .place import HINT
 from .reading import Item, PictureReader
 from .schema import VECTOR
 from .shards import PixelEncoder, ShardEmbedder
-from .state import delete_ids, upsert
+from .state import delete_ids, upsert, writing
 
 #: How long versions of the table are kept for searches that have them open.
 KEPT = timedelta(hours=1)
@@ -181,7 +179,7 @@ class Update:
 
     def commit(self, rows: pa.Table, several: set[str]):
         """Put the rows of a shard into the table."""
-        with saving(self.index.name, HINT):
+        with writing(self.index.name):
             upsert(self.table, rows)
         if several:
             ids = rows["id"].to_pylist()
@@ -191,7 +189,7 @@ class Update:
         """Delete the rows of what is not there any more, and put the table in order."""
         left = self.left_over(plan)
         deleted = sorted(vanished | self.gone | left)
-        with saving(self.index.name, HINT):
+        with writing(self.index.name):
             delete_ids(self.table, deleted)
             if has_new or deleted:
                 self.table.optimize(cleanup_older_than=KEPT)
