@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError, one_line
+from ..utils.models import import_models
 from ..utils.packages import require
 from ..utils.resources import find_data
 from ..utils.versions import package_versions
@@ -125,7 +126,7 @@ def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Rep
     """Bring the rows of a source in step."""
     threads = options.threads or os.cpu_count() or 1
     seconds = source.options.get("video_seconds")
-    encoder: Any = index.image_encoder(threads)
+    encoder = pick_encoder(index, options.checkpoint, options.runtime, threads)
     if source.kind == "files":
         from .folder import plan_folder
 
@@ -140,6 +141,39 @@ def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Rep
     if source.kind == "dataset":
         source.options["files"] = states
     return report
+
+
+def pick_encoder(index: PictureIndex, checkpoint: str, runtime: str, threads: int) -> Any:
+    """What embeds pictures: the index's own model, or the checkpoint on an accelerator.
+
+    Raises:
+        PictureIndexError: torch was asked for, and there is no checkpoint for it.
+    """
+    from .model import find_model
+
+    own = index.image_encoder(threads)
+    if runtime == "onnxruntime" or (runtime == "auto" and not may_have_accelerator()):
+        return own
+    model = find_model(checkpoint, index.settings.options["precision"])
+    if model.is_export or model.precision != "fp32":
+        if runtime == "torch":
+            raise PictureIndexError(
+                f"--runtime torch needs a checkpoint in fp32, and the index was made with "
+                f"{checkpoint!r} in {model.precision}"
+            )
+        return own
+    import_models()
+    from .torch_encoder import TorchPixelEncoder, has_accelerator
+
+    if runtime == "torch" or has_accelerator():
+        return TorchPixelEncoder(model.folder, own.preparation)
+    return own
+
+
+def may_have_accelerator() -> bool:
+    """Whether it is worth importing torch to look for an accelerator."""
+    devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/dxg")
+    return sys.platform != "linux" or any(Path(device).exists() for device in devices)
 
 
 def plan_rows(
@@ -233,6 +267,8 @@ class IndexOptions:
     Args:
         precision: number format of the model in a new index; `int8` is faster on a CPU. The default
             is fp32, and for an index that is there its own.
+        runtime: what embeds: `onnxruntime` on the processor, or `torch` with the checkpoint on its
+            accelerator; auto takes torch where there is an accelerator.
         watch: go on, and follow every change in the folder until interrupted.
         threads: threads that read pictures and that the model computes with; all cores by default.
         batch_size: pictures that are embedded at a time.
@@ -246,6 +282,7 @@ class IndexOptions:
     """
 
     precision: Literal["fp32", "int8"] | None = None
+    runtime: Literal["auto", "onnxruntime", "torch"] = "auto"
     watch: bool = False
     threads: PositiveInt | None = None
     batch_size: PositiveInt = 64

@@ -156,3 +156,17 @@ def test_an_empty_folder_is_refused(exported, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["index", str(exported), str(tmp_path / "empty"), str(tmp_path / "i")]) == 1
     assert "holds no picture" in capsys.readouterr().err
+
+
+def test_torch_makes_the_vectors_that_onnx_makes(checkpoint, pictures, tmp_path):
+    by_onnx = make_index(checkpoint, pictures, tmp_path / "onnx", "--runtime", "onnxruntime")
+    by_torch = make_index(checkpoint, pictures, tmp_path / "torch", "--runtime", "torch")
+    expected = rows_of(by_onnx)
+    for path, row in rows_of(by_torch).items():
+        if row["vector"] is not None:
+            np.testing.assert_allclose(row["vector"], expected[path]["vector"], atol=1e-5)
+
+
+def test_an_export_does_not_run_in_torch(index, exported, pictures, capsys):
+    assert main(["index", str(exported), str(pictures), index.name, "--runtime", "torch"]) == 1
+    assert "--runtime torch needs a checkpoint" in capsys.readouterr().err
