@@ -1,11 +1,13 @@
 """Links, pictures and both languages of the documents."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from modeling_clip_vit import __version__
 from modeling_clip_vit.training.command import parse_arguments
 from tests.support import REPOSITORY
 from tests.support.documents import DOCUMENTS, Block, read_blocks, read_links, twin
@@ -92,3 +94,33 @@ def test_the_lines_of_a_recipe_are_read(block, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(fields, allow_unicode=True))
     parse_arguments(["--config", str(path)])
+
+
+def strings_of_the_package() -> str:
+    """Every string of the package's code, with a line for each value that it leaves open."""
+    texts = []
+    for path in (REPOSITORY / "modeling_clip_vit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    one.value if isinstance(one, ast.Constant) else "\n" for one in node.values
+                )
+                texts.append("".join(str(part) for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("name", ["troubleshooting.md", "troubleshooting.zh-CN.md"])
+def test_messages_that_are_explained_exist(name):
+    rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / "docs" / name).read_text(), re.MULTILINE)
+    strings = strings_of_the_package()
+    assert len(rows) > 10
+    for row in rows:
+        for part in re.split(r"\s*…[:;,]?\s*", row):
+            assert part in strings, row
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == __version__
+    assert f"\n## {__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
