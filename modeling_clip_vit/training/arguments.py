@@ -6,6 +6,7 @@ Options that Transformers' `TrainingArguments` has keep their names.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.errors import HFValidationError
@@ -18,6 +19,7 @@ from ..data.mixing import MixOptions
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..evaluation.options import EvaluationOptions
+from ..hub.model_card import check_template
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
@@ -225,6 +227,8 @@ class RunOptions:
             its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
             `clip-vit convert`.
         report_to: trackers, by their name in Accelerate (tensorboard, wandb, ...), or none.
+        card_template: Jinja template for the model card, see docs/sharing.md; null uses the
+            package's, in English and Chinese.
         push_to_hub: upload the trained model at the end.
         hub_model_id: repository to upload to, as `user/name`.
         hub_dry_run: with push_to_hub, only list the files that would be uploaded.
@@ -243,6 +247,7 @@ class RunOptions:
     resume_from_checkpoint: str | None = None
     save_as: list[str] = field(default_factory=list)
     report_to: str = "tensorboard"
+    card_template: str | None = None
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_dry_run: bool = False
@@ -373,6 +378,8 @@ class TrainArguments:
                 f"view_loss_weight={self.loss.view_loss_weight} is not allowed with "
                 "images_per_concept=1: there is no other view to contrast; set it to 0"
             )
+        if run.card_template:
+            check_template(Path(run.card_template))
         if run.push_to_hub and not run.hub_model_id:
             raise UserError("push_to_hub needs hub_model_id: the repository to upload to")
         if run.hub_model_id:
