@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,16 +14,16 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..conversion.sources import read_base
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..evaluation.tasks import TASKS
 from ..export.folder import export_clip
-from ..hub.base_model import BaseModel
-from ..hub.card_facts import CardFacts, describe_environment
+from ..hub.card_facts import CardFacts
 from ..hub.card_metadata import EXAMPLE_PICTURE
 from ..hub.contents import read_contents
+from ..hub.errors import HubError
 from ..hub.model_card import CARD_FILES
-from ..hub.push import PushOptions, push
+from ..hub.push import PushOptions
+from ..hub.uploads import push_patiently
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..runtimes.openvino import has_hooks
@@ -30,15 +31,16 @@ from ..utils.errors import warn_only
 from ..utils.folders import committed_files, replaced_folder, saving, write_json
 from ..utils.versions import code_version
 from .curves import save_curves
+from .description import gather_facts
 from .finetuning.adapters import ADAPTER_FOLDER
 from .finetuning.wise_ft import Point, save_interpolation
 from .save_as import remove_saved, write_as
 from .trainer import Trainer
 
+logger = logging.getLogger(__name__)
+
 #: Folder of the quantised model, within that of the float one.
 QUANTIZED_FOLDER = "int8"
-#: Captions that a card and its widget show.
-NUM_EXAMPLES = 4
 #: Files about the model that a run writes next to it. They are removed when it is replaced.
 METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
 CURVES_FILE, SEARCHES_FILE = "training_curves.png", "retrieval.png"
@@ -268,56 +270,38 @@ class RunResults:
 
     def describe(self, examples: list[str]):
         """Gather what the model card is written from."""
-        model, data = self.model, self.training.preparation.data
-        progress = self.training.progress
-
-        def count(*names: str) -> int:
-            modules = (getattr(model, name, None) for name in names)
-            return sum(p.numel() for module in modules if module for p in module.parameters())
-
-        self.facts = CardFacts(
-            name=self.folder.resolve().name,
-            dataset=self.args.data.dataset,
-            num_rows=data.num_rows,
-            num_concepts=data.num_concepts,
-            skipped=data.bad.examples,
-            recipe=self.args.to_flat_dict(),
-            metrics=self.metrics,
-            steps=progress.step,
-            seconds=progress.seconds,
-            precision=self.training.precision.autocast,
-            images_per_second=progress.images / progress.seconds,
-            num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
-            num_text_parameters=count("text_model", "text_projection"),
-            example_texts=examples[:NUM_EXAMPLES] or ["a picture"],
-            image_size=self.task.image_size(model),
-            environment=describe_environment(),
-            classes=self.training.preparation.class_names,
-            bases=self.bases(),
-            between={p.alpha: p.metrics for p in self.points},
-            pictures=[name for name in self.files if name in PICTURES],
-        )
-
-    def bases(self) -> list[BaseModel]:
-        """The published models that the run started from."""
-        model = self.args.model
-        towers = (model.vision_model_name_or_path, model.text_model_name_or_path)
-        names = [model.model_name_or_path] if model.model_name_or_path else filter(None, towers)
-        bases = []
-        for name in names:
-            base = BaseModel(name)
-            with warn_only(f"reading the card of {name}"):
-                base = read_base(name)
-            bases.append(base)
-        return bases
+        pictures = [name for name in self.files if name in PICTURES]
+        self.facts = gather_facts(self.training, self.model, self.metrics, examples)
+        self.facts.between = {point.alpha: point.metrics for point in self.points}
+        self.facts.pictures = pictures
 
     def push(self):
-        """Upload what this run wrote, or list what would go up."""
-        repo_id, contents = str(self.args.run.hub_model_id), read_contents(self.folder, self.files)
-        if self.args.run.hub_dry_run:
+        """Upload what this run wrote, or list what would go up.
+
+        Raises:
+            UserError: the Hub or the network did not let it happen; the sentence says how to go on.
+        """
+        options = self.args.run
+        repo_id, contents = str(options.hub_model_id), read_contents(self.folder, self.files)
+        if options.hub_dry_run:
             print(f"would push to {repo_id}:\n{contents.describe()}")
-        else:
-            print(f"pushed to {push(contents, repo_id, PushOptions()).url}")
+            return
+        revisions, head = self.training.revisions, None
+        if revisions is not None:
+            revisions.queue.finish(options.hub_patience)
+            head = revisions.queue.head
+        try:
+            pushed = push_patiently(
+                contents, repo_id, options.hub_patience, PushOptions(options.hub_private_repo), head
+            )
+            print(f"pushed to {pushed.url}")
+        except HubError as error:
+            hint = f"upload it with clip-vit push {self.folder} {repo_id}"
+            raise HubError(f"{error}; {hint}") from error
+        finally:
+            rest = revisions.queue.describe_rest() if revisions is not None else ""
+            if rest:
+                logger.warning("%s", rest)
 
 
 def print_summary(folder: Path, metrics: Sequence[Metric]):
