@@ -54,7 +54,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("demo", "duplicates", "index", "push", "search", "serve"))
+LIGHT = frozenset(("demo", "duplicates", "explain", "index", "push", "search", "serve"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

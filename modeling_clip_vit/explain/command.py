@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
-from ..conversion.published import local_checkpoint
-from ..data.images import decode_image
-from ..inference.loading import load_encoder
+from ..data.decoding import decode_image
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_file, check_picture, replaced_file, write_json
-from .explain import check_method, explain
+from ..utils.models import import_models
 from .explanation import Explanation
-from .match import check_text
+from .words import check_text
 
 #: Shades of a cell in the terminal, from none to the largest value; a minus speaks against.
 SHADES = "·░▒▓█"
@@ -52,13 +50,32 @@ def run_explain(arguments: list[str]) -> int:
     options = build_parser().parse(arguments, ExplainOptions)
     for name in options.save:
         check_target(Path(name))
-    check_method(options.method, "method")
-    check_method(options.words_method, "words_method")
     check_text(options.text)
     image = decode_image(find_picture(options.picture))
-    encoder = load_encoder(local_checkpoint(options.checkpoint), options.runtime)
-    explanation = explain(
-        encoder,
+    explanation = compute(options, image)
+    print_explanation(explanation, options.picture)
+    for name in options.save:
+        with replaced_file(Path(name)) as partial:
+            save(partial, explanation, image, options)
+        print(f"saved {name}")
+    return 0
+
+
+def compute(options: Any, image: Any) -> Explanation:
+    """Load the model and explain; torch is imported only here.
+
+    Raises:
+        UserError: an option has a value that is not allowed, or the model does not allow it.
+    """
+    import_models()
+    from ..conversion.published import local_checkpoint
+    from ..inference.loading import load_encoder
+    from .explain import check_method, explain
+
+    check_method(options.method, "method")
+    check_method(options.words_method, "words_method")
+    return explain(
+        load_encoder(local_checkpoint(options.checkpoint), options.runtime),
         image,
         options.text,
         options.method,
@@ -66,12 +83,6 @@ def run_explain(arguments: list[str]) -> int:
         options.grid,
         options.blank,
     )
-    print_explanation(explanation, options.picture)
-    for name in options.save:
-        with replaced_file(Path(name)) as partial:
-            save(partial, explanation, image, options)
-        print(f"saved {name}")
-    return 0
 
 
 def check_target(path: Path):

@@ -26,9 +26,9 @@ MOST_WORDS = 14
 
 
 def overlay(explanation: Explanation, image: Image.Image) -> Image.Image:
-    """What the model sees of the picture, in grey, under the colours of the cells.
+    """What the model sees of the picture, pale and grey, under the colours of the cells.
 
-    The cell of the largest value is the most opaque; a cell without any influence stays grey.
+    The cell of the largest value has the darkest colour; one without any influence has none.
 
     Args:
         explanation: of the picture.
@@ -38,13 +38,9 @@ def overlay(explanation: Explanation, image: Image.Image) -> Image.Image:
     factor = max(1.0, OVERLAY_SIDE / min(seen.size))
     size = (round(seen.width * factor), round(seen.height * factor))
     grey = np.asarray(seen.resize(size, Image.Resampling.BICUBIC).convert("L"), np.float32) / 255
-    values = enlarge(explanation.patches, size)
-    strength = np.abs(values / max(float(np.abs(explanation.patches).max()), 1e-12))[..., None]
-    color = COLORS(0.5 + np.sign(values) * 0.42)[..., :3]
-    # Paper-white pixels would outshine every colour.
-    base = (0.25 + 0.7 * grey)[..., None]
-    opacity = 0.8 * strength
-    mixed = base * (1 - opacity) + (0.35 * base + 0.65 * color) * opacity
+    largest = max(float(np.abs(explanation.patches).max()), 1e-12)
+    color = COLORS(0.5 + 0.5 * enlarge(explanation.patches, size) / largest)[..., :3]
+    mixed = 0.42 * (0.15 + 0.85 * grey)[..., None] + 0.58 * color
     return Image.fromarray((mixed * 255).round().clip(0, 255).astype(np.uint8))
 
 

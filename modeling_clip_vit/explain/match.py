@@ -17,13 +17,10 @@ from ..inference.embedding import check_finite
 from ..inference.loading import Encoder, TorchEncoder
 from ..utils.errors import UserError
 from .cells import Cells, patch_cells, pixel_cells
-from .words import Span, find_words, split_words
+from .words import Span, check_text, find_words, split_words
 
 #: `blank`: what stands for a missing part of a picture.
 BLANKS = ("mean", "white", "black", "blur")
-
-#: Most characters of a text: tokenizers and figures take longer ones, and no model reads them.
-LONGEST_TEXT = 2000
 
 #: Cells on a side of a picture, where nothing else is asked for: patches are joined or cut.
 FEWEST_CELLS, MOST_CELLS = 6, 16
@@ -187,20 +184,6 @@ def prepare(
         check_finite(encoder.encode_inputs(BatchFeature(dict(inputs))), "pictures").clone(),
         check_finite(encoder.encode_text([prepared_text.text]), "texts").clone(),
     )
-
-
-def check_text(text: str):
-    """Refuse a text without a word, or one that no model reads to its end.
-
-    Raises:
-        UserError: it is one of these.
-    """
-    if not text.strip():
-        raise UserError("the text is empty: say what the picture is compared with")
-    if len(text) > LONGEST_TEXT:
-        raise UserError(
-            f"the text has {len(text):,} characters: at most {LONGEST_TEXT:,} are allowed"
-        )
 
 
 def prepare_picture(encoder: Encoder, image: Image.Image) -> dict[str, torch.Tensor]:

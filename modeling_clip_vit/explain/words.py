@@ -4,6 +4,11 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..utils.errors import UserError
+
+#: Most characters of a text: no model reads so many.
+LONGEST_TEXT = 2000
+
 #: First words of the Unicode names of characters whose languages put no spaces between words.
 UNSPACED = frozenset(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"))
 
@@ -15,6 +20,20 @@ class Span:
     start: int
     end: int
     tokens: list[int] = field(default_factory=list)
+
+
+def check_text(text: str):
+    """Refuse a text without a word, or one that no model reads to its end.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    if not text.strip():
+        raise UserError("the text is empty: say what the picture is compared with")
+    if len(text) > LONGEST_TEXT:
+        raise UserError(
+            f"the text has {len(text):,} characters: at most {LONGEST_TEXT:,} are allowed"
+        )
 
 
 def find_words(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:

@@ -67,7 +67,11 @@ class CommandParser(ArgumentParser):
 
     def option_names(self) -> list[str]:
         """The names of all options, without the dashes."""
-        return [name[2:] for action in self._actions for name in action.option_strings[-1:]]
+        names = [
+            [name[2:] for name in action.option_strings if name[-1] != "+"]  # not `--list+`
+            for action in self._actions
+        ]
+        return [name for long in names for name in long[-1:]]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Print one sentence and leave with exit code 2."""

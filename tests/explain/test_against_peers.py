@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
 from modeling_clip_vit.conversion import from_open_clip
+from modeling_clip_vit.explain.explain import explain
 from modeling_clip_vit.explain.match import Match, prepare
 from modeling_clip_vit.explain.methods import legrad
 from modeling_clip_vit.explain.methods.integrated_gradients import explain_picture as integrate
@@ -21,6 +23,7 @@ from modeling_clip_vit.explain.methods.occlusion import explain_picture as occlu
 from modeling_clip_vit.inference.loading import TorchEncoder
 from tests.support.matches import noise
 from tests.support.peers import NARROW, TEXT_TOWER, open_clip_model, stir
+from tests.support.transformers_peers import MODELS, converters, make_processor
 
 LEGRAD = "legrad_torch==1.1"
 
@@ -121,3 +124,20 @@ def test_legrad_is_that_of_its_authors(peer, match, legrad_torch, layers):
     if not isinstance(peer, open_clip.CLIP):
         low, high = values.min(), values.max()
     assert_close((ours - low) / (high - low), expected[0, 0].detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_of_two_towers_is_explained(name):
+    """As it is converted, with its own processor: texts without masks, patches of any shape."""
+    torch.manual_seed(0)
+    convert, _ = converters(name)
+    encoder = TorchEncoder(convert(stir(MODELS[name]())).eval(), make_processor(name))
+    found = explain(encoder, noise(48, 32), "a red square", words_method="integrated_gradients")
+    reference = explain(encoder, noise(48, 32), "a red square", "occlusion", "occlusion")
+    for one in (found, reference):
+        assert one.patches.shape == reference.patches.shape
+        assert np.abs(one.patches).max() > 0
+        assert [word.text for word in one.words] == ["a", "red", "square"]
+        assert max(abs(word.value) for word in one.words) > 0
+    assert found.cosine == pytest.approx(found.patches.sum() + found.patches_rest, abs=1e-5)

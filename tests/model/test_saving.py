@@ -25,7 +25,6 @@ from tests.support.processes import run_without_package
 
 MODEL_FILES = {
     "attention.py",
-    "companions.py",
     "configuration_clip_vit.py",
     "embeddings.py",
     "encoder.py",

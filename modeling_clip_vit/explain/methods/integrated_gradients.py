@@ -19,7 +19,7 @@ from .method import Values
 STEPS = 8
 
 #: Points whose gradients are computed at a time.
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 
 
 def line_points(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
