@@ -21,7 +21,7 @@ def describe_device(device: str) -> str:
     """The device, and torch's version."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    from modeling_clip_vit.hub.model_card import processor_name
+    from modeling_clip_vit.hub.card_facts import processor_name
 
     return f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 

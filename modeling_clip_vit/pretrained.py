@@ -1,5 +1,6 @@
 """What all models share: initial weights, and how they are saved and loaded."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
 from .attention import ClipVitAttention
+from .companions import copy_companions
 from .encoder import ClipVitEncoderLayer
 
 
@@ -42,6 +44,27 @@ class ClipVitPreTrainedModel(PreTrainedModel):
         reference = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         self.config.auto_map = dict(self._auto_classes or {"AutoModel": reference})
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def push_to_hub(self, *args, processor=None, **kwargs):  # type: ignore[override]
+        """Upload as `PreTrainedModel.push_to_hub` does, with what belongs to the model.
+
+        That is its code, its processor and, if the weights are still those that were loaded, its
+        card.
+
+        Args:
+            processor: of the model; by default that of where the model was loaded from.
+            args, kwargs: of `PreTrainedModel.push_to_hub`; the first is `user/name`.
+        """
+        self._processor = processor
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            del self._processor
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """Upload a saved model; Transformers calls this once all else is in the folder."""
+        copy_companions(self, Path(working_dir), getattr(self, "_processor", None))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -18,6 +19,7 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.training.models import build_processor
 from tests.support.datasets import write_squares
+from tests.support.hub_server import HubServer
 from tests.support.models import RANDOM_CONFIG, small_model
 from tests.support.pictures import COLORS
 from tests.support.processes import wait_until
@@ -85,6 +87,20 @@ def offline(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[HubServer]:
+    """A running Hub, which this process talks to with a token that may write."""
+    with HubServer(tmp_path / "hub_files") as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield server
 
 
 @pytest.fixture(scope="session")

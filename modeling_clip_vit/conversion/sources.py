@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import ModelCard, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelCard, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..hub.base_model import BaseModel
+from ..inference.exported import EXPORT_FILE
+from ..utils.folders import is_disk_full
 from ..utils.from_pretrained import LoadError, loading
 
 #: What the peers write before the id of a repository, and before a folder.
@@ -43,7 +46,13 @@ class Source:
         return self.path.parent if self.path.is_file() else self.path
 
     def as_it_is(self) -> str:
-        """What loads it without converting it: its name, unless that has a prefix."""
+        """What loads it without converting it: its name, unless that has a prefix.
+
+        An export is loaded from a folder alone, so its repository is downloaded.
+        """
+        if self.repository and (self.folder / EXPORT_FILE).is_file():
+            fetch(self.repository, self.commit, ["*"])
+            return str(self.path)
         if not self.name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
             return self.name
         self.fetch_weights()
@@ -130,6 +139,10 @@ def fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
         try:
             return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
         except OSError as error:
+            if is_disk_full(error):
+                raise
+            if isinstance(error, RepositoryNotFoundError):
+                refuse_other_types(repository)
             # What another program downloaded is enough, even if the Hub has further files.
             for name in (OPEN_CLIP_CONFIG, CONFIG):
                 file = try_to_load_from_cache(repository, name, revision=revision)
@@ -139,6 +152,17 @@ def fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
                 f"cannot load {repository!r}: there is no folder of that name in {Path.cwd()}, and "
                 f"the Hub does not give it: {first_sentence(error)}"
             ) from error
+
+
+def refuse_other_types(repository: str):
+    """Say of a name that it is no model, but a dataset or a Space.
+
+    Raises:
+        LoadError: it is one.
+    """
+    for repo_type in ("dataset", "space"):
+        if HfApi().repo_exists(repository, repo_type=repo_type):
+            raise LoadError(f"{repository!r} is a {repo_type}, and this needs a model")
 
 
 def first_sentence(error: Exception) -> str:

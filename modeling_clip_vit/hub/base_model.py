@@ -31,18 +31,3 @@ def base_metadata(bases: Sequence[BaseModel]) -> dict[str, Any]:
     if repositories:
         fields |= {"base_model": repositories, "base_model_relation": "finetune"}
     return fields
-
-
-def describe_bases(bases: Sequence[BaseModel]) -> str:
-    """A sentence on what the model was fine-tuned from; empty where it was not."""
-    if not bases:
-        return ""
-    return f"Fine-tuned from {' and '.join(f'`{base.name}`' for base in bases)}."
-
-
-def describe_licence(bases: Sequence[BaseModel]) -> str:
-    """The licences of weights and code."""
-    if not bases:
-        return "The weights and the code are under Apache-2.0."
-    origins = [f"`{base.name}` ({base.licence or 'its card names no licence'})" for base in bases]
-    return f"The code is under Apache-2.0. The weights derive from {' and '.join(origins)}."

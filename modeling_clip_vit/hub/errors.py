@@ -84,7 +84,7 @@ def explain(error: HfHubHTTPError, repo_id: str) -> tuple[str, bool]:
     reasons = {
         401: f"{repo_id!r} needs a token: {LOG_IN}",
         403: f"the token may not write to {repo_id!r}: it needs one with the right to write there",
-        409: f"the name {repo_id!r} is taken ({said})",
+        409: f"the name is taken ({said})",
         412: f"{repo_id!r} was changed on the Hub at the same time: try again",
     }
     if status in reasons:

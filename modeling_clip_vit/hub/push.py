@@ -37,6 +37,7 @@ class PushOptions:
         force: also overwrite files that are newer on the Hub, or were edited there by other means,
             and replace a repository of another kind.
         message: title of the commit.
+        tag: name for the commit, such as `v1.0`, that `revision=` finds it by.
     """
 
     private: bool | None = None
@@ -45,6 +46,7 @@ class PushOptions:
     dry_run: bool = False
     force: bool = False
     message: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Pushed:
     deleted: list[str]
 
 
-def push(contents: Contents, repo_id: str, options: PushOptions) -> Pushed:
+def push(
+    contents: Contents, repo_id: str, options: PushOptions, known_head: str | None = None
+) -> Pushed:
     """Create the repository if there is none, and upload files in one commit.
 
     The token is that of `hf auth login` or HF_TOKEN.
@@ -75,6 +79,7 @@ def push(contents: Contents, repo_id: str, options: PushOptions) -> Pushed:
         contents: what goes up; nothing else is uploaded.
         repo_id: `user/name`, or a name of the user's own.
         options: see `PushOptions`.
+        known_head: commit that the caller made last; upon it, nothing of others can be lost.
 
     Raises:
         HubError: the Hub or the network did not let it happen; nothing was committed.
@@ -87,9 +92,19 @@ def push(contents: Contents, repo_id: str, options: PushOptions) -> Pushed:
             raise HubError(f"there is no token of the Hub: {LOG_IN}")
         repository = open_repository(contents, repo_id, options)
         state = repository.compare(contents)
-        if not options.force and not options.create_pr:
+        if not options.force and not options.create_pr and state.head != known_head:
             state.refuse_loss(contents)
-        return repository.commit(contents, state, options)
+        pushed = repository.commit(contents, state, options)
+    if options.tag:
+        what = f"naming the commit {pushed.commit[:7]} {options.tag!r}"
+        with hub_errors(repo_id, what, f"the upload itself is done: {pushed.url}"):
+            repository.api.create_tag(
+                pushed.repo_id,
+                tag=options.tag,
+                revision=pushed.commit,
+                repo_type=contents.kind.repo_type,
+            )
+    return pushed
 
 
 def open_repository(contents: Contents, repo_id: str, options: PushOptions) -> "Repository":
@@ -206,11 +221,21 @@ class Repository:
         url = info.pr_url or info.commit_url
         return Pushed(str(url), self.id, info.oid, state.changed, state.obsolete)
 
-    def tag(self, name: str, commit: str):
-        """Name a commit, so that `revision=` finds it."""
-        self.api.create_tag(
-            self.id, tag=name, revision=commit, repo_type=self.repo_type, exist_ok=True
-        )
+
+def move_tag(repo_id: str, name: str, commit: str):
+    """Let a tag of a model name a commit, also if it named another one before.
+
+    Raises:
+        HubError: the Hub or the network did not let it happen.
+    """
+    api = HfApi()
+    with hub_errors(repo_id, f"naming the commit {commit[:7]} {name!r}"):
+        tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
+        if tags.get(name) == commit:
+            return
+        if name in tags:
+            api.delete_tag(repo_id, tag=name)
+        api.create_tag(repo_id, tag=name, revision=commit)
 
 
 def is_different(path: Path, entry: RepoFile) -> bool:

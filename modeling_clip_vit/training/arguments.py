@@ -6,6 +6,7 @@ Options that Transformers' `TrainingArguments` has keep their names.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.errors import HFValidationError
@@ -18,6 +19,7 @@ from ..data.mixing import MixOptions
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..evaluation.options import EvaluationOptions
+from ..hub.model_card import check_template
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line
@@ -225,8 +227,15 @@ class RunOptions:
             its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
             `clip-vit convert`.
         report_to: trackers, by their name in Accelerate (tensorboard, wandb, ...), or none.
+        card_template: Jinja template for the model card, see docs/sharing.md; null uses the
+            package's, in English and Chinese.
         push_to_hub: upload the trained model at the end.
         hub_model_id: repository to upload to, as `user/name`.
+        hub_strategy: with push_to_hub, what to upload besides the model at the end: `end` nothing,
+            `every_eval` the model of each evaluation, `best` that of each evaluation with the best
+            mean of headline metrics so far; in the background, each a commit with a tag `step-N`.
+        hub_private_repo: create a private repository; null creates a public one.
+        hub_patience: seconds at the end of the run to go on trying an upload that fails.
         hub_dry_run: with push_to_hub, only list the files that would be uploaded.
     """
 
@@ -243,9 +252,18 @@ class RunOptions:
     resume_from_checkpoint: str | None = None
     save_as: list[str] = field(default_factory=list)
     report_to: str = "tensorboard"
+    card_template: str | None = None
     push_to_hub: bool = False
     hub_model_id: str | None = None
+    hub_strategy: Literal["end", "every_eval", "best"] = "end"
+    hub_private_repo: bool | None = None
+    hub_patience: float = 120.0
     hub_dry_run: bool = False
+
+    @property
+    def uploads_revisions(self) -> bool:
+        """Whether models are uploaded on the way."""
+        return self.push_to_hub and not self.hub_dry_run and self.hub_strategy != "end"
 
 
 AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
@@ -307,6 +325,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "wise_ft": (lambda shares: all(0 <= share <= 1 for share in shares), "shares from 0 to 1"),
     "wise_ft_alpha": SHARE,
     "logging_steps": AT_LEAST_1,
+    "hub_patience": AT_LEAST_0,
 }
 
 
@@ -373,8 +392,15 @@ class TrainArguments:
                 f"view_loss_weight={self.loss.view_loss_weight} is not allowed with "
                 "images_per_concept=1: there is no other view to contrast; set it to 0"
             )
+        if run.card_template:
+            check_template(Path(run.card_template))
         if run.push_to_hub and not run.hub_model_id:
             raise UserError("push_to_hub needs hub_model_id: the repository to upload to")
+        if run.hub_strategy != "end" and not run.eval_steps:
+            raise UserError(
+                f"hub_strategy={run.hub_strategy!r} is not allowed with eval_steps=0, which "
+                "evaluates at the end only: set eval_steps, or hub_strategy to end"
+            )
         if run.hub_model_id:
             check_repo_id(run.hub_model_id)
         check_finetuning(self)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,16 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from transformers import PreTrainedModel
 
-from ..conversion.sources import read_base
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
 from ..evaluation.tasks import TASKS
 from ..export.folder import export_clip
-from ..hub.base_model import BaseModel
+from ..hub.card_facts import CardFacts
+from ..hub.card_metadata import EXAMPLE_PICTURE
 from ..hub.contents import read_contents
-from ..hub.model_card import CardFacts
-from ..hub.push import PushOptions, push
+from ..hub.errors import HubError
+from ..hub.model_card import CARD_FILES
+from ..hub.push import PushOptions
+from ..hub.uploads import push_patiently
 from ..inference.pictures import Found, save_retrieval_grid
 from ..quantization.folder import FACTS_FILE, weight_bytes, write_facts, write_quantized
 from ..runtimes.openvino import has_hooks
@@ -26,21 +31,22 @@ from ..utils.errors import warn_only
 from ..utils.folders import committed_files, replaced_folder, saving, write_json
 from ..utils.versions import code_version
 from .curves import save_curves
+from .description import gather_facts
 from .finetuning.adapters import ADAPTER_FOLDER
 from .finetuning.wise_ft import Point, save_interpolation
 from .save_as import remove_saved, write_as
 from .trainer import Trainer
 
+logger = logging.getLogger(__name__)
+
 #: Folder of the quantised model, within that of the float one.
 QUANTIZED_FOLDER = "int8"
 #: Files about the model that a run writes next to it. They are removed when it is replaced.
 METRICS_FILE, LOG_FILE = "metrics.json", "training_log.jsonl"
-CURVES_FILE, SEARCHES_FILE, CARD_FILE = "training_curves.png", "retrieval.png", "README.md"
+CURVES_FILE, SEARCHES_FILE = "training_curves.png", "retrieval.png"
 INTERPOLATION_FILE = "wise_ft.png"
-MODEL_FILES = (
-    *(METRICS_FILE, LOG_FILE, CURVES_FILE),
-    *(INTERPOLATION_FILE, SEARCHES_FILE, CARD_FILE),
-)
+PICTURES = (CURVES_FILE, INTERPOLATION_FILE, SEARCHES_FILE, EXAMPLE_PICTURE)
+MODEL_FILES = (METRICS_FILE, LOG_FILE, *PICTURES, *CARD_FILES)
 
 
 def finish_run(training: Trainer):
@@ -71,6 +77,7 @@ class RunResults:
         files: names of the files written so far, relative to the folder.
         metrics: metrics so far.
         points: what was measured between the start and the end.
+        facts: what the card is written from, once it is known.
     """
 
     training: Trainer
@@ -78,6 +85,7 @@ class RunResults:
     files: list[str] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
+    facts: CardFacts | None = None
 
     def __post_init__(self):
         self.args = self.training.args
@@ -123,7 +131,6 @@ class RunResults:
         steps: dict[str, Callable[[], Any]] = {
             "the evaluation": self.measure,
             "measuring between start and end": self.interpolate,
-            f"writing {METRICS_FILE}": self.write_metrics,
             f"drawing {CURVES_FILE}": self.draw_curves,
         }
         if self.args.finetuning.wise_ft:
@@ -135,7 +142,10 @@ class RunResults:
         searches = self.searches()
         if searches:
             steps[f"drawing {SEARCHES_FILE}"] = lambda: self.draw_searches(searches)
-        steps["writing the model card"] = lambda: self.write_card(searches)
+            steps[f"saving {EXAMPLE_PICTURE}"] = lambda: self.save_example(searches[0][1])
+        steps["describing the run"] = lambda: self.describe([text for text, _ in searches])
+        steps[f"writing {METRICS_FILE}"] = self.write_metrics
+        steps["writing the model card"] = self.write_cards
         if self.args.run.push_to_hub:
             steps["the upload"] = self.push
         for what, work in steps.items():
@@ -163,7 +173,7 @@ class RunResults:
             )
 
     def write_metrics(self):
-        """Write metrics.json and the training log."""
+        """Write metrics.json, with what the card is made of, and the training log."""
         progress = self.training.progress
         content: dict[str, Any] = {
             "metrics": as_json(self.metrics),
@@ -174,6 +184,9 @@ class RunResults:
             "code": code_version(),
             "recipe": self.args.to_flat_dict(),
         }
+        if self.facts is not None:
+            facts = self.facts.to_json()
+            content["card"] = {name: facts[name] for name in facts if name != "recipe"}
         if self.points:
             content["wise_ft"] = [
                 {"alpha": point.alpha, "metrics": as_json(point.metrics)} for point in self.points
@@ -240,62 +253,55 @@ class RunResults:
         with self.commit() as partial:
             save_retrieval_grid(partial / SEARCHES_FILE, searches)
 
-    def write_card(self, searches: list[tuple[str, list[Found]]]):
-        """Write the model card."""
-        example = searches[0][0] if searches else "a picture"
+    def save_example(self, results: list[Found]):
+        """Save a picture that the card's example shows."""
+        shown = next((one for one in results if one.is_right), results[0])
         with self.commit() as partial:
-            self.task.build_card(self.card_facts(example)).save(partial / CARD_FILE)
+            Image.fromarray(np.asarray(shown.image)).save(partial / EXAMPLE_PICTURE)
 
-    def card_facts(self, example: str) -> CardFacts:
-        """What the model card is written from."""
-        model, data = self.model, self.training.preparation.data
-        progress = self.training.progress
+    def write_cards(self):
+        """Write the model card, in each language that there is a template for."""
+        template = self.args.run.card_template
+        assert self.facts is not None, "the step before has made them"
+        cards = self.task.build_cards(self.facts, Path(template) if template else None)
+        with self.commit() as partial:
+            for name, text in cards.items():
+                (partial / name).write_text(text, encoding="utf-8")
 
-        def count(*names: str) -> int:
-            modules = (getattr(model, name, None) for name in names)
-            return sum(p.numel() for module in modules if module for p in module.parameters())
-
-        return CardFacts(
-            name=self.folder.resolve().name,
-            dataset=self.args.data.dataset,
-            num_rows=data.num_rows,
-            num_concepts=data.num_concepts,
-            skipped=data.bad.examples,
-            recipe=self.args.to_flat_dict(),
-            metrics=self.metrics,
-            steps=progress.step,
-            seconds=progress.seconds,
-            precision=self.training.precision.autocast,
-            images_per_second=progress.images / progress.seconds,
-            num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
-            num_text_parameters=count("text_model", "text_projection"),
-            example_text=example,
-            image_size=self.task.image_size(model),
-            classes=self.training.preparation.class_names,
-            bases=self.bases(),
-            between={p.alpha: p.metrics for p in self.points},
-        )
-
-    def bases(self) -> list[BaseModel]:
-        """The published models that the run started from."""
-        model = self.args.model
-        towers = (model.vision_model_name_or_path, model.text_model_name_or_path)
-        names = [model.model_name_or_path] if model.model_name_or_path else filter(None, towers)
-        bases = []
-        for name in names:
-            base = BaseModel(name)
-            with warn_only(f"reading the card of {name}"):
-                base = read_base(name)
-            bases.append(base)
-        return bases
+    def describe(self, examples: list[str]):
+        """Gather what the model card is written from."""
+        pictures = [name for name in self.files if name in PICTURES]
+        self.facts = gather_facts(self.training, self.model, self.metrics, examples)
+        self.facts.between = {point.alpha: point.metrics for point in self.points}
+        self.facts.pictures = pictures
 
     def push(self):
-        """Upload what this run wrote, or list what would go up."""
-        repo_id, contents = str(self.args.run.hub_model_id), read_contents(self.folder, self.files)
-        if self.args.run.hub_dry_run:
+        """Upload what this run wrote, or list what would go up.
+
+        Raises:
+            UserError: the Hub or the network did not let it happen; the sentence says how to go on.
+        """
+        options = self.args.run
+        repo_id, contents = str(options.hub_model_id), read_contents(self.folder, self.files)
+        if options.hub_dry_run:
             print(f"would push to {repo_id}:\n{contents.describe()}")
-        else:
-            print(f"pushed to {push(contents, repo_id, PushOptions()).url}")
+            return
+        revisions, head = self.training.revisions, None
+        if revisions is not None:
+            revisions.queue.finish(options.hub_patience)
+            head = revisions.queue.head
+        try:
+            pushed = push_patiently(
+                contents, repo_id, options.hub_patience, PushOptions(options.hub_private_repo), head
+            )
+            print(f"pushed to {pushed.url}")
+        except HubError as error:
+            hint = f"upload it with clip-vit push {self.folder} {repo_id}"
+            raise HubError(f"{error}; {hint}") from error
+        finally:
+            rest = revisions.queue.describe_rest() if revisions is not None else ""
+            if rest:
+                logger.warning("%s", rest)
 
 
 def print_summary(folder: Path, metrics: Sequence[Metric]):

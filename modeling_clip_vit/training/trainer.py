@@ -45,6 +45,7 @@ from .restart import (
     tell_changes,
 )
 from .resumable_batches import build_batches
+from .revisions import Revisions
 from .save_as import check_save_as
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
@@ -204,6 +205,9 @@ class Trainer:
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
         self.progress = Progress()
+        self.revisions: Revisions | None = None
+        if accelerator.is_main_process and args.run.uploads_revisions:
+            self.revisions = Revisions(self)
         self.max_steps = self.count_steps()
         args.quantization.check_steps(self.max_steps)
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
@@ -272,10 +276,18 @@ class Trainer:
         self.trained = self.whole_model()
         model = self.trained
         if self.accelerator.is_main_process:
-            model = self.quantization.float_model(model) if self.quantization else model
-            model = self.finetuning.finish(model)
+            model = self.finetuning.interpolate(self.whole_float_model(model))
         self.preparation.model = model
         return model
+
+    def whole_float_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A model as it is saved, without fake quantisation and adapter; on the main process.
+
+        Args:
+            model: with all of its weights, which stay what they are.
+        """
+        model = self.quantization.float_model(model) if self.quantization else model
+        return self.finetuning.merge(model)
 
     def quantize(self) -> PreTrainedModel | None:
         """The finished model in integers, on the main process; None where no mode asks for it."""
@@ -425,7 +437,10 @@ class Trainer:
         with self.average.applied() if self.average else nullcontext():
             model = self.whole_model()
             with warn_only("the evaluation"):
-                self.log_metrics(as_dict(self.evaluate(model, is_end=False)))
+                metrics = self.evaluate(model, is_end=False)
+                self.log_metrics(as_dict(metrics))
+                if self.revisions:
+                    self.revisions.add(model, metrics)
         self.set_training_mode()
 
     def evaluate(self, model: Any, is_end: bool) -> list[Metric]:

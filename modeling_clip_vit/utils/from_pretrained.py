@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from .errors import UserError, first_line, unwrap
+from .folders import is_disk_full
 from .packages import require
 
 #: What Transformers raises of checkpoints that are damaged, incomplete or of another kind.
@@ -21,6 +23,7 @@ LOADING_ERRORS = (
     ImportError,
     StrictDataclassError,
     SafetensorError,
+    httpx2.HTTPError,  # a connection that ended
 )
 
 
@@ -56,6 +59,11 @@ def loading(path: str) -> Iterator[None]:
         raise
     except LOADING_ERRORS as error:
         reason = first_line(unwrap(error))
+        if is_disk_full(error) and not Path(path).exists():
+            raise LoadError(
+                f"cannot download {path!r}: {reason}; make room, or the variable HF_HOME chooses "
+                "another disk"
+            ) from error
         if repr(path) in reason:
             raise LoadError(reason) from error
         if not Path(path).exists():

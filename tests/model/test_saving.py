@@ -25,6 +25,7 @@ from tests.support.processes import run_without_package
 
 MODEL_FILES = {
     "attention.py",
+    "companions.py",
     "configuration_clip_vit.py",
     "embeddings.py",
     "encoder.py",

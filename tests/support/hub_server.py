@@ -465,6 +465,11 @@ class Handler(BaseHTTPRequestHandler):
         repository.tags[tag] = repository.find(revision).oid
         self.answer({})
 
+    @route("DELETE", REPO + "/tag/(?P<tag>[^/]+)")
+    def delete_tag(self, kind, repo, tag):
+        self.repository(kind, repo, write=True).tags.pop(tag)
+        self.answer({})
+
     @route("GET", REPO + "/refs")
     def refs(self, kind, repo):
         repository = self.repository(kind, repo)

@@ -5,14 +5,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import REPOSITORY
 
 
 def run_without_package(
-    code: str, folder, *arguments: str, without: tuple[str, ...] = ("modeling_clip_vit",)
+    code: str,
+    folder,
+    *arguments: str,
+    without: tuple[str, ...] = ("modeling_clip_vit",),
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run code in another process, in `folder`, where some packages cannot be imported."""
     block = f"""
@@ -31,9 +35,19 @@ def run_without_package(
     """
     program = textwrap.dedent(block) + textwrap.dedent(code)
     command = [sys.executable, "-I", "-c", program, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_command(
+    environment: Mapping[str, str], *arguments: str, **options
+) -> subprocess.CompletedProcess:
+    """Run `clip-vit` with arguments in an environment; what it wrote is in the result."""
+    command = [sys.executable, "-m", "clip_vit", *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, **options
+    )
 
 
 def run_example(

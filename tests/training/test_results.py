@@ -33,7 +33,7 @@ def fail(*args, **kwargs):
 
 #: What breaks after training -> how, and what a warning says of it.
 BROKEN = {
-    "card": (ContrastiveTask, "build_card", "writing the model card"),
+    "card": (ContrastiveTask, "build_cards", "writing the model card"),
     "searches": (results, "save_retrieval_grid", "drawing retrieval.png"),
     "curves": (results, "save_curves", "drawing training_curves.png"),
     "evaluation": (training, "evaluate_run", "the evaluation"),

@@ -98,13 +98,16 @@ class Finetuning:
         if self.adapter:
             self.adapter.extend(model)
 
-    def finish(self, trained: PreTrainedModel) -> PreTrainedModel:
-        """The model to save, on the main process.
+    def merge(self, trained: PreTrainedModel) -> PreTrainedModel:
+        """A model without adapter that computes the same as one with it, on the main process.
 
         Args:
             trained: with all of its weights.
         """
-        model = self.adapter.merge(trained) if self.adapter else trained
+        return self.adapter.merge(trained) if self.adapter else trained
+
+    def interpolate(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The same model, between start and end, as the options ask; at the end of the run."""
         if self.interpolation:
             self.interpolation.keep_end(model)
             self.interpolation.move(model, self.options.wise_ft_alpha)

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 
 import torch
 from datasets import Dataset
-from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
@@ -29,8 +28,6 @@ from ...data.mixing import mix_class_targets
 from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
-from ...hub.classifier_card import build_classifier_card
-from ...hub.model_card import CardFacts
 from ...inference.classifier import TorchClassifier
 from ...modeling_clip_vit import ClipVitForImageClassification
 from ...pretrained import load_with_report, refuse_misfits
@@ -138,10 +135,6 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
     def image_size(self, model: ClipVitForImageClassification) -> int:
         """The image size of the only tower."""
         return model.config.image_size
-
-    def build_card(self, facts: CardFacts) -> ModelCard:
-        """The card of a classifier."""
-        return build_classifier_card(facts)
 
 
 class ClassificationObjective:

@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from datasets import DatasetDict
-from huggingface_hub import ModelCard
 from torch import nn
 from transformers import CLIPProcessor, PreTrainedModel
 
@@ -23,7 +22,6 @@ from ...data.samples import SampleMaker
 from ...data.sources import open_dataset
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.images import ImagesInMemory
-from ...hub.model_card import CardFacts, build_model_card
 from ...hub.sentence_transformers import write_sentence_transformers_files
 from ...inference.embedding import embed_pixels, embed_texts
 from ...inference.loading import TorchEncoder
@@ -212,10 +210,6 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
     def image_size(self, model: ClipVitModel) -> int:
         """The image size of the image tower."""
         return model.config.vision_config.image_size
-
-    def build_card(self, facts: CardFacts) -> ModelCard:
-        """The card of a CLIP."""
-        return build_model_card(facts)
 
 
 def prepare(args: TrainArguments, restart: Restart | None = None) -> ContrastivePreparation:

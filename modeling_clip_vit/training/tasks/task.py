@@ -8,14 +8,14 @@ from typing import ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPProcessor, PreTrainedModel
 
 from ...data.columns import Columns
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.tasks import check_tasks
-from ...hub.model_card import CardFacts
+from ...hub.card_facts import CardFacts
+from ...hub.model_card import build_model_cards
 from ...inference.classifier import TorchClassifier
 from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
@@ -186,9 +186,13 @@ class Task(ABC, Generic[ModelT, ProcessorT]):
     def image_size(self, model: ModelT) -> int:
         """Side of the images that the model was made for, in pixels."""
 
-    @abstractmethod
-    def build_card(self, facts: CardFacts) -> ModelCard:
-        """The model card of a finished run."""
+    def build_cards(self, facts: CardFacts, template: Path | None = None) -> dict[str, str]:
+        """The model cards of a finished run by the names of their files, see `hub/model_card.py`.
+
+        Raises:
+            UserError: the template makes no valid card.
+        """
+        return build_model_cards(facts, template)
 
 
 def describe_images(
