@@ -46,10 +46,16 @@ class Browser:
         width, height: of the window, in pixels.
         language: that the browser prefers.
         is_dark: whether the system has dark colours.
+        density: pixels of the screen for one of the window.
     """
 
     def __init__(
-        self, width: int = 1280, height: int = 900, language: str = "en-US", is_dark: bool = False
+        self,
+        width: int = 1280,
+        height: int = 900,
+        language: str = "en-US",
+        is_dark: bool = False,
+        density: float = 1,
     ):
         from selenium import webdriver
 
@@ -60,7 +66,7 @@ class Browser:
         options.binary_location = programs[0]
         for argument in (
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *("--disable-background-networking", f"--lang={language}"),
+            *("--disable-background-networking", "--hide-scrollbars", f"--lang={language}"),
             "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
         ):
             options.add_argument(argument)
@@ -69,7 +75,8 @@ class Browser:
         service = webdriver.ChromeService(programs[1])
         self.driver = webdriver.Chrome(options=options, service=service)
         self.driver.set_script_timeout(PATIENCE)
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        size = {"width": width, "height": height, "deviceScaleFactor": density}
+        size["mobile"] = width < 600
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
