@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,8 +16,8 @@ import pyarrow as pa
 from ..search.engine import PictureSearch
 from ..search.filters import Compare, to_sql
 from ..search.index import PictureIndex
-from ..search.snapshot import Snapshot, local_version, open_snapshot, read_table
 from ..utils.errors import UserError
+from .contents import MOST_IN_MEMORY, Contents, read_contents, version_of
 from .fields import choose_columns, describe_columns, folder_of, readable
 from .model_files import describe_model, describe_preparation
 from .options import FORMAT_VERSION, PageOptions, choose_examples
@@ -61,56 +60,56 @@ class Collection:
         index: an opened index.
         options: what the page shows.
         threads: that the model computes with; None leaves it to the runtime.
+        most_in_memory: pictures whose vectors are held for classification.
     """
 
-    def __init__(self, index: PictureIndex, options: PageOptions, threads: int | None = None):
-        self.index, self.options = index, options
+    def __init__(
+        self,
+        index: PictureIndex,
+        options: PageOptions,
+        threads: int | None = None,
+        most_in_memory: int = MOST_IN_MEMORY,
+    ):
+        self.index, self.options, self.most_in_memory = index, options, most_in_memory
         self.lock = threading.RLock()
         self.search = PictureSearch(index, threads)
         self.model, self.preparation = describe_model(index), describe_preparation(index)
         self.columns = choose_columns(index.columns, options.columns)
         self.rows, self.thumbnails = Recent(MOST_ROWS), Recent(MOST_THUMBNAILS)
-        self._snapshot: Snapshot | None = None
+        self._contents: Contents | None = None
         self._description: dict[str, Any] = {}
         self._described: int | None = None
 
     @property
-    def snapshot(self) -> Snapshot:
-        """The vectors and rows of the index as it is now."""
-        folder = self.index.place.folder
-        version = None if folder is None else local_version(folder)
-        if folder is None or version is None:
-            self.index.table.checkout_latest()
-            version = int(self.index.table.version)
+    def contents(self) -> Contents:
+        """The pictures of the index as it is now."""
+        version = version_of(self.index)
         with self.lock:
-            if self._snapshot is None or self._snapshot.version != version:
-                kept = None if folder is None else open_snapshot(folder, version)
-                size = self.index.settings.model.embedding_size
-                table = self.index.database.open_table(self.index.table.name)
-                self._snapshot = kept or read_table(table, size)
-            return self._snapshot
+            if self._contents is None or self._contents.version != version:
+                self._contents = read_contents(self.index, self.columns, self.most_in_memory)
+            return self._contents
 
     def describe(self) -> dict[str, Any]:
         """The content of `data/site.json`, of the index as it is now."""
-        snapshot, options = self.snapshot, self.options
+        contents, options = self.contents, self.options
         with self.lock:
-            if self._described == snapshot.version:
+            if self._described == contents.version:
                 return self._description
-            fields, _ = describe_columns(snapshot.rows, self.columns)
+            fields, _ = describe_columns(contents.rows, self.columns)
             examples = options.examples
             self._description = {
                 "version": FORMAT_VERSION,
                 "is_static": False,
-                "title": options.title or Path(self.index.name).name,
-                "count": len(snapshot.vectors),
+                "title": options.title_of(self.index.name),
+                "count": len(contents),
                 "embedding_size": self.index.settings.model.embedding_size,
                 "model": self.model,
                 "prepare": self.preparation,
                 "fields": [field.to_json() for field in fields],
-                "examples": choose_examples(snapshot.rows) if examples is None else examples,
+                "examples": choose_examples(contents.rows) if examples is None else examples,
                 "labels": options.labels or [],
             }
-            self._described = snapshot.version
+            self._described = contents.version
             return self._description
 
     def picture(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from ..utils.command_line import CommandParser
 from ..utils.folders import check_new, saving
 from .site import SiteOptions, write_site
 
+#: So many pictures are better served.
+MANY = 20_000
+
 
 def run_demo(arguments: list[str]) -> int:
     """Write a static page that searches an index in the visitor's browser."""
@@ -23,6 +26,8 @@ def run_demo(arguments: list[str]) -> int:
         f"saved {target}: {site['count']:,} pictures, {size / 1e6:.1f} MB, of which a visitor "
         f"loads {site['load_bytes'] / 1e6:.1f} MB before the first search"
     )
+    if site["count"] > MANY:
+        print(f"a browser loads all vectors at once: clip-vit serve {given.index} loads none")
     print(f"look at it: python -m http.server --directory {target} 8000 --bind 127.0.0.1")
     return 0
 

@@ -4,7 +4,6 @@ import io
 import threading
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
@@ -30,15 +29,15 @@ class LiveMap:
     def refresh(self) -> "LiveMap":
         """Make the map unless it is there: `content` of `data/map.json`, and its `sheet`."""
         with self.lock:
-            snapshot = self.collection.snapshot
-            if self.version == snapshot.version:
+            contents = self.collection.contents
+            if self.version == contents.version:
                 return self
-            chosen = spread_evenly(len(snapshot.vectors), TILES)
-            places = place_on_map(np.asarray(snapshot.vectors[chosen]))
+            chosen = spread_evenly(len(contents), TILES)
+            places = place_on_map(contents.vectors_at(chosen))
             points: list[dict[str, Any]] = []
             tiles: list[Image.Image] = []
             for row, (x, y) in zip(
-                snapshot.rows.take(chosen).to_pylist(), places.tolist(), strict=True
+                contents.rows.take(chosen).to_pylist(), places.tolist(), strict=True
             ):
                 picture = self.collection.picture(row)
                 try:
@@ -53,7 +52,7 @@ class LiveMap:
                 "tile": TILE,
                 "columns": TILE_COLUMNS,
                 "per_sheet": TILES,
-                "sheets": [f"data/map.webp?v={snapshot.version}"] if points else [],
+                "sheets": [f"data/map.webp?v={contents.version}"] if points else [],
             }
-            self.version = snapshot.version
+            self.version = contents.version
             return self

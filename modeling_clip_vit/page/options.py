@@ -19,7 +19,7 @@ class PageOptions:
     """What a page shows.
 
     Args:
-        title: title of the page; the name of the index by default.
+        title: title of the page; by default the name of the index without `.index`.
         examples: queries to offer; some short captions by default.
         labels: labels to offer for classification; general ones by default.
         columns: columns to show and filter by, and `folder`; all but places by default.
@@ -31,6 +31,10 @@ class PageOptions:
     labels: list[str] | None = None
     columns: list[str] | None = None
     thumbnail_size: int = 360
+
+    def title_of(self, index: str) -> str:
+        """The title of the page of an index with this path or URL."""
+        return self.title or index.rstrip("/").rsplit("/", 1)[-1].removesuffix(".index")
 
     def __post_init__(self):
         if not SMALLEST_THUMBNAIL <= self.thumbnail_size <= LARGEST_THUMBNAIL:

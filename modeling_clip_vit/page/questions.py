@@ -26,8 +26,8 @@ from .placement import spread_evenly
 
 #: Pictures of an answer, and terms of a question, at most.
 MOST_HITS, MOST_TERMS = 1_000, 50
-#: Labels of a classification, pictures that are classified, and pictures shown of each label.
-MOST_LABELS, MOST_CLASSIFIED, PER_LABEL = 200, 200_000, 12
+#: Labels of a classification, and pictures shown of each.
+MOST_LABELS, PER_LABEL = 200, 12
 
 
 def search(collection: Collection, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def search_text(collection: Collection, query: str, count: int) -> dict[str, Any
 
 def browse(collection: Collection, count: int, condition: Condition | None) -> dict[str, Any]:
     """Pictures from all over the index."""
-    rows = collection.snapshot.rows
+    rows = collection.contents.rows
     if condition is not None:
         rows = rows.filter(evaluate(condition, rows).fill_null(False))
     chosen = rows.take(spread_evenly(len(rows), count)) if len(rows) else rows
@@ -192,17 +192,17 @@ def classify(collection: Collection, labels: Any) -> list[dict[str, Any]]:
     is_list = isinstance(labels, list) and all(isinstance(it, str) and it for it in labels)
     if not is_list or not 2 <= len(labels) <= MOST_LABELS:
         raise RequestError(f"labels must be 2 to {MOST_LABELS} texts")
-    snapshot = collection.snapshot
-    if len(snapshot.vectors) > MOST_CLASSIFIED:
+    contents = collection.contents
+    if contents.vectors is None:
         raise RequestError("tooLargeToSort")
     with collection.lock:
         texts_CP = collection.search.text_encoder([label[:MOST_CHARACTERS] for label in labels])
-    best, shares = choose_labels(snapshot.vectors, texts_CP, collection.model["logit_scale"])
+    best, shares = choose_labels(contents.vectors, texts_CP, collection.model["logit_scale"])
     groups = []
     for label in range(len(labels)):
         rows = np.flatnonzero(best == label)
         chosen = rows[np.argsort(-shares[rows], kind="stable")[:PER_LABEL]]
-        found = zip(snapshot.rows.take(chosen).to_pylist(), shares[chosen].tolist(), strict=True)
+        found = zip(contents.rows.take(chosen).to_pylist(), shares[chosen].tolist(), strict=True)
         pictures = [{**collection.picture(row), "share": share} for row, share in found]
         groups.append({"count": len(rows), "pictures": pictures})
     return groups

@@ -53,12 +53,18 @@ def run_serve(arguments: list[str]) -> int:
         collection = Collection(index, options, options.threads)
         count = collection.describe()["count"]
         server = Server(collection, options.upload_limit * 1_000_000, token)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"http://{host}:{opened.getsockname()[1]}/"
+        address = f"http://{host_in_address(options.host)}:{opened.getsockname()[1]}/"
         print(f"{count:,} pictures on {address}{f'?token={token}' if token else ''}", flush=True)
         config = uvicorn.Config(server.application(), log_level="warning", server_header=False)
         uvicorn.Server(config).run(sockets=[opened])
     return 0
+
+
+def host_in_address(host: str) -> str:
+    """What visitors write in an address for a host to listen on."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -81,7 +81,7 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
         site = {
             "version": FORMAT_VERSION,
             "is_static": True,
-            "title": options.title or Path(index.name).name,
+            "title": options.title_of(index.name),
             "count": len(table),
             "embedding_size": vectors_NP.shape[1],
             "vector_type": options.vector_type,

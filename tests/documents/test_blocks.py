@@ -25,6 +25,9 @@ OTHER_TESTS = {
     "uv run --extra test": "this is such a run",
     "cd clip-vit": "part of the clone",
     "uv run --extra dev": "the checks of a change",
+    "python -m http.server": "it serves until it is interrupted",
+    "clip-vit serve": "tests/page",
+    "curl": "tests/page",
 }
 #: What stands for something of the reader's own in an example.
 PLACEHOLDERS = {"MODEL": "outputs/emoji", "user/name": "on_the_hub"}

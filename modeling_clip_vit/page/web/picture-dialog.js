@@ -110,10 +110,16 @@ function reasons({ words }, text) {
       const bar = element("span", { class: value < 0 ? "bar less" : "bar" });
       bar.style.setProperty("--share", Math.abs(value) / most);
       return element("li", {}, element("span", { class: "word" }, word), bar,
-        element("span", { class: "score" }, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`));
+        element("span", { class: "score" }, signed(value)));
     })));
   }
   return nodes;
+}
+
+/** A number with its sign, unless it rounds to zero. */
+function signed(value) {
+  const digits = Math.abs(value).toFixed(2);
+  return Number(digits) === 0 ? digits : `${value < 0 ? "−" : "+"}${digits}`;
 }
 
 /** Darken what does not matter, over the part of the picture that the model saw. */

@@ -11,6 +11,7 @@ const TEXTS = {
     heading: "Search these pictures",
     queryLabel: "Describe what you look for",
     queryPlaceholder: "Describe a picture",
+    grammar: "horse + stripes, apple - fruit, 2:dog + cat",
     pictureTerms: "Pictures in the query",
     results: "Results",
     pickPicture: "Search with a picture of yours",
@@ -98,6 +99,7 @@ const TEXTS = {
     heading: "搜索这些图片",
     queryLabel: "描述要找的图片",
     queryPlaceholder: "描述一张图片",
+    grammar: "马 + 条纹，苹果 - 水果，2:狗 + 猫",
     pictureTerms: "查询中的图片",
     results: "结果",
     pickPicture: "用自己的图片搜索",
@@ -202,6 +204,7 @@ export function translatePage() {
   for (const node of document.querySelectorAll("[data-label]")) {
     node.setAttribute("aria-label", t(node.dataset.label));
   }
+  for (const node of document.querySelectorAll("[data-title]")) node.title = t(node.dataset.title);
   for (const node of document.querySelectorAll("[data-placeholder]")) {
     node.placeholder = t(node.dataset.placeholder);
   }
