@@ -52,6 +52,7 @@ class Kind:
         mirrored: folders in it whose files belong together: what is no longer there is deleted on
             the Hub, too.
         is_private: whether a new repository is private unless told otherwise.
+        has_written_card: whether a card is written for it where it has none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Kind:
     list_files: Callable[[Path], Iterable[str]]
     mirrored: tuple[str, ...] = ()
     is_private: bool = False
+    has_written_card: bool = True
 
     def has_marks(self, folder: Path) -> bool:
         """Whether a folder has all files that tell this kind."""
@@ -92,6 +94,8 @@ class Contents:
         lines = [f"  {name}  ({format_size(self.size(name))})" for name in self.files]
         total = format_size(sum(map(self.size, self.files)))
         lines.append(f"{len(self.files)} files, {total}")
+        if "README.md" not in self.files and self.kind.has_written_card:
+            lines.append("and a short card, README.md in English and Chinese, if there is none")
         if self.left_out:
             lines.append(f"not uploaded: {', '.join(self.left_out)}")
         return "\n".join(lines)
@@ -319,12 +323,13 @@ SITE = Kind(
     ("index.html", "data*"),
     list_site,
     mirrored=("data", "model", "vendor"),
+    has_written_card=False,
 )
 CHECKPOINT = Kind(
     "checkpoint", "a checkpoint", "model", ("config.json", "*model*.safetensors"), list_model
 )
 #: Such as for open_clip, whose configuration has another name.
 PEER = Kind("peer", "a converted model", "model", ("*model*.safetensors",), list_model)
-DATASET = Kind("dataset", "a dataset", "dataset", (), list_dataset)
+DATASET = Kind("dataset", "a dataset", "dataset", (), list_dataset, has_written_card=False)
 #: The kinds that marks tell, in the order in which they are looked for.
 KINDS = (EXPORT, ADAPTER, INDEX, SITE, CHECKPOINT, PEER)

@@ -4,25 +4,18 @@ The package's templates are `templates/model_card.md` and, in Chinese, `model_ca
 are Jinja; docs/sharing.md lists what they can use.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 
 from ..evaluation.metrics import Metric
 from ..evaluation.tasks import TASKS
 from ..utils.errors import UserError, one_line
-from ..utils.markdown import escape_cell
 from .card_facts import CardFacts
 from .card_metadata import ACCURACIES, build_metadata, read_dataset_card, write_recipe
+from .templates import TEMPLATES, render
 
-TEMPLATES = Path(__file__).parent / "templates"
 #: The package's templates, in English and in Chinese, and what their cards are called.
 CARD_TEMPLATES = ("model_card.md", "model_card.zh-CN.md")
 CARD_FILES = ("README.md", "README.zh-CN.md")
@@ -55,59 +48,6 @@ def build_model_cards(
     }
 
 
-def check_template(path: Path):
-    """Reject a template that is none, before a run is made to fill it in.
-
-    Raises:
-        UserError: with the reason.
-    """
-    if not path.is_file():
-        raise UserError(f"card_template={str(path)!r} is not allowed: there is no such file")
-    with valid_template(str(path)):
-        template_environment().parse(path.read_text(encoding="utf-8"))
-
-
-def render(template: str, context: Mapping[str, Any], name: str) -> str:
-    """Fill in a template; at most one line in a row stays empty.
-
-    Raises:
-        UserError: with what is wrong with it.
-    """
-    with valid_template(name):
-        text = template_environment().from_string(template).render(context)
-    return re.sub(r"\n{3,}", "\n\n", text)  # what conditions leave behind
-
-
-@contextmanager
-def valid_template(name: str) -> Iterator[None]:
-    """Turn what Jinja says of a template into one sentence.
-
-    Raises:
-        UserError: that sentence.
-    """
-    try:
-        yield
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        where = f"{name!r}, line {line}" if line else repr(name)
-        raise UserError(f"the card template {where} is not valid: {one_line(error)}") from error
-
-
-def template_environment() -> SandboxedEnvironment:
-    """Jinja with the filters of cards; what a template names must exist."""
-    environment = SandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {
-        "cell": escape_cell,
-        "json": lambda value: json.dumps(value, ensure_ascii=False),
-        "percent": lambda value: f"{100 * value:.1f}",
-        "prose": escape_prose,
-        "words": lambda name: str(name).replace("_", " "),
-    }
-    return environment
-
-
 def check_card(text: str, template: str):
     """Reject a card whose metadata huggingface_hub cannot read.
 
@@ -118,11 +58,6 @@ def check_card(text: str, template: str):
         ModelCard(text)
     except Exception as error:  # YAML's, and those of each field
         raise UserError(f"{template!r} makes no valid card: {one_line(error)}") from error
-
-
-def escape_prose(text: Any) -> str:
-    """A text that came with the data, so that it is neither HTML nor a new paragraph."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def describe(facts: CardFacts) -> dict[str, Any]:

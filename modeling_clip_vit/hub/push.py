@@ -13,6 +13,7 @@ from huggingface_hub.utils.sha import git_hash
 from ..utils.errors import UserError
 from .contents import Contents, recognize_names
 from .errors import LOG_IN, HubError, hub_errors
+from .variant_card import build_variant_cards
 
 #: How the titles of this package's commits end, which tells them from others' edits.
 MARK = " (clip-vit)"
@@ -131,6 +132,7 @@ class State:
     Args:
         head: commit of the branch.
         changed: names of files that are new or differ.
+        cards: name -> text of cards that neither the folder nor the repository has.
         obsolete: names of files to delete.
         newer: name -> why it would be a loss to overwrite or delete it.
         other_kind: what the repository holds instead, with its article.
@@ -138,6 +140,7 @@ class State:
 
     head: str
     changed: list[str]
+    cards: dict[str, str]
     obsolete: list[str]
     newer: dict[str, str]
     other_kind: str | None
@@ -197,12 +200,17 @@ class Repository:
                 newer[name] = reason
         other = recognize_names(names, self.repo_type)
         is_other = other is not None and other is not contents.kind
-        return State(head, changed, obsolete, newer, other.title if is_other and other else None)
+        cards = {} if "README.md" in names else build_variant_cards(contents, self.id)
+        other_kind = other.title if is_other and other else None
+        return State(head, changed, cards, obsolete, newer, other_kind)
 
     def commit(self, contents: Contents, state: State, options: PushOptions) -> Pushed:
         """Upload what differs, in one commit upon the state that was compared with."""
         operations: list[Any] = [
             CommitOperationAdd(name, contents.folder / name) for name in state.changed
+        ]
+        operations += [
+            CommitOperationAdd(name, text.encode()) for name, text in state.cards.items()
         ]
         operations += [CommitOperationDelete(name, is_folder=False) for name in state.obsolete]
         if not operations:
@@ -219,7 +227,8 @@ class Repository:
             parent_commit=state.head,
         )
         url = info.pr_url or info.commit_url
-        return Pushed(str(url), self.id, info.oid, state.changed, state.obsolete)
+        uploaded = [*state.changed, *state.cards]
+        return Pushed(str(url), self.id, info.oid, uploaded, state.obsolete)
 
 
 def move_tag(repo_id: str, name: str, commit: str):

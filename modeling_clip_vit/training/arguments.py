@@ -19,7 +19,7 @@ from ..data.mixing import MixOptions
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..evaluation.options import EvaluationOptions
-from ..hub.model_card import check_template
+from ..hub.templates import check_template
 from ..losses import LOSSES
 from ..quantization.options import QuantizationOptions
 from ..utils.errors import UserError, first_line

@@ -9,4 +9,6 @@ import pytest
 @pytest.fixture
 def folder(tmp_path, checkpoint) -> Path:
     """A checkpoint of one's own, to change and to upload."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "mine"))
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "mine"))
+    (folder / "README.md").write_text("# Squares\n")
+    return folder
