@@ -308,3 +308,12 @@ def test_a_token_is_in_no_output_and_in_no_command_line(published, tmp_path, che
     assert "hf_writer" not in done.stdout + done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if b"hf_writer" in path.read_bytes()]
+
+
+def test_a_hub_without_xet_is_one_sentence(published, checkpoint, tmp_path):
+    environment = published.hub.environment(tmp_path, HF_HUB_DISABLE_XET="0")
+    done = run_command(environment, "push", str(checkpoint), "user/xet")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "uploading to 'user/xet' failed" in done.stderr.splitlines()[-1]
+    assert published.hub.asked("GET", "/xet-write-token/")
