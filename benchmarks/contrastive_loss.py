@@ -4,9 +4,15 @@
     python benchmarks/contrastive_loss.py --memory 1024 4096 16384 65536 131072 [--plot FILE]
 
 The first command prints the time of each loss; the losses take turns within every round, so that a
-busy machine slows all of them alike. The second prints how much memory each loss adds to that of
-the embeddings and their gradients, on a CPU in a process of its own; runs that would not fit are
-left out.
+busy machine slows all of them alike. On a GPU it also prints the memory, and how far the gradients
+are from those of float64 (--accuracy takes another batch for that). The second prints how much
+memory each loss adds to that of the embeddings and their gradients, on a CPU in a process of its
+own; runs that would not fit are left out.
+
+On a GPU, the fused kernels of memeff and of Inf-CL (Cheng et al., 2024) are measured too where they
+are installed (`pip install memeff inf-cl`). Inf-CL multiplies in TF32. memeff gets bfloat16, since
+its kernels need more memory on the chip for float32 than an H200 has; it has no gradient of the
+scale.
 """
 
 import argparse
@@ -15,10 +21,11 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from devices import MemoryMeter, add_device_option, describe_device
+from devices import MemoryMeter, add_device_option, describe_device, gigabytes
 from torch.nn.functional import cross_entropy, normalize
 
 from modeling_clip_vit.losses import ClipLoss
@@ -55,16 +62,40 @@ def open_clip_loss_in_bfloat16(images, texts, scale):
         return open_clip_loss(images, texts, scale)
 
 
+def memeff_loss(images, texts, scale):
+    """The kernels of memeff, which take the scale as a number."""
+    from memeff import MemoryEfficientCLIPLoss
+
+    loss = MemoryEfficientCLIPLoss(1 / SCALE, normalized_inputs=True, stable=False)
+    return loss(images.bfloat16(), texts.bfloat16())
+
+
+def inf_cl_loss(images, texts, scale):
+    """The kernels of Inf-CL, once in each direction."""
+    from inf_cl import cal_flash_loss
+
+    ways = (images, texts), (texts, images)
+    return sum(cal_flash_loss(a, b, scale=scale).mean() for a, b in ways) / 2
+
+
 LOSSES = {
     "ours, tiled": ClipLoss(),
+    "ours, tiled, TF32": ClipLoss(),
     "open_clip": open_clip_loss,
     "open_clip, bfloat16": open_clip_loss_in_bfloat16,
     "plain formula": plain_formula,
     "best plain formula": best_plain_formula,
+    "memeff, bfloat16": memeff_loss,
+    "Inf-CL": inf_cl_loss,
 }
+#: Losses that run on a GPU alone -> the package that they need, or None.
+GPU_ONLY = {"ours, tiled, TF32": None, "memeff, bfloat16": "memeff", "Inf-CL": "inf_cl"}
 #: Copies of the matrix that are there at once, to tell what does not fit.
 MATRICES = {
     "ours, tiled": 0,
+    "ours, tiled, TF32": 0,
+    "memeff, bfloat16": 0,
+    "Inf-CL": 0,
     "open_clip": 6,
     "open_clip, bfloat16": 6,
     "plain formula": 5,
@@ -72,11 +103,31 @@ MATRICES = {
 }
 
 
-def make_embeds(batch: int, device: str) -> list[torch.Tensor]:
+def available_losses(device: str) -> list[str]:
+    """The losses that a device and the installed packages have."""
+    return [
+        name
+        for name in LOSSES
+        if name not in GPU_ONLY
+        or (device == "cuda" and (not GPU_ONLY[name] or find_spec(str(GPU_ONLY[name]))))
+    ]
+
+
+def make_embeds(batch: int, device: str, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     """Random images and texts of length 1, and the scale."""
     generator = torch.Generator().manual_seed(0)
     embeds = [normalize(torch.randn(batch, SIZE, generator=generator), dim=-1) for _ in range(2)]
-    return [value.to(device).requires_grad_() for value in (*embeds, torch.tensor(SCALE))]
+    values = (*embeds, torch.tensor(SCALE))
+    return [value.to(device, dtype).requires_grad_() for value in values]
+
+
+def propagate(name: str, inputs: list[torch.Tensor]):
+    """Forward and backward."""
+    torch.backends.cuda.matmul.allow_tf32 = name.endswith("TF32")
+    try:
+        LOSSES[name](*inputs).backward()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def run(name: str, inputs: list[torch.Tensor]) -> float:
@@ -86,17 +137,25 @@ def run(name: str, inputs: list[torch.Tensor]) -> float:
         value.grad = None
     synchronize(device)
     started = time.perf_counter()
-    LOSSES[name](*inputs).backward()
+    propagate(name, inputs)
     synchronize(device)
     return time.perf_counter() - started
 
 
-def measure_time(device: str, batch: int, rounds: int) -> dict:
-    """Print a table of times."""
+def measure_time(device: str, batch: int, rounds: int, accuracy_batch: int) -> dict:
+    """Print a table of times, and on a GPU of memory and accuracy."""
     inputs = make_embeds(batch, device)
-    times: dict[str, list[float]] = {name: [] for name in LOSSES}
+    times: dict[str, list[float]] = {name: [] for name in available_losses(device)}
+    errors = {}
+    if device == "cuda":
+        errors = measure_errors(device, accuracy_batch, list(times))
+        times = {name: [] for name in errors}
+    memory: dict[str, float | None] = {}
+    gradients = sum(value.nbytes for value in inputs)
     for turn in range(rounds + 1):
         for name in list(times):
+            meter = MemoryMeter(device)
+            meter.watch()
             try:
                 seconds = run(name, inputs)
             except torch.OutOfMemoryError:
@@ -104,14 +163,43 @@ def measure_time(device: str, batch: int, rounds: int) -> dict:
                 continue
             if turn:  # the first warms up
                 times[name].append(seconds)
+                peak = meter.peak()
+                memory[name] = None if peak is None else peak - gradients
     ours = statistics.median(times["ours, tiled"])
     print(f"batch {batch} x {SIZE}, float32, {describe_device(device)}, {rounds} rounds")
-    print("| loss | min | median | max | ours / it |\n" + "| --- " * 5 + "|")
+    print("| loss | min | median | max | ours / it | memory | error |\n" + "| --- " * 7 + "|")
     for name, values in times.items():
         middle = statistics.median(values)
-        cells = (f"{1000 * value:,.1f} ms" for value in (min(values), middle, max(values)))
-        print(f"| {name} | {' | '.join(cells)} | {ours / middle:.2f} |")
-    return times
+        cells = [f"{1000 * value:,.1f} ms" for value in (min(values), middle, max(values))]
+        cells += [f"{ours / middle:.2f}", gigabytes(memory[name])]
+        cells.append(f"{errors[name]:.1e}" if name in errors else "–")
+        print(f"| {name} | {' | '.join(cells)} |")
+    return {"batch": batch, "size": SIZE, "seconds": times, "bytes": memory} | {
+        "accuracy_batch": accuracy_batch,
+        "gradient_errors": errors,
+    }
+
+
+def measure_errors(device: str, batch: int, names: list[str]) -> dict[str, float]:
+    """How far the gradients of each loss are from those of float64, relative to their norm."""
+    exact = make_embeds(batch, device, torch.float64)
+    propagate("ours, tiled", exact)
+    errors = {}
+    for name in names:
+        inputs = make_embeds(batch, device)
+        try:
+            propagate(name, inputs)
+        except Exception as reason:
+            if not GPU_ONLY.get(name):
+                raise
+            print(f"{name} failed: {reason}")  # a peer's kernel that does not know this card
+            continue
+        distances = [
+            float((given.grad.double() - right.grad).norm() / right.grad.norm())
+            for given, right in zip(inputs[:2], exact[:2], strict=True)
+        ]
+        errors[name] = max(distances)
+    return errors
 
 
 def peak_megabytes() -> float:
@@ -129,11 +217,11 @@ def grow(name: str, batch: int, device: str) -> float:
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         before = peak_megabytes()
-        LOSSES[name](*inputs).backward()
+        propagate(name, inputs)
         return peak_megabytes() - before
     meter = MemoryMeter(device)
     meter.watch()
-    LOSSES[name](*inputs).backward()
+    propagate(name, inputs)
     return (meter.peak() or 0) / 2**20
 
 
@@ -155,7 +243,7 @@ def free_bytes(device: str) -> int:
 def measure_memory(device: str, batches: list[int]) -> dict:
     """Print a table of memory."""
     free = free_bytes(device)
-    rows: dict[str, dict[int, float]] = {name: {} for name in LOSSES}
+    rows: dict[str, dict[int, float]] = {name: {} for name in available_losses(device)}
     print(f"{describe_device(device)}, {free / 1e9:.0f} GB free")
     print("| loss | " + " | ".join(f"{batch:,}" for batch in batches) + " |")
     print("| --- " * (len(batches) + 1) + "|")
@@ -192,6 +280,7 @@ def main():
     add_device_option(parser)
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--accuracy", type=int, default=16384, metavar="BATCH")
     parser.add_argument("--memory", type=int, nargs="+", metavar="BATCH")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--grow", choices=list(LOSSES), help=argparse.SUPPRESS)
@@ -203,7 +292,7 @@ def main():
     result = (
         measure_memory(options.device, options.memory)
         if options.memory
-        else measure_time(options.device, options.batch, options.rounds)
+        else measure_time(options.device, options.batch, options.rounds, options.accuracy)
     )
     if options.plot:
         plot(result, options.plot)

@@ -94,10 +94,11 @@ def measure(cache_images: str, workers: int, count: int) -> tuple[float, float]:
     return ready, images / (time.perf_counter() - started)
 
 
-def draw_photo(rng: np.random.Generator) -> bytes:
-    """A JPEG of about 100 kB: soft shapes under noise, as photographs have them."""
+def draw_photo(rng: np.random.Generator, width: int = 640) -> bytes:
+    """A JPEG, about 100 kB at 640 pixels: soft shapes under noise, as photographs have them."""
     shapes = PillowImage.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
-    pixels = np.asarray(shapes.resize((640, 480), PillowImage.Resampling.BICUBIC)).astype(int)
+    size = width, width * 3 // 4
+    pixels = np.asarray(shapes.resize(size, PillowImage.Resampling.BICUBIC)).astype(int)
     pixels += rng.integers(-12, 13, pixels.shape)
     buffer = io.BytesIO()
     PillowImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
@@ -119,12 +120,17 @@ def write_shards(folder: Path, shards: int = 4, samples: int = 256):
         Dataset.from_dict(rows, features=features).to_parquet(
             folder / f"parquet/{shard:05d}.parquet"
         )
-        with tarfile.open(folder / f"tar/{shard:05d}.tar", "w") as tar:
-            for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-                for end, content in (("jpg", image), ("txt", caption.encode())):
-                    member = tarfile.TarInfo(f"{shard:05d}{number:04d}.{end}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+        write_tar(folder / f"tar/{shard:05d}.tar", images, captions)
+
+
+def write_tar(path: Path, images: list[bytes], captions: list[str]):
+    """A WebDataset shard."""
+    with tarfile.open(path, "w") as tar:
+        for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            for end, content in (("jpg", image), ("txt", caption.encode())):
+                member = tarfile.TarInfo(f"{path.stem}{number:04d}.{end}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 def stream_batches(folder: Path, batch_size: int) -> StreamLoader:

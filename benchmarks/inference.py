@@ -523,6 +523,7 @@ def main():
     parser.add_argument("--calls", type=int, default=5, help="of a row in a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, help="write inference.json and .md here")
+    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -546,6 +547,8 @@ def main():
         report["models"][model] = results
         text += write_table(model, results) + "\n"
     print(text)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "inference.json").write_text(json.dumps(report, indent=2) + "\n")

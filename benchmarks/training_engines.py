@@ -20,6 +20,7 @@ from transformers import AutoConfig, CLIPTokenizer
 
 from modeling_clip_vit import ClipVitModel
 from modeling_clip_vit.conversion import to_hf_clip, to_open_clip
+from modeling_clip_vit.data.packing import plan_for_mask
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.models import build_processor
@@ -35,6 +36,7 @@ OUR_OPTIONS: dict[str, dict[str, str]] = {
     "ours, compiled": {"torch_compile": "true"},
     "ours, checkpointed": {"gradient_checkpointing": "true"},
     "ours, packed": {"pack_texts": "true"},
+    "ours, padded": {"pack_texts": "false"},
     "ours, eager attention": {"attn_implementation": "eager"},
     "ours, LoRA": {"peft_type": "LORA", "lora_rank": "16"},
     "ours, gradient cache": {"gradient_cache_batch_size": "1024"},
@@ -175,6 +177,11 @@ class OurEngine:
         self.training = start_ours(setup, **OUR_OPTIONS[name])
         self.batches = self.training.batches()
         self.batch = inputs.ours() if inputs else None
+        if self.batch and self.training.preparation.data.collate.packs_texts:
+            # The loader plans it, which is not timed.
+            places = plan_for_mask(self.batch["attention_mask"].cpu())
+            if places is not None:
+                self.batch["packed_places"] = places.to(setup.device)
 
     def step(self) -> torch.Tensor:
         """One update; returns the loss."""

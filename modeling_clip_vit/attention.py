@@ -118,8 +118,10 @@ class ClipVitAttention(nn.Module):
         """Queries (B, H, L, A), and keys and values (B, K, L, A), with norm and rotation."""
         heads = self.num_heads, self.num_key_value_heads, self.num_key_value_heads
         biases = self.q_bias, self.k_bias, self.v_bias
-        parts = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        query_BHLA, key_BKLA, value_BKLA = map(add_bias, parts.split(heads, dim=1), biases)
+        states = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        # Split while a token's heads lie together: the backward pass joins them again.
+        parts = (part.transpose(1, 2) for part in states.split(heads, dim=2))
+        query_BHLA, key_BKLA, value_BKLA = map(add_bias, parts, biases)
         if self.config.qk_norm:
             query_BHLA, key_BKLA = self.q_norm(query_BHLA), self.k_norm(key_BKLA)
         if rotation is not None:

@@ -9,6 +9,7 @@ Shape legend: `B` batch, `S` side in pixels.
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -148,19 +149,25 @@ def recolour(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions)
     return flat.clamp_(0, 1).view_as(images)
 
 
+@cache
+def constant(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Numbers on a device, copied once: every copy would wait for all that a GPU has to do."""
+    return torch.tensor(numbers, device=device)
+
+
 def saturation(factor: torch.Tensor) -> torch.Tensor:
     """Colour matrices (B, 3, 3) between grey (factor 0) and the picture (1), and beyond."""
-    luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    luma = constant((0.299, 0.587, 0.114), factor.device).expand(3, 3)
     factor = factor[:, None, None]
-    return factor * torch.eye(3) + (1 - factor) * luma
+    return factor * torch.eye(3, device=factor.device) + (1 - factor) * luma
 
 
 def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
     """Rotations (B, 3, 3) about the grey axis of RGB (Rodrigues' formula)."""
-    third = 1 / 3
-    cross = math.sqrt(third) * torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    third, device = 1 / 3, angle.device
+    cross = math.sqrt(third) * constant((0.0, -1, 1, 1, 0, -1, -1, 1, 0), device).view(3, 3)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    return cos * torch.eye(3) + (1 - cos) * torch.full((3, 3), third) + sin * cross
+    return cos * torch.eye(3, device=device) + (1 - cos) * third + sin * cross
 
 
 def erase(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> torch.Tensor:
@@ -172,7 +179,7 @@ def erase(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) ->
     chosen = noise[:, 0] < options.erase_probability
     height = 0.15 + 0.3 * (noise[:, 0] / options.erase_probability).clamp(max=1)
     width = 0.15 + 0.3 * noise[:, 1]
-    place = torch.arange(size) / size
+    place = torch.arange(size, device=images.device) / size
     in_rows = between(place, noise[:, 2] * (1 - height), height)
     in_columns = between(place, noise[:, 3] * (1 - width), width)
     inside = chosen[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
@@ -188,5 +195,5 @@ def normalize(
     images: torch.Tensor, image_mean: list[float], image_std: list[float]
 ) -> torch.Tensor:
     """`(images - mean) / std` for each channel, images (B, 3, S, S) from 0 to 1."""
-    mean, std = torch.tensor(image_mean), torch.tensor(image_std)
+    mean, std = (constant(tuple(numbers), images.device) for numbers in (image_mean, image_std))
     return (images - mean[:, None, None]).div_(std[:, None, None])

@@ -3,6 +3,8 @@
 import logging
 import math
 
+import torch
+
 from ..utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,21 @@ class UpdateGuard:
             TrainingError: too many updates in a row were skipped.
         """
         reason = self.find_reason(loss, norm)
+        self.note(step, norm, reason)
+        return reason is None
+
+    def note(self, step: int, norm: float, reason: str | None):
+        """Count an update that was made, or one that is skipped for a reason.
+
+        Raises:
+            TrainingError: too many updates in a row were skipped.
+        """
         if reason is None:
             self.seen += 1
             memory = min(self.memory, 1 - 1 / self.seen)
             self.mean_norm = memory * self.mean_norm + (1 - memory) * norm
             self.skipped_in_a_row = 0
-            return True
+            return
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.max_skipped:
@@ -62,7 +73,6 @@ class UpdateGuard:
             self.skipped_in_a_row,
             self.max_skipped,
         )
-        return False
 
     def find_reason(self, loss: float, norm: float) -> str | None:
         """Why an update should be skipped, or None."""
@@ -83,3 +93,58 @@ class UpdateGuard:
     def load_state_dict(self, state: dict[str, float]):
         """Continue from a saved state."""
         vars(self).update(state)
+
+
+class DeviceGuard:
+    """Decides as `UpdateGuard` does, but on the device, so that no update waits for it.
+
+    torch's fused optimisers skip what it refuses. Counting, naming and stopping is left to the
+    guard on the CPU, which learns in `settle` what was decided: an update that is skipped has
+    changed nothing until then.
+
+    Args:
+        guard: on the CPU, whose state it goes on from.
+        device: that trains; it must have float64, so that both decide alike.
+    """
+
+    def __init__(self, guard: UpdateGuard, device: torch.device):
+        self.guard = guard
+        state = torch.tensor([guard.mean_norm, guard.seen], dtype=torch.float64)
+        self.mean_norm, self.seen = state.to(device)
+        self.pending: list[tuple[int, torch.Tensor]] = []
+
+    @torch.no_grad()
+    def refuses(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        """Whether to skip an update: 1 or 0 as float32, as optimisers take it for `found_inf`.
+
+        Args:
+            step: number of the update.
+            loss, norm: the loss and the norm of its gradient, scalars on the device.
+        """
+        guard, loss, norm = self.guard, loss.double(), norm.double()
+        is_refused = ~torch.isfinite(loss + norm)
+        if guard.max_spike:
+            is_spike = norm > guard.max_spike * self.mean_norm
+            is_refused |= is_spike & (self.seen >= guard.settling)
+        self.seen = self.seen + ~is_refused
+        memory = (1 - 1 / self.seen.clamp(min=1)).clamp(max=guard.memory)
+        mean_norm = memory * self.mean_norm + (1 - memory) * norm
+        self.mean_norm = torch.where(is_refused, self.mean_norm, mean_norm)
+        self.pending.append((step, torch.stack((loss, norm, is_refused.double()))))
+        return is_refused.float()
+
+    def settle(self):
+        """Tell the guard what was decided since the last call, in one copy from the device.
+
+        Raises:
+            TrainingError: too many updates in a row were skipped.
+        """
+        if not self.pending:
+            return
+        steps, values = zip(*self.pending, strict=True)
+        self.pending = []
+        for step, (loss, norm, is_refused) in zip(steps, torch.stack(values).tolist(), strict=True):
+            reason = self.guard.find_reason(loss, norm) if is_refused else None
+            if is_refused and reason is None:  # at the very limit, rounded otherwise
+                reason = f"the gradient norm is {norm:.3g}"
+            self.guard.note(step, norm, reason)

@@ -125,7 +125,8 @@ class QuantizedTraining:
         count = self.options.quantization_calibration_batches
         state = read_random_state(self.accelerator.device)
         batches = []
-        for batch in self.open_loader():
+        finish = self.preparation.data.collate.finish
+        for batch in map(finish, self.open_loader()):
             if "pixel_values" in batch:
                 batches.append(batch)
             if len(batches) == count:

@@ -9,6 +9,7 @@ from accelerate.utils import send_to_device
 
 from ..data.errors import DataError
 from ..data.streaming.loader import StreamLoader
+from ..utils.devices import copies_pinned
 from .arguments import DataOptions
 from .datasets import TrainingData
 
@@ -28,6 +29,9 @@ class ResumableBatches:
         self.accelerator = accelerator
         self.loader = accelerator.prepare(data.loader)
         self.sampler, self.bad = data.sampler, data.bad
+        # On a CPU, workers do it at the same time as training goes on.
+        data.collate.leaves_pixels = accelerator.device.type != "cpu"
+        self.finish = data.collate.finish
         self.path = options.dataset
         self.seconds_waited = 0.0
 
@@ -46,7 +50,7 @@ class ResumableBatches:
             if batch is None:
                 return
             self.note_skipped(batch)
-            yield batch
+            yield self.finish(batch)
 
     def remaining(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of a pass, without the first ones."""
@@ -119,7 +123,9 @@ class ResumableStream(ResumableBatches):
 
     def remaining(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of this epoch behind those that the stream gave away."""
-        return (send_to_device(batch, self.accelerator.device) for batch in self.loader)
+        device = self.accelerator.device
+        is_pinned = copies_pinned(device.type)
+        return (send_to_device(batch, device, non_blocking=is_pinned) for batch in self.loader)
 
     def state_dict(self) -> dict | None:
         """Where the stream stands on this process."""

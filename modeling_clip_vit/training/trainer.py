@@ -31,7 +31,7 @@ from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .finetuning.finetuning import Finetuning
-from .guard import UpdateGuard
+from .guard import DeviceGuard, UpdateGuard
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator, start_launched
 from .optimizer import build_optimizer, build_schedule
@@ -202,6 +202,9 @@ class Trainer:
         self.finetuning.hold_start(self.unwrapped())
         self.reader = build_batches(accelerator, preparation.data, args.data)
         self.guard = UpdateGuard(args.optimizer.max_grad_spike, args.optimizer.max_skipped_updates)
+        self.device_guard: DeviceGuard | None = None
+        if self.can_guard_on_device():
+            self.device_guard = DeviceGuard(self.guard, accelerator.device)
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
         self.progress = Progress()
@@ -363,9 +366,26 @@ class Trainer:
         longest = self.args.optimizer.max_grad_norm or torch.inf
         return self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
 
+    def can_guard_on_device(self) -> bool:
+        """Whether the optimiser can skip an update without the CPU knowing of it.
+
+        The running mean of the weights counts updates on the CPU, and Muon and Adafactor have no
+        kernel that takes a decision of the device.
+        """
+        accelerator, options = self.accelerator, self.args.optimizer
+        is_plain = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_GPU)
+        is_fused = options.optim == "adamw" and not options.ema_decay
+        is_cuda = accelerator.device.type == "cuda"
+        return is_cuda and is_plain and is_fused and accelerator.scaler is None
+
     def accepts(self, values: dict) -> bool:
-        """Whether to make this update."""
-        step, loss = self.progress.step + 1, float(values["loss"])
+        """Whether to make this update, or to let the optimiser decide it on the device."""
+        step = self.progress.step + 1
+        if self.device_guard:
+            refused = self.device_guard.refuses(step, values["loss"], values["gradient_norm"])
+            self.scheduler.optimizer.found_inf = refused  # type: ignore[attr-defined]
+            return True
+        loss = float(values["loss"])
         norm = float(full_tensor(values["gradient_norm"]))
         scaler = self.accelerator.scaler
         if scaler is not None and math.isfinite(loss) and not math.isfinite(norm):
@@ -374,6 +394,11 @@ class Trainer:
         if scaler is not None and not is_accepted:
             scaler.update()  # its gradients are unscaled already, and no step tells it so
         return is_accepted
+
+    def settle(self):
+        """Learn of the updates that were skipped on the device."""
+        if self.device_guard:
+            self.device_guard.settle()
 
     def after_update(self):
         """Keep weights in bounds, and average them, where there was an update."""
@@ -460,7 +485,12 @@ class Trainer:
         return metrics
 
     def log(self, values: dict, bar: tqdm):
-        """Log training values to trackers and bar."""
+        """Log training values to trackers and bar.
+
+        Raises:
+            TrainingError: too many updates in a row were skipped.
+        """
+        self.settle()
         numbers = {name: float(full_tensor(value)) for name, value in values.items()}
         seconds = self.progress.seconds - self.last_log[0]
         images = self.progress.images - self.last_log[1]
@@ -505,6 +535,7 @@ class Trainer:
 
     def save(self) -> str:
         """Save a checkpoint to resume from."""
+        self.settle()
         state = {
             **vars(self.progress),
             "scheduler": self.scheduler.state_dict(),
@@ -542,6 +573,8 @@ class Trainer:
             self.average.updates = state["average_updates"]
         restore_fields(optimizer, self.scheduler, fields, state["scheduler"])
         self.guard.load_state_dict(state["guard"])
+        if self.device_guard:
+            self.device_guard = DeviceGuard(self.guard, self.accelerator.device)
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
         self.progress.batch = self.reader.resume(self.progress.batch, reader, state["processes"])
         self.last_log = (self.progress.seconds, self.progress.images)

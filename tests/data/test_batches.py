@@ -20,7 +20,7 @@ from modeling_clip_vit.data.columns import check_columns
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.map_style import ImageTextSamples
 from modeling_clip_vit.data.policies import SampleAugment
-from modeling_clip_vit.data.rows import Row
+from modeling_clip_vit.data.rows import Row, Sample
 from modeling_clip_vit.data.samples import SampleMaker
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.data.tokenizer import train_tokenizer
@@ -257,6 +257,39 @@ def test_a_bad_image_is_skipped_and_named(collate_rows):
 
 def test_a_batch_of_bad_images_has_none(collate_rows):
     assert collate_rows(5).keys() == {"skipped"}
+
+
+def test_left_pixels_are_augmented_later_as_they_would_have_been(captions):
+    samples = make_samples(captions, random_pixels(16))
+    collate = Collator(None, STRONG, [0.4] * 3, [0.6] * 3)
+    rows = [samples[row, 0] for row in range(16)]
+    expected = collate(rows)["pixel_values"]
+    collate.leaves_pixels = True
+    batch = collate(rows)
+    assert batch["pixels"].dtype == torch.uint8
+    assert "pixel_values" not in batch
+    assert torch.equal(collate.finish(batch)["pixel_values"], expected)
+
+
+def test_images_are_augmented_on_the_device_that_they_are_on():
+    """The meta device refuses what is on another."""
+    collate = Collator(None, STRONG, [0.4] * 3, [0.6] * 3)
+    pixels = random_pixels().to("meta")
+    assert collate.vary(pixels, noise(6).to("meta")).device.type == "meta"
+
+
+def test_a_batch_says_which_texts_share_a_row_where_that_saves_computing(captions):
+    tokenizer = train_tokenizer(captions.corpus(), 300, 60)
+    collate = Collator(tokenizer, STRONG, [0.5] * 3, [0.5] * 3)
+    collate.packs_texts = True
+    texts = ["red heart " * 20, *["pizza"] * 15]
+    sample = Sample(random_pixels(1)[0], noise(1)[0], texts, 0, 0)
+    batch = collate([sample])
+    places = batch["packed_places"]
+    assert places.numel() < batch["input_ids"].numel()
+    assert (places >= 0).sum() == batch["attention_mask"].sum()
+    even = Sample(random_pixels(1)[0], noise(1)[0], ["red heart " * 20] * 4, 0, 0)
+    assert "packed_places" not in collate([even])
 
 
 TOKENIZED = ["a slice of pizza", "一块披萨", "red heart", "红心"]

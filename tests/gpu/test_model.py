@@ -7,7 +7,9 @@ import torch
 from transformers import set_seed
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
+from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.packing import plan_packing
+from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions
 from modeling_clip_vit.losses import ClipLoss, HardNegativeLoss, MultiPositiveLoss, SigLipLoss
 from modeling_clip_vit.training.gradient_cache import cached_backward, cut
 
@@ -129,13 +131,24 @@ def test_updates_equal_those_of_a_cpu():
     assert_near(weights["cuda"], weights["cpu"], 1e-4)
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "flex_attention"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernels_agree(architecture):
+def test_kernels_agree(architecture, kernel):
     inputs, model = make_inputs("cuda"), build(architecture).cuda()
     model.set_attn_implementation("eager")
     expected = gradients(model, inputs)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(kernel)
     assert_near(gradients(model, inputs), expected, 1e-4)
+
+
+def test_images_are_augmented_as_on_a_cpu():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    noise = torch.rand(8, NOISE_SIZE, generator=generator)
+    options = AugmentOptions(rotation=20, zoom=0.3, saturation=0.5, hue=30, erase_probability=0.5)
+    collate = Collator(None, options, [0.4] * 3, [0.6] * 3)
+    given = collate.vary(pixels.cuda(), noise.cuda()).cpu()
+    torch.testing.assert_close(given, collate.vary(pixels, noise), atol=1e-3, rtol=0)
 
 
 def test_packed_texts_have_the_same_embeddings():

@@ -22,6 +22,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parent.parent.parent
+#: Seconds of a run, its start included; several share a card.
+LIMIT = 120
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "brown")
 
 
@@ -109,7 +111,7 @@ def write_recipe(folder: Path, pictures: Path, model_config: Path, **fields) -> 
 def train(recipe: Path, *arguments: str) -> Path:
     """Train in a process of its own; returns the output folder."""
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(recipe), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     return Path(json.loads(recipe.read_text())["output_dir"])
 
@@ -160,17 +162,42 @@ def test_it_trains_with(variant, tmp_path, pictures, model_config):
     assert all(0 < value < 10 for value in values)
 
 
-def test_the_guard_skips_an_update_that_is_no_number(tmp_path, pictures, model_config):
-    recipe = write_recipe(tmp_path, pictures, model_config, bf16=False, fp16=True)
+@pytest.mark.parametrize(
+    ("is_on_device", "fields"),
+    [(False, {"bf16": False, "fp16": True}), (False, {"optim": "muon"}), (True, {})],
+)
+def test_the_guard_skips_an_update_that_is_no_number(
+    is_on_device, fields, tmp_path, pictures, model_config
+):
+    recipe = write_recipe(tmp_path, pictures, model_config, **fields)
     training = build_trainer(parse_arguments(["--config", str(recipe)]))
     training.set_training_mode()
     batch = next(training.batches())
     before = {name: p.detach().clone() for name, p in training.unwrapped().named_parameters()}
     broken = {**batch, "pixel_values": batch["pixel_values"] * float("nan")}
     training.train_step(broken)
+    assert (training.device_guard is not None) == is_on_device
+    training.settle()
     assert training.guard.skipped == 1
     for name, weight in training.unwrapped().named_parameters():
         assert torch.equal(weight, before[name]), name
+
+
+def test_an_update_does_not_wait_for_the_device(tmp_path, pictures, model_config):
+    fields = {"loss": "clip", "logging_steps": 100}
+    recipe = write_recipe(tmp_path, pictures, model_config, **fields)
+    training = build_trainer(parse_arguments(["--config", str(recipe)]))
+    training.set_training_mode()
+    batches = training.batches()
+    for _ in range(3):
+        training.train_step(next(batches))
+        training.progress.step += 1
+    batch = next(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_batches_come_from_pinned_memory_to_the_device(tmp_path, pictures, model_config):
@@ -211,6 +238,8 @@ def test_fsdp_trains_and_resumes(optim, tmp_path, pictures, model_config):
     command = [*launch, "--config_file", str(config), "--main_process_port", "0"]
     command += [str(ROOT / "train.py"), "--config", str(recipe)]
     for more in ([], ["--resume_from_checkpoint", "latest", "--max_steps", "9"]):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, cwd=ROOT, timeout=LIMIT
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(tmp_path / "out")) == 9

@@ -5,8 +5,10 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.columns import Columns
 from modeling_clip_vit.data.rows import BadSamples
+from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.datasets import TrainingData
 from modeling_clip_vit.training.tasks import ContrastiveTask, Preparation
@@ -25,6 +27,16 @@ PLAIN = {
     "logging_steps": 1,
     "pack_texts": "false",
 }
+
+
+class GivenBatches(Collator):
+    """Makes batches of rows that are batches already."""
+
+    def __init__(self):
+        super().__init__(None, AugmentOptions(), [0.5] * 3, [0.5] * 3)
+
+    def __call__(self, samples: list) -> dict:
+        return samples[0]
 
 
 class FixedOrder:
@@ -51,7 +63,7 @@ def build(tmp_path, model=None, processor=None, new_parts=(), **options) -> Trai
     """A trainer of a small model on one batch."""
     values = {**PLAIN, "output_dir": tmp_path / "out", **options}
     args = parse_arguments([f"--{name}={value}" for name, value in values.items()])
-    loader = DataLoader([make_batch()] * 8, batch_size=1, collate_fn=lambda rows: rows[0])
+    loader = DataLoader([make_batch()] * 8, batch_size=1, collate_fn=GivenBatches())
     data = TrainingData(loader, FixedOrder(), BadSamples(0.01), 6, 3)
     model = model or small_model(logit_bias_init_value=-3.0)
     preparation = Preparation(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modeling_clip_vit.training.averaging import WeightAverage
-from modeling_clip_vit.training.guard import TrainingError, UpdateGuard
+from modeling_clip_vit.training.guard import DeviceGuard, TrainingError, UpdateGuard
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,45 @@ def test_a_resumed_guard_goes_on_as_the_first():
     for norm in (7.0, 12.0, 3.0):
         assert again.accepts(200, 1.0, norm) == guard.accepts(200, 1.0, norm)
     assert vars(guard) == vars(again)
+
+
+def make_updates(seed: int) -> list[tuple[float, float]]:
+    """Losses and norms of a run with spikes, and with some that are no numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    values = (2 + torch.randn(300, 2, generator=generator)).abs()
+    values[::23, 1] *= 20
+    values[::41, 0] = torch.nan
+    values[::67, 1] = torch.inf
+    return values.tolist()
+
+
+@pytest.mark.parametrize("max_spike", [0, 3.0])
+def test_a_device_decides_as_the_guard(max_spike):
+    guard, told = (UpdateGuard(max_spike, max_skipped=300) for _ in range(2))
+    device_guard = DeviceGuard(told, torch.device("cpu"))
+    for step, (loss, norm) in enumerate(make_updates(0)):
+        refused = device_guard.refuses(step, torch.tensor(loss), torch.tensor(norm))
+        assert bool(refused) != guard.accepts(step, loss, norm)
+    assert guard.skipped > 10
+    device_guard.settle()
+    assert vars(told) == vars(guard)
+
+
+def test_what_a_device_skipped_is_named_when_it_is_asked(caplog):
+    device_guard = DeviceGuard(UpdateGuard(max_spike=0, max_skipped=3), torch.device("cpu"))
+    for step, loss in ((1, 1.0), (2, math.nan), (3, 1.0)):
+        device_guard.refuses(step, torch.tensor(loss), torch.tensor(1.0))
+    assert not caplog.text
+    device_guard.settle()
+    assert "update 2 is skipped: the loss is nan (1 in a row; 3 end the run)" in caplog.text
+
+
+def test_too_many_updates_that_a_device_skipped_in_a_row_end_the_run():
+    device_guard = DeviceGuard(UpdateGuard(max_spike=0, max_skipped=2), torch.device("cpu"))
+    for step, loss in ((1, math.nan), (2, math.nan), (3, 1.0)):
+        device_guard.refuses(step, torch.tensor(loss), torch.tensor(1.0))
+    with pytest.raises(TrainingError, match="stopped at update 2: the loss is nan"):
+        device_guard.settle()
 
 
 def averaged(model: nn.Linear, updates: int) -> tuple[WeightAverage, torch.Tensor]:

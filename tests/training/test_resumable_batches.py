@@ -8,8 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_clip_vit.data.batches import ConceptBatchSampler
+from modeling_clip_vit.data.batches import Collator, ConceptBatchSampler
 from modeling_clip_vit.data.rows import BadSamples
+from modeling_clip_vit.data.transforms import AugmentOptions
 from modeling_clip_vit.training.arguments import DataOptions
 from modeling_clip_vit.training.datasets import TrainingData
 from modeling_clip_vit.training.resumable_batches import ResumableBatches
@@ -28,9 +29,15 @@ class Rows(Dataset):
         return row, os.getpid()
 
 
-def collate(samples):
-    rows, readers = zip(*samples, strict=True)
-    return {"image_ids": torch.tensor(rows), "readers": torch.tensor(readers), "skipped": []}
+class Numbers(Collator):
+    """Batches of what `Rows` gives."""
+
+    def __init__(self):
+        super().__init__(None, AugmentOptions(), [0.5] * 3, [0.5] * 3)
+
+    def __call__(self, samples):
+        rows, readers = zip(*samples, strict=True)
+        return {"image_ids": torch.tensor(rows), "readers": torch.tensor(readers), "skipped": []}
 
 
 def build_batches(workers: int) -> ResumableBatches:
@@ -38,7 +45,7 @@ def build_batches(workers: int) -> ResumableBatches:
     loader = DataLoader(
         Rows(),
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=Numbers(),
         num_workers=workers,
         persistent_workers=workers > 0,
     )

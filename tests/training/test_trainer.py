@@ -19,6 +19,7 @@ from modeling_clip_vit.losses import (
     MultiPositiveLoss,
     SigLipLoss,
 )
+from modeling_clip_vit.training.guard import DeviceGuard
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.models import small_model
 from tests.support.trainers import IDS, assert_same_weights, build, make_batch, weights_of
@@ -221,6 +222,21 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     trainer.train_step(batch)
     assert trainer.guard.skipped == 1
     assert_same_weights(trainer.unwrapped(), before, atol=0, rtol=0)
+
+
+def test_an_update_that_the_device_refuses_changes_nothing(tmp_path):
+    """Not even the optimiser's: the next update is what it would have been."""
+    plain, guarded = (build(tmp_path, optim="adamw") for _ in range(2))
+    guarded.device_guard = DeviceGuard(guarded.guard, torch.device("cpu"))
+    broken = make_batch()
+    broken["pixel_values"] = broken["pixel_values"] * torch.nan
+    for number, batch in enumerate((make_batch(1), broken, make_batch(2))):
+        guarded.train_step(batch)
+        if number != 1:
+            plain.train_step(batch)
+    guarded.settle()
+    assert guarded.guard.skipped == 1
+    assert_same_weights(guarded.unwrapped(), plain.unwrapped(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])

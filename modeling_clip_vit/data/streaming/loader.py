@@ -5,12 +5,14 @@ rows of shards → mixed → shuffled → text drawn → sorted by length in a w
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fsspec
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from ...utils.devices import copies_pinned, default_device
 from ..errors import DataError
 from ..samples import SampleMaker
 from ..sources import open_shards
@@ -27,6 +29,10 @@ class WorkerBatch:
     batch: dict | None = None
     state: dict | None = None
     error: str = ""
+
+    def pin_memory(self) -> "WorkerBatch":
+        """The same with the batch in pinned memory; the loader calls it."""
+        return replace(self, batch=pin_memory(self.batch))
 
 
 class WorkerBatches(IterableDataset):
@@ -152,6 +158,7 @@ class StreamLoader:
             batch_size=None,
             collate_fn=leave,  # type: ignore[arg-type]  # without batch_size it takes one
             num_workers=self.num_workers,
+            pin_memory=copies_pinned(default_device().type),
             generator=torch.Generator().manual_seed(self.seed),
         )
         for sent in loader:

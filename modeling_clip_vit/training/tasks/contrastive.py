@@ -57,7 +57,7 @@ from .objective import ContrastiveObjective, check_loss, check_teacher, load_tea
 from .task import Preparation, Task, Value, describe_images
 
 INPUTS = (
-    *("pixel_values", "input_ids", "attention_mask"),
+    *("pixel_values", "input_ids", "attention_mask", "packed_places"),
     *("vision_pooler_output", "text_pooler_output"),
 )
 
@@ -103,6 +103,9 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
             refuse_batch_norm(model)
         device = accelerator.device
         self.packs_texts = choose_packing(self.args, model.text_model, device.type)
+        # Parts of a batch each have a plan of their own.
+        is_cut = bool(self.args.optimizer.gradient_cache_batch_size)
+        preparation.data.collate.packs_texts = self.packs_texts and not is_cut
         teacher = None
         path = self.args.loss.teacher_name_or_path
         if path:
@@ -160,7 +163,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
                 return_logits=self.needs_logits,
             )
             return {"loss": loss, **values}
-        outputs = model(**self.plan_texts(inputs), return_logits=self.needs_logits)
+        outputs = model(**inputs, return_logits=self.needs_logits)
         loss, values = objective(
             outputs.image_embeds,
             outputs.text_embeds,
@@ -171,7 +174,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         return {"loss": loss.detach(), **values}
 
     def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Inputs of the model, with which texts share a row where that saves computing."""
+        """A part's inputs, with which texts share a row where that saves computing."""
         if not self.packs_texts or "attention_mask" not in inputs:
             return inputs
         places = plan_for_mask(inputs["attention_mask"].cpu())

@@ -1,0 +1,248 @@
+"""Write the tables of docs/gpu.md and its Chinese twin from what benchmarks/gpu.py measured.
+
+    python benchmarks/gpu_tables.py docs/measurements/gpu-h200.json [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and only what is between them is
+written. A section that was not measured leaves a sentence that says so. With --check nothing is
+written, and the exit status is 1 where a page differs.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = {"en": ROOT / "docs" / "gpu.md", "zh": ROOT / "docs" / "gpu.zh-CN.md"}
+#: What the Chinese page says instead.
+CHINESE = {
+    "not measured": "没有测量",
+    "does not fit": "放不下",
+    "engine": "引擎",
+    "min": "最小",
+    "median": "中位",
+    "max": "最大",
+    "pairs/s": "对/秒",
+    "times open_clip": "open_clip 的倍数",
+    "memory": "内存",
+    "attention": "注意力",
+    "kernel": "内核",
+    "times eager": "eager 的倍数",
+    "error": "误差",
+    "gradient error": "梯度误差",
+    "loss": "损失",
+    "JPEGs": "JPEG",
+    "augmented": "增强",
+    "yes": "有",
+    "no": "无",
+    "loader": "加载",
+    "updates": "更新",
+    "both": "两者一起",
+    "share of time spent waiting": "等待的时间份额",
+    "passed": "通过",
+    "skipped": "跳过",
+    "failed": "失败",
+    "part": "部分",
+    "ms": "毫秒",
+    "row": "方式",
+    "cosine": "余弦",
+    "image": "图像",
+    "text": "文本",
+    "batch": "批次",
+    "data": "数据",
+    "forward": "前向",
+    "backward": "反向",
+    "optimiser": "优化器",
+    "rest": "其余",
+    "whole": "全部",
+    "image tower of B/32": "B/32 的图像塔",
+    "image tower of B/16": "B/16 的图像塔",
+    "image tower of L/14": "L/14 的图像塔",
+    "text tower of B, full texts": "B 的文本塔，满长文本",
+    "ours": "我们",
+    "compiled": "编译",
+    "packed": "打包",
+    "checkpointed": "重算",
+    "tiled": "分块",
+    "plain formula": "普通公式",
+    "best plain formula": "最好的普通公式",
+}
+Row = list[str]
+
+
+class Language:
+    """Words of a page.
+
+    Args:
+        code: `en` or `zh`.
+    """
+
+    def __init__(self, code: str):
+        self.is_chinese = code == "zh"
+
+    def __call__(self, words: str) -> str:
+        """A name or a list of names after commas, in this language."""
+        if not self.is_chinese:
+            return words
+        if words in CHINESE:
+            return CHINESE[words]
+        return "，".join(CHINESE.get(part, part) for part in words.split(", "))
+
+    def table(self, header: Row, rows: list[Row]) -> str:
+        """A table in Markdown."""
+        lines = [[self(cell) for cell in header], ["---"] * len(header), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def gigabytes(size: float | None) -> str:
+    """Bytes for a table."""
+    return "–" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def tests_table(say: Language, figures: dict) -> str:
+    """Outcomes of tests/gpu."""
+    header = ["passed", "skipped", "failed"]
+    row = [str(figures["passed"]), str(figures["skipped"]), str(len(figures["failed"]))]
+    return say.table(header, [row])
+
+
+def attention_table(say: Language, figures: dict) -> str:
+    """Time and error of each kernel."""
+    rows = []
+    for case, kernels in figures["cases"].items():
+        eager = statistics.median(kernels["eager"]["milliseconds"])
+        for kernel, found in kernels.items():
+            if "error" not in found:
+                rows.append([say(case), kernel, "–", "–", "–"])
+                continue
+            middle = statistics.median(found["milliseconds"])
+            cells = [f"{middle:.2f}", f"{eager / middle:.1f}", f"{found['error']:.1e}"]
+            rows.append([say(case), kernel, *cells])
+    return say.table(["attention", "kernel", "ms", "times eager", "error"], rows)
+
+
+def loss_table(say: Language, figures: dict) -> str:
+    """Time, memory and error of each loss."""
+    rows = []
+    for name, error in figures["gradient_errors"].items():
+        cells = [say("does not fit"), "–"]
+        if name in figures["seconds"]:
+            middle = statistics.median(figures["seconds"][name])
+            cells = [f"{1000 * middle:,.0f}", gigabytes(figures["bytes"][name])]
+        rows.append([say(name), *cells, f"{error:.0e}"])
+    return say.table(["loss", "ms", "memory", "gradient error"], rows)
+
+
+def training_table(say: Language, figures: dict) -> str:
+    """Steps of each engine."""
+    engines = figures["bf16"]
+    middle = {name: statistics.median(found["seconds"]) for name, found in engines.items()}
+    best = min(middle, key=middle.__getitem__)
+    rows = []
+    for name, found in engines.items():
+        seconds = [f"{value:.3f} s" for value in (min(found["seconds"]), middle[name])]
+        share = found["share_of_the_peak"]
+        rows.append(
+            [
+                f"**{say(name)}**" if name == best else say(name),
+                *seconds,
+                f"{max(found['seconds']):.3f} s",
+                f"{found['pairs_per_second']:,.0f}",
+                f"{middle['open_clip'] / middle[name]:.2f}",
+                gigabytes(found["peak_bytes"]),
+                "–" if share is None else f"{100 * share:.0f} %",
+            ]
+        )
+    header = ["engine", "min", "median", "max", "pairs/s", "times open_clip", "memory", "MFU"]
+    return say.table(header, rows)
+
+
+def pipeline_table(say: Language, figures: dict) -> str:
+    """Rates of loading and training."""
+    rows = [
+        [
+            f"{found['width']} × {found['width'] * 3 // 4}",
+            say("yes" if found["augmented"] else "no"),
+            *(f"{found[part]:,.0f}" for part in ("loader", "updates", "both")),
+            f"{100 * found['waited']:.0f} %",
+        ]
+        for found in figures["rows"]
+    ]
+    header = ["JPEGs", "augmented", "loader", "updates", "both", "share of time spent waiting"]
+    return say.table(header, rows)
+
+
+def default_job_table(say: Language, figures: dict) -> str:
+    """Parts of an update of the default recipe."""
+    parts = figures["milliseconds_of_an_update"]
+    return say.table(["part", *parts], [[say("ms"), *(f"{value:.1f}" for value in parts.values())]])
+
+
+def inference_table(say: Language, figures: dict) -> str:
+    """Latency and throughput of each way to embed."""
+    (rows_of_model,) = figures["models"].values()
+    kinds = list(rows_of_model[0]["speed"])
+    header = ["row"]
+    for kind in kinds:
+        part, batch = kind.split("-")
+        header.append(f"{say(part)} × {batch}, {say('ms')}")
+    rows = []
+    for found in rows_of_model:
+        times = [f"{found['speed'][kind]['p50_ms']:.2f}" for kind in kinds]
+        cosines = [f"{found['cosine'][part]:.4f}" for part in ("image", "text")]
+        rows.append([found["row"], *times, " / ".join(cosines)])
+    return say.table([*header, "cosine"], rows)
+
+
+TABLES: dict[str, Callable[[Language, dict], str]] = {
+    "tests": tests_table,
+    "attention": attention_table,
+    "loss": loss_table,
+    "large_loss": loss_table,
+    "b32": training_table,
+    "b32_short": training_table,
+    "b16": training_table,
+    "l14": training_table,
+    "pipeline": pipeline_table,
+    "default_job": default_job_table,
+    "inference": inference_table,
+}
+
+
+def fill(page: str, result: dict, language: str) -> str:
+    """A page with its tables written."""
+    say = Language(language)
+
+    def write(match: re.Match) -> str:
+        name = match[1]
+        figures = result["sections"].get(name, {}).get("figures")
+        table = TABLES[name](say, figures) if figures else say("not measured")
+        return f"<!-- table: {name} -->\n{table}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", write, page, flags=re.DOTALL)
+
+
+def main():
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figures", type=Path, help="of benchmarks/gpu.py")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    result = json.loads(options.figures.read_text())
+    differ = []
+    for language, path in PAGES.items():
+        page = path.read_text(encoding="utf-8")
+        filled = fill(page, result, language)
+        if filled != page:
+            differ.append(path.name)
+            if not options.check:
+                path.write_text(filled, encoding="utf-8")
+    print("differ:" if options.check else "written:", ", ".join(differ) or "none")
+    sys.exit(1 if options.check and differ else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The programs of benchmarks/gpu.py in their small form, and the tables of what they measure."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess:
+    """A program of benchmarks/."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("figures", sorted((ROOT / "docs" / "measurements").glob("gpu-*.json")))
+def test_the_tables_of_the_pages_are_those_of_the_figures(figures):
+    done = run("benchmarks/gpu_tables.py", figures, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_section_runs_in_its_small_form(tmp_path):
+    done = run("benchmarks/gpu.py", "--name", "try", "--small", "--output", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sections = json.loads((tmp_path / "gpu-try.json").read_text())["sections"]
+    assert {"tests", "attention", "loss", "b32", "pipeline", "inference"} <= sections.keys()
+    assert all(found["figures"] for found in sections.values())
