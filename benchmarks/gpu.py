@@ -1,12 +1,14 @@
-"""Everything that needs a GPU, in one command of about ten minutes: tests, kernels, steps, speeds.
+"""Everything that needs a GPU, in one command: tests, kernels, losses, steps, batches, inference.
 
     python benchmarks/gpu.py --name h200 [--only tests loss ...] [--output docs/measurements]
+    python benchmarks/gpu.py --name h200 --missing
     python benchmarks/gpu.py --name try --small
 
 Each section is a program of its own, of this folder or of the tests; what they measured goes into
-`gpu-NAME.json`, section by section, so that a run that is cut short keeps what it has. A section
-that is run again replaces its former figures. `python benchmarks/gpu_tables.py` writes the tables
-of docs/gpu.md from that file.
+`gpu-NAME.json`, section by section, so that a run that is cut short keeps what it has, and
+--missing goes on with the rest. A section that is run again replaces its former figures. The run
+ends after --minutes; all sections may take twice the ten of the default. `python
+benchmarks/gpu_tables.py` writes the tables of docs/gpu.md from that file.
 
 --small runs each section on a few inputs, to see that it works; on a CPU it is always small. Fused
 losses and adapters are measured where their packages are installed: `pip install memeff inf-cl
@@ -70,8 +72,8 @@ def read_tests(path: Path) -> dict:
 SECTIONS = {
     "tests": Section(
         "-m pytest -q -n 12 -p no:cacheprovider tests/gpu --junitxml {file}",
-        "-m pytest -q -p no:cacheprovider tests/gpu --junitxml {file}",
-        150,
+        "",
+        300,
         read_tests,
     ),
     "attention": Section(
@@ -86,8 +88,8 @@ SECTIONS = {
     ),
     "large_loss": Section(
         "benchmarks/contrastive_loss.py --batch 262144 --rounds 1 --json {file}",
-        "benchmarks/contrastive_loss.py --batch 128 --rounds 1 --accuracy 64 --json {file}",
-        90,
+        "",
+        120,
     ),
     "b32": Section(
         f"{ON_CARD} ours 'ours, compiled' 'ours, LoRA' open_clip "
@@ -95,7 +97,7 @@ SECTIONS = {
         "--tokens 77 --batch 1024 --json {file}",
         f"{TRAIN} --model clip-vit-tiny-patch16 --precision fp32 --rounds 1 --batch 2 --tokens 16 "
         "--engines ours open_clip transformers --json {file}",
-        130,
+        150,
     ),
     "b32_short": Section(
         f"{ON_CARD} ours 'ours, padded' open_clip transformers "
@@ -104,22 +106,22 @@ SECTIONS = {
         60,
     ),
     "b16": Section(
-        f"{ON_CARD} ours 'ours, compiled' open_clip 'open_clip, compiled' transformers "
+        f"{ON_CARD} ours 'ours, compiled' open_clip transformers "
         "--model clip-vit-base-patch16 --tokens 77 --batch 512 --json {file}",
         "",
         90,
     ),
     "l14": Section(
-        f"{ON_CARD} ours 'ours, compiled' open_clip 'open_clip, compiled' transformers "
+        f"{ON_CARD} ours 'ours, compiled' open_clip transformers "
         "--model clip-vit-large-patch14 --tokens 77 --batch 128 --json {file}",
         "",
         100,
     ),
     "pipeline": Section(
-        "benchmarks/input_pipeline.py --steps 40 --json {file}",
+        "benchmarks/input_pipeline.py --steps 30 --json {file}",
         "benchmarks/input_pipeline.py --model clip-vit-tiny-patch16 --batch 2 --steps 2 "
         "--workers 1 --widths 64 --shards 2 --samples 8 --json {file}",
-        100,
+        150,
     ),
     "default_job": Section(
         "benchmarks/default_job.py --dataloader_num_workers 8 --steps 100 --json {file}",
@@ -167,7 +169,7 @@ def run(section: Section, is_small: bool, seconds: float) -> dict:
 
 
 def describe_run(device: str) -> dict:
-    """The device, its speed, and the versions of what was measured."""
+    """The device, its speed, the date, and the versions of what was measured."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -188,6 +190,7 @@ def main():
     add_device_option(parser)
     parser.add_argument("--name", required=True, help="of the card, for the file's name")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="by default all sections")
+    parser.add_argument("--missing", action="store_true", help="sections without figures so far")
     parser.add_argument("--small", action="store_true", help="a few inputs each")
     parser.add_argument("--minutes", type=float, default=10, help="sections after this are left")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements")
@@ -197,16 +200,20 @@ def main():
     path = options.output / f"gpu-{options.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     former = json.loads(path.read_text())["sections"] if path.exists() else {}
-    result = {**describe_run(options.device), "is_small": is_small, "sections": former}
+    result: dict = {"sections": former}
+    here = {**describe_run(options.device), "is_small": is_small}
+    names = options.only or list(SECTIONS)
+    if options.missing:
+        names = [name for name in names if "figures" not in former.get(name, {})]
     failures = 0
-    for name in options.only or SECTIONS:
+    for name in names:
         section, left = SECTIONS[name], end - time.perf_counter()
         if is_small and not section.small:
             continue
         if left < 1:
             print(f"{name}: left out, the time is over", flush=True)
             continue
-        found = result["sections"][name] = run(section, is_small, left)
+        found = result["sections"][name] = {**run(section, is_small, left), "on": here}
         failures += "failed" in found
         print(f"{name}: {found['seconds']:.0f} s {found.get('failed', '')}", flush=True)
         path.write_text(json.dumps(result, indent=2) + "\n")

@@ -65,6 +65,8 @@ CHINESE = {
     "ours": "我们",
     "compiled": "编译",
     "packed": "打包",
+    "padded": "填充",
+    "transformers": "Transformers",
     "checkpointed": "重算",
     "tiled": "分块",
     "plain formula": "普通公式",
@@ -151,7 +153,7 @@ def training_table(say: Language, figures: dict) -> str:
                 *seconds,
                 f"{max(found['seconds']):.3f} s",
                 f"{found['pairs_per_second']:,.0f}",
-                f"{middle['open_clip'] / middle[name]:.2f}",
+                f"{middle['open_clip'] / middle[name]:.2f}" if "open_clip" in middle else "–",
                 gigabytes(found["peak_bytes"]),
                 "–" if share is None else f"{100 * share:.0f} %",
             ]
@@ -204,6 +206,7 @@ TABLES: dict[str, Callable[[Language, dict], str]] = {
     "large_loss": loss_table,
     "b32": training_table,
     "b32_short": training_table,
+    "b32_short_before": training_table,  # of the version before, kept by hand
     "b16": training_table,
     "l14": training_table,
     "pipeline": pipeline_table,

@@ -169,8 +169,8 @@ class Collator:
             each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
             first of its concept `is_first_view` (B,), `mix_seed`, a seed for mixing that depends on
             these samples alone, and `skipped`, the samples without a readable image. Without a
-            tokenizer, the class of each image `labels` (B,) in place of texts. With `packs_texts`,
-            the `packed_places` of the texts.
+            tokenizer, the class of each image `labels` (B,) in place of texts. `has_padding` says
+            whether texts differ in length. With `packs_texts`, the `packed_places` of the texts.
         """
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
         kept = [sample for sample in samples if isinstance(sample, Sample)]
@@ -202,14 +202,17 @@ class Collator:
         pixels, noise = zip(*drawn_pixels(samples), strict=True)
         return {**images, "pixels": torch.stack(pixels), "noise": torch.stack(noise)}
 
-    def collate_texts(self, first_of: dict[int, Sample]) -> dict[str, torch.Tensor]:
+    def collate_texts(self, first_of: dict[int, Sample]) -> dict[str, torch.Tensor | bool]:
         """The texts of each concept, from its first image; or what models made of them, or both."""
         if self.token_ids is None:
             return {}
         firsts = list(first_of.values())
         text_ids = [sample.concept for sample in firsts for _ in range(sample.num_texts)]
         texts = [text for sample in firsts for text in sample.texts]
-        batch = self.token_ids(texts) if texts else {}
+        batch: dict = self.token_ids(texts) if texts else {}
+        if texts:
+            # Asked here: on an accelerator, the answer would be waited for.
+            batch["has_padding"] = not bool(batch["attention_mask"].all())
         if texts and self.packs_texts:
             places = plan_for_mask(batch["attention_mask"])
             if places is not None:

@@ -27,5 +27,5 @@ def test_every_section_runs_in_its_small_form(tmp_path):
     done = run("benchmarks/gpu.py", "--name", "try", "--small", "--output", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     sections = json.loads((tmp_path / "gpu-try.json").read_text())["sections"]
-    assert {"tests", "attention", "loss", "b32", "pipeline", "inference"} <= sections.keys()
+    assert {"attention", "loss", "b32", "pipeline", "inference"} <= sections.keys()
     assert all(found["figures"] for found in sections.values())

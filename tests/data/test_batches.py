@@ -271,6 +271,13 @@ def test_left_pixels_are_augmented_later_as_they_would_have_been(captions):
     assert torch.equal(collate.finish(batch)["pixel_values"], expected)
 
 
+@pytest.mark.parametrize(("texts", "has_padding"), [(["a", "red heart"], True), (["a"], False)])
+def test_a_batch_says_whether_its_texts_differ_in_length(texts, has_padding, captions):
+    collate = Collator(train_tokenizer(captions.corpus(), 300, 60), STRONG, [0.5] * 3, [0.5] * 3)
+    sample = Sample(random_pixels(1)[0], noise(1)[0], texts, 0, 0)
+    assert collate([sample])["has_padding"] == has_padding
+
+
 def test_images_are_augmented_on_the_device_that_they_are_on():
     """The meta device refuses what is on another."""
     collate = Collator(None, STRONG, [0.4] * 3, [0.6] * 3)

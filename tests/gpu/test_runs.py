@@ -183,23 +183,6 @@ def test_the_guard_skips_an_update_that_is_no_number(
         assert torch.equal(weight, before[name]), name
 
 
-def test_an_update_does_not_wait_for_the_device(tmp_path, pictures, model_config):
-    fields = {"loss": "clip", "logging_steps": 100}
-    recipe = write_recipe(tmp_path, pictures, model_config, **fields)
-    training = build_trainer(parse_arguments(["--config", str(recipe)]))
-    training.set_training_mode()
-    batches = training.batches()
-    for _ in range(3):
-        training.train_step(next(batches))
-        training.progress.step += 1
-    batch = next(batches)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        training.train_step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_batches_come_from_pinned_memory_to_the_device(tmp_path, pictures, model_config):
     recipe = write_recipe(tmp_path, pictures, model_config)
     training = build_trainer(parse_arguments(["--config", str(recipe)]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.optimization import Adafactor
 
 from modeling_clip_vit.losses import (
@@ -21,7 +22,7 @@ from modeling_clip_vit.losses import (
 )
 from modeling_clip_vit.training.guard import DeviceGuard
 from modeling_clip_vit.utils.errors import UserError
-from tests.support.models import small_model
+from tests.support.models import make_texts, small_model
 from tests.support.trainers import IDS, assert_same_weights, build, make_batch, weights_of
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -237,6 +238,36 @@ def test_an_update_that_the_device_refuses_changes_nothing(tmp_path):
     guarded.settle()
     assert guarded.guard.skipped == 1
     assert_same_weights(guarded.unwrapped(), plain.unwrapped(), atol=0, rtol=0)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations whose result Python reads: on a GPU, each waits for all before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        reads = aten._local_scalar_dense, aten.nonzero, aten._unique2, aten.equal
+        self.count += func.overloadpacket in reads
+        return func(*args, **(kwargs or {}))
+
+
+#: What only a CPU reads: the smallest and the largest token id, and the logarithm of a constant.
+READS_OF_A_CPU = 3
+
+
+@pytest.mark.parametrize(("is_on_device", "expected"), [(True, 0), (False, 2)])
+def test_an_update_reads_the_loss_and_the_norm_or_nothing(is_on_device, expected, tmp_path):
+    trainer = build(tmp_path, optim="adamw", loss="clip", logging_steps=50)
+    if is_on_device:
+        trainer.device_guard = DeviceGuard(trainer.guard, torch.device("cpu"))
+    batch = {**make_batch(), **make_texts([8] * 6), "has_padding": False}
+    trainer.train_step(batch)
+    with HostReads() as reads:
+        trainer.train_step(batch)
+    assert reads.count - READS_OF_A_CPU == expected
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])

@@ -151,6 +151,9 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
     ) -> dict[str, Value]:
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS if name in batch}
+        if not batch.get("has_padding", True):
+            # A mask that hides nothing would be read, to find that out.
+            inputs.pop("attention_mask", None)
         objective = partial(self.objective, batch, with_accuracy=is_logged)
         part_size = self.args.optimizer.gradient_cache_batch_size
         if part_size:
