@@ -222,7 +222,8 @@ class RunOptions:
         checkpoint_dir: folder or fsspec URL, such as `s3://bucket/run`, for the checkpoints; null
             uses `checkpoints` in output_dir. A folder is locked against a second run; a URL is not.
         resume_from_checkpoint: checkpoint folder to resume from, or `latest` for the newest
-            complete one in checkpoint_dir.
+            complete one in checkpoint_dir; `auto` does the same, and starts a new run where there
+            is none, so that one command serves the first start and every later one.
         save_as: other implementations to save the trained model for as well, each in a folder of
             its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
             `clip-vit convert`.

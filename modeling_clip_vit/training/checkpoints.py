@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
@@ -175,26 +175,50 @@ class CheckpointStore:
         paths = self.files.glob(f"{glob.escape(self.root)}/step-*/{PROGRESS_FILE}")
         return sorted(Path(path).parent.name for path in paths)
 
+    def has_any(self) -> bool:
+        """Whether the main process sees a complete checkpoint; all processes call it."""
+        return bool(self.names_for_all())
+
+    def names_for_all(self) -> list[str]:
+        """The complete checkpoints that the main process sees, which all then go by.
+
+        On a file system over a network, others may not see the newest one yet.
+
+        Raises:
+            CheckpointError: it cannot list them.
+        """
+        names, reason = [], ""
+        if PartialState().is_main_process:
+            try:
+                names = self.names()
+            except Exception as error:  # the others wait, whatever it is
+                reason = first_line(error)
+        names, reason = from_main((names, reason))
+        if reason:
+            raise CheckpointError(f"the checkpoints in {self.place} cannot be listed: {reason}")
+        return names
+
     def candidates(self, resume_from: str) -> Iterator[Path]:
         """Local folders of the checkpoints that `resume_from` refers to, the best first.
 
         A copy from an object store is removed before the next one is made.
 
         Args:
-            resume_from: a checkpoint's folder or URL, or `latest` for the newest complete one.
+            resume_from: a checkpoint's folder or URL, or `latest` or `auto` for the newest complete
+                one.
 
         Raises:
             CheckpointError: there is none.
         """
-        if resume_from != "latest":
+        if resume_from not in ("latest", "auto"):
             place, _, name = resume_from.rstrip("/").rpartition("/")
             yield from CheckpointStore(place or ".", self.folder).localize([name])
             return
-        names = self.names()
+        names = self.names_for_all()
         if not names:
             raise CheckpointError(
                 f"there is no checkpoint in {self.place} to resume from: run without "
-                "--resume_from_checkpoint"
+                "--resume_from_checkpoint, or with auto to begin where there is none"
             )
         yield from self.localize(names[::-1])
 

@@ -88,6 +88,59 @@ def tell_changes(args: TrainArguments, restart: Restart, num_rows: int):
         )
 
 
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images a run takes at a time.
+
+    Args:
+        processes: number of processes.
+        batch: images of a batch of one process.
+        update: images of an update of all processes.
+    """
+
+    processes: int
+    batch: int
+    update: int
+
+    @classmethod
+    def of(cls, recipe: dict[str, Any], processes: int) -> "ImageCounts":
+        """Those of a recipe, launched in a number of processes."""
+        batch = recipe["per_device_train_batch_size"]
+        return cls(processes, batch, batch * processes * recipe["gradient_accumulation_steps"])
+
+
+def rescale_step(
+    step: int, before: ImageCounts, now: ImageCounts, max_steps: int, is_fixed: bool
+) -> int:
+    """The update at which as many images have been seen, where an update takes more or fewer now.
+
+    Length and schedule of a run that is counted in passes then stay what they were.
+
+    Args:
+        step: updates done.
+        before, now: images of an update.
+        max_steps: updates of the whole run, as it is now.
+        is_fixed: whether the recipe counts updates, not passes: then they stay as they are.
+    """
+    if before.update == now.update:
+        return step
+    rescaled = step if is_fixed else min(max_steps, round(step * before.update / now.update))
+    logger.warning(
+        "an update takes %d images now, and took %d: update %d counts as %d of %d",
+        now.update,
+        before.update,
+        step,
+        rescaled,
+        max_steps,
+    )
+    return rescaled
+
+
+def place_of(scheduler: Any, step: int) -> dict[str, int]:
+    """The fields of a schedule's state that say at which update it is."""
+    return {"last_epoch": step, "_step_count": step + 1} if hasattr(scheduler, "lr_lambdas") else {}
+
+
 def keep_fields(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The fields of each parameter group, as the arguments have them."""
     return [

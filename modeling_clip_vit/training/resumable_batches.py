@@ -12,6 +12,7 @@ from ..data.streaming.loader import StreamLoader
 from ..utils.devices import copies_pinned
 from .arguments import DataOptions
 from .datasets import TrainingData
+from .restart import ImageCounts
 
 logger = logging.getLogger(__name__)
 
@@ -95,27 +96,24 @@ class ResumableBatches:
         """What a checkpoint must keep besides the number of batches done: nothing."""
         return None
 
-    def resume(self, done: int, state: dict | None, processes: int) -> int:
-        """How many batches of a pass count as done, also if another number of processes began it.
+    def resume(self, done: int, state: dict | None, before: ImageCounts, now: ImageCounts) -> int:
+        """How many batches of a pass count as done, also where they had another size.
 
         Args:
-            done: batches that each of them had done.
+            done: batches that each process had done.
             state: what `state_dict` gave.
-            processes: how many they were.
+            before, now: processes and images of a batch, when it was saved and now.
         """
-        now = self.accelerator.num_processes
-        if processes == now:
-            return done
-        if done * processes % now:
+        images, share = done * before.processes * before.batch, now.processes * now.batch
+        if images % share:
             logger.warning(
-                "%d batches of this pass were done by %d processes, which %d cannot share evenly: "
-                "up to %d batches come a second time",
-                done * processes,
-                processes,
-                now,
-                now - 1,
+                "%d images of this pass were seen, which batches of %d do not divide: the last %d "
+                "of them come a second time",
+                images,
+                share,
+                images % share,
             )
-        return done * processes // now
+        return images // share
 
 
 class ResumableStream(ResumableBatches):
@@ -131,17 +129,17 @@ class ResumableStream(ResumableBatches):
         """Where the stream stands on this process."""
         return self.loader.state_dict()
 
-    def resume(self, done: int, state: dict | None, processes: int) -> int:
+    def resume(self, done: int, state: dict | None, before: ImageCounts, now: ImageCounts) -> int:
         """Go on where the stream stood; from the epoch's beginning where other processes read.
 
         Raises:
             DataError: it was another stream.
         """
-        if state is None or processes != self.accelerator.num_processes:
+        if state is None or before.processes != now.processes:
             logger.warning(
                 "the stream was read by %d processes: its epoch begins again, so that samples of "
                 "it come a second time",
-                processes,
+                before.processes,
             )
             return 0
         self.loader.load_state_dict(state)

@@ -38,9 +38,12 @@ from .optimizer import build_optimizer, build_schedule
 from .precision import FLOAT32, Precision
 from .quantization_aware import QuantizedTraining
 from .restart import (
+    ImageCounts,
     Restart,
     keep_fields,
+    place_of,
     read_restart,
+    rescale_step,
     restore_fields,
     tell_changes,
 )
@@ -112,6 +115,9 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         args = args.with_columns(preparation.columns)
         check_save_as(args.run.save_as, preparation.model)
         trainer = Trainer(task, preparation, accelerator, args, precision)
+        if accelerator.process_index:
+            # The weights are alike; what each process drops of its own images is not.
+            set_seed(args.run.seed + accelerator.process_index)
         if found:
             trainer.load(*found)
             tell_changes(args, restart, preparation.data.num_rows)
@@ -135,7 +141,7 @@ def find_checkpoint(
         CheckpointError: none can be used.
     """
     resume_from = options.resume_from_checkpoint
-    if resume_from is None:
+    if resume_from is None or (resume_from == "auto" and not checkpoints.has_any()):
         return
     error = CheckpointError(f"cannot resume from {resume_from}")
     for path in checkpoints.candidates(resume_from):
@@ -571,12 +577,18 @@ class Trainer:
         if self.average and average is not None:
             self.average.load_state_dict(average)
             self.average.updates = state["average_updates"]
-        restore_fields(optimizer, self.scheduler, fields, state["scheduler"])
         self.guard.load_state_dict(state["guard"])
         if self.device_guard:
             self.device_guard = DeviceGuard(self.guard, self.accelerator.device)
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
-        self.progress.batch = self.reader.resume(self.progress.batch, reader, state["processes"])
+        recipe = self.args.to_flat_dict()
+        done = ImageCounts.of(state.get("recipe", recipe), state["processes"])
+        now = ImageCounts.of(recipe, self.accelerator.num_processes)
+        is_fixed = self.args.optimizer.max_steps > 0
+        self.progress.step = rescale_step(self.progress.step, done, now, self.max_steps, is_fixed)
+        position = {**state["scheduler"], **place_of(self.scheduler, self.progress.step)}
+        restore_fields(optimizer, self.scheduler, fields, position)
+        self.progress.batch = self.reader.resume(self.progress.batch, reader, done, now)
         self.last_log = (self.progress.seconds, self.progress.images)
 
     def watch_signals(self):

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.arguments import TrainArguments
+from modeling_clip_vit.training.checkpoints import CheckpointError
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
 from tests.support.runs import write_recipe
@@ -116,3 +117,66 @@ def test_a_recipe_is_plain_values():
     """As a checkpoint's progress.json keeps it."""
     fields = TrainArguments().to_flat_dict()
     assert json.loads(json.dumps(fields)) == fields
+
+
+def test_auto_starts_a_run_where_there_is_no_checkpoint(tmp_path, data, linear_config):
+    recipe = write_recipe(tmp_path, data, linear_config, **FEW)
+    assert build(recipe, "--resume_from_checkpoint", "auto").progress.step == 0
+
+
+def test_auto_goes_on_where_there_is_a_checkpoint(tmp_path, data, linear_config):
+    recipe = write_recipe(tmp_path, data, linear_config, **FEW)
+    run(recipe)
+    resumed = build(recipe, "--resume_from_checkpoint", "auto", "--max_steps", "3")
+    assert resumed.progress.step == 2
+
+
+def test_auto_does_not_start_anew_where_all_checkpoints_are_damaged(tmp_path, data, linear_config):
+    recipe = write_recipe(tmp_path, data, linear_config, **FEW)
+    run(recipe)
+    for path in (tmp_path / "out" / "checkpoints").glob("step-*/model.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="it is damaged"):
+        build(recipe, "--resume_from_checkpoint", "auto")
+
+
+#: Two passes over 16 images, in batches of 4, of which the first half is done.
+PASSES = {"max_steps": 0, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+PASSES |= {"images_per_concept": 1, "view_loss_weight": 0, "save_steps": 1, "evaluations": []}
+HALF = "step-00000004"
+
+
+@pytest.fixture
+def half(tmp_path, data, linear_config):
+    """The recipe of a run, and its checkpoint after half of its updates."""
+    recipe = write_recipe(tmp_path, data, linear_config, **PASSES)
+    run(recipe, "--save_total_limit", "9")
+    return recipe, str(tmp_path / "out" / "checkpoints" / HALF)
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_a_run_of_passes_is_as_long_with_another_batch_size(half, batch_size):
+    recipe, path = half
+    options = ("--per_device_train_batch_size", str(batch_size), "--resume_from_checkpoint", path)
+    resumed = build(recipe, *options)
+    assert resumed.progress.step * batch_size == 16
+    resumed.fit()
+    assert resumed.progress.images == 32
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_the_learning_rate_goes_on_where_as_many_images_were_seen(half, batch_size):
+    recipe, path = half
+    same, other = (
+        build(recipe, "--resume_from_checkpoint", path, *options)
+        for options in ((), ("--per_device_train_batch_size", str(batch_size)))
+    )
+    rates = [training.scheduler.get_last_lr()[0] for training in (same, other)]
+    assert rates[1] == pytest.approx(rates[0], rel=0.15)
+
+
+def test_a_batch_of_another_size_is_said(half, caplog):
+    recipe, path = half
+    with caplog.at_level(logging.WARNING):
+        build(recipe, "--per_device_train_batch_size", "8", "--resume_from_checkpoint", path)
+    assert "an update takes 8 images now, and took 4: update 4 counts as 2 of 4" in caplog.text
