@@ -228,6 +228,8 @@ class RunOptions:
             its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
             `clip-vit convert`.
         report_to: trackers, by their name in Accelerate (tensorboard, wandb, ...), or none.
+        energy_country: ISO code of the country, such as CHN or DEU, to have codecarbon estimate the
+            energy and the emissions of the run for its card; null measures nothing.
         card_template: Jinja template for the model card, see docs/sharing.md; null uses the
             package's, in English and Chinese.
         push_to_hub: upload the trained model at the end.
@@ -253,6 +255,7 @@ class RunOptions:
     resume_from_checkpoint: str | None = None
     save_as: list[str] = field(default_factory=list)
     report_to: str = "tensorboard"
+    energy_country: str | None = None
     card_template: str | None = None
     push_to_hub: bool = False
     hub_model_id: str | None = None

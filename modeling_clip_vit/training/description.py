@@ -52,7 +52,7 @@ def gather_facts(
         num_text_parameters=count("text_model", "text_projection"),
         example_texts=examples[:NUM_EXAMPLES] or ["a picture"],
         image_size=training.task.image_size(model),
-        environment=describe_environment(),
+        environment=describe_environment(training.energy),
         classes=training.preparation.class_names,
         bases=find_bases(args.model),
     )

@@ -30,6 +30,7 @@ from .averaging import WeightAverage
 from .blocks import find_blocks
 from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
+from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
 from .guard import DeviceGuard, UpdateGuard
 from .kernels import choose_kernels
@@ -214,6 +215,10 @@ class Trainer:
         decay = args.optimizer.ema_decay
         self.average = WeightAverage(self.unwrapped(), decay) if decay else None
         self.progress = Progress()
+        self.energy_meter: EnergyMeter | None = None
+        if accelerator.is_main_process and args.run.energy_country:
+            self.energy_meter = EnergyMeter(args.run.energy_country)
+        self.energy: dict[str, Any] = {}
         self.revisions: Revisions | None = None
         if accelerator.is_main_process and args.run.uploads_revisions:
             self.revisions = Revisions(self)
@@ -280,6 +285,9 @@ class Trainer:
 
     def finish(self) -> PreTrainedModel:
         """The trained model, float and with all of its weights; all processes call it."""
+        if self.energy_meter:
+            with warn_only("measuring the energy"):
+                self.energy = self.energy_meter.stop()
         if self.average:
             self.average.swap()
         self.trained = self.whole_model()
