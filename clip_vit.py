@@ -33,6 +33,7 @@ COMMANDS = {
         "run_explain",
         "show which parts of a picture and which words make them match",
     ),
+    "info": ("inference.info_command", "run_info", "describe a model, an export or an index"),
     "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",
@@ -54,7 +55,7 @@ COMMANDS = {
 }
 #: Commands that run without the package's `__init__`, which imports torch and Transformers; where
 #: they need it, they call `utils.models.import_models`.
-LIGHT = frozenset(("demo", "duplicates", "explain", "index", "push", "search", "serve"))
+LIGHT = frozenset(("demo", "duplicates", "explain", "index", "info", "push", "search", "serve"))
 USAGE = """usage: clip-vit [--debug] {{{names}}} ...
 
 {lines}

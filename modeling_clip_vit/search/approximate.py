@@ -38,9 +38,12 @@ PARTITION_ROWS = 1000
 #: Filters that about a tenth and a hundredth pass, at random: the first digits of a checksum.
 SHARES = {0.1: Compare("sha256", "<", "199a"), 0.01: Compare("sha256", "<", "028f")}
 #: Columns that filters are fast on, with the kind of their index.
-FAST_COLUMNS = {"path": "BTREE", "taken": "BTREE", "modified": "BTREE", "camera": "BITMAP"}
+FAST_COLUMNS = {
+    **dict.fromkeys(("path", "taken", "modified", "width", "sha256"), "BTREE"),
+    "camera": "BITMAP",
+}
 TUNING_QUERIES = 100
-REFINES = (4, 10)
+REFINES = (4, 10, 30)
 
 
 @dataclass(frozen=True)
@@ -281,14 +284,22 @@ def choose_probes(
     """The fastest setting that reaches the target; the most thorough one if none does."""
     best: tuple[float, Probes] | None = None
     last = Probes(partitions, max(REFINES), 0.0)
+    steps = list(ladder(partitions))
     for refine in REFINES:
-        for nprobes in ladder(partitions):
-            recall, seconds = measure(table, queries, expected, Probes(nprobes, refine, 0), where)
-            last = max(last, Probes(nprobes, refine, recall), key=lambda probes: probes.recall)
-            if recall >= TARGET_RECALL:
-                if best is None or seconds < best[0]:
-                    best = seconds, Probes(nprobes, refine, recall)
-                break
+        # More partitions never find less: the least number that suffices is found by halving.
+        low, high = 0, len(steps)
+        while low < high:
+            middle = (low + high) // 2
+            tried = Probes(steps[middle], refine, 0.0)
+            recall, seconds = measure(table, queries, expected, tried, where)
+            tried = Probes(steps[middle], refine, round(recall, 4))
+            last = max(last, tried, key=lambda probes: probes.recall)
+            if recall < TARGET_RECALL:
+                low = middle + 1
+                continue
+            high = middle
+            if best is None or seconds < best[0]:
+                best = seconds, tried
     return last if best is None else best[1]
 
 

@@ -85,6 +85,7 @@ class PictureSearch:
         index: an opened index.
         threads: that the model computes with; None leaves it to the runtime.
         min_margin: hits with this margin or more fit.
+        most_exact: larger indexes are searched approximately.
 
     Example:
         >>> search = PictureSearch(PictureIndex.open("pictures.index"))
@@ -96,8 +97,10 @@ class PictureSearch:
         index: PictureIndex,
         threads: int | None = None,
         min_margin: float = DEFAULT_MARGIN,
+        most_exact: int = MOST_EXACT,
     ):
-        self.index, self.threads, self.min_margin = index, threads, min_margin
+        self.index, self.threads = index, threads
+        self.min_margin, self.most_exact = min_margin, most_exact
         self._snapshot: Snapshot | None = None
         self._large: Any = None
         self._cut: Cut | None = None
@@ -231,7 +234,7 @@ class PictureSearch:
             self.use(kept)
             return
         table = self.index.database.open_table(TABLE)
-        if table.count_rows() > MOST_EXACT:
+        if table.count_rows() > self.most_exact:
             from .approximate import LargeTable
 
             self._snapshot, self._large = None, LargeTable(self.index, table)
