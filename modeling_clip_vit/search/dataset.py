@@ -5,7 +5,7 @@ This module imports `datasets`, and is itself imported only when a dataset is in
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .index import PictureIndex
 from .reading import Item
 from .schema import RESERVED_NAMES
 from .settings import IndexSource
+from .tasks import Task
 from .update import Plan, holder_of, prefixed
 
 #: Bytes of pictures after which a shard ends early.
@@ -193,6 +194,7 @@ def plan_dataset(
         root=reader.root,
         shards=make_shards(reader, to_read, prefix, shard_size),
         total=None,
+        tasks=lambda: make_tasks(reader, to_read, prefix),
         changed=sum(holder in reread for holder in holders),
         same=sum(holder not in reread and holder not in gone for holder in holders),
         vanished=[i for i, holder in zip(ids, holders, strict=True) if holder in gone],
@@ -216,6 +218,15 @@ def make_shards(
                 items, size = [], 0
     if items:
         yield items
+
+
+def make_tasks(
+    reader: DatasetReader, files: list[tuple[str, Shards, int]], prefix: str
+) -> Iterator[Task]:
+    """A task for each file."""
+    source = {"path": reader.path, "options": asdict(reader.options)}
+    for number, (name, _, _) in enumerate(files):
+        yield Task(number, source=source, file=name, prefix=prefix)
 
 
 def is_file(name: str) -> bool:

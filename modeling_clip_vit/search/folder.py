@@ -12,6 +12,7 @@ from .index import PictureIndex
 from .reading import Item
 from .scan import Scan, scan_folder
 from .settings import PictureIndexError
+from .tasks import Task
 from .update import Plan, prefixed
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def plan_folder(
         root=str(scan.root),
         shards=make_shards(scan.root, changes.to_read, prefix, shard_size),
         total=len(paths),
+        tasks=lambda: make_tasks(scan.root, changes.to_read, prefix, shard_size),
         changed=changes.changed,
         same=changes.same,
         vanished=changes.vanished,
@@ -69,6 +71,12 @@ def make_shards(root: Path, files: pa.Table, prefix: str, shard_size: int) -> It
             )
             for row in files.slice(start, shard_size).to_pylist()
         ]
+
+
+def make_tasks(root: Path, files: pa.Table, prefix: str, shard_size: int) -> Iterator[Task]:
+    """The same as tasks for other processes."""
+    for number, items in enumerate(make_shards(root, files, prefix, shard_size)):
+        yield Task(number, columns=[item.columns for item in items])
 
 
 def check_empty(scan: Scan, changes: Changes, allow_empty: bool):

@@ -12,15 +12,17 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from ..utils.command_line import CommandParser
 from ..utils.errors import UserError, one_line
-from ..utils.models import import_models
 from ..utils.packages import require
 from ..utils.resources import find_data
 from ..utils.versions import package_versions
-from .engine import prepare_search
 from .index import PictureIndex
+from .launched import help_main, launched_processes, share_with_launched, share_with_ray
+from .pixel_encoder import pick_encoder
 from .place import IndexPlace
 from .settings import SETTINGS_FILE, IndexSource, PictureIndexError, write_settings
-from .update import Report, Update, UpdateOptions
+from .shards import PixelEncoder
+from .tasks import commit_staged
+from .update import Plan, Report, Update, UpdateOptions
 
 #: Packages whose versions an index notes.
 PACKAGES = ("clip-vit", "lancedb", "onnxruntime", "pillow", "pyarrow", "tokenizers")
@@ -35,6 +37,12 @@ def run_index(arguments: list[str]) -> int:
     options = build_parser().parse(arguments, IndexOptions)
     require(("lancedb", "onnxruntime", "tokenizers"), "search", "clip-vit index")
     place = IndexPlace(options.index)
+    if launched_processes()[1] > 1 and (options.watch or options.ray):
+        raise PictureIndexError(
+            "--watch and --ray run in one process: start them without a launcher"
+        )
+    if launched_processes()[0] > 0:
+        return help_main()
     check_place(place)
     report, count = index_once(place, options)
     print(f"{options.index}: {report}; {count:,} pictures in the index")
@@ -47,11 +55,11 @@ def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
     """Bring an index in step once; what was done, and how many pictures it then has."""
     with locked(place):
         index = open_or_create(place, options.checkpoint, options.precision)
+        commit_staged(index)
         source = find_or_add_source(index, options)
         report = update_source(index, source, options)
         index.settings.versions = package_versions(*PACKAGES)
         write_settings(place, index.settings)
-        prepare_search(index, say=lambda line: print(line, file=sys.stderr, flush=True))
         return report, index.table.count_rows()
 
 
@@ -124,9 +132,7 @@ def kind_of(path: str, has_dataset_options: bool) -> str:
 
 def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Report:
     """Bring the rows of a source in step."""
-    threads = options.threads or os.cpu_count() or 1
     seconds = source.options.get("video_seconds")
-    encoder = pick_encoder(index, options.checkpoint, options.runtime, threads)
     if source.kind == "files":
         from .folder import plan_folder
 
@@ -136,44 +142,41 @@ def update_source(index: PictureIndex, source: IndexSource, options: Any) -> Rep
         note_source(index, source)
     else:
         plan, states = plan_rows(index, source, options.shard_size)
-    update = Update(index, encoder, UpdateOptions(threads, options.batch_size, seconds or 10.0))
-    report = update.run(plan)
+    chosen = UpdateOptions(threads_of(options), options.batch_size, seconds or 10.0)
+    update = Update(index, lambda: encoder_for(index, options), chosen)
+    report = update.run(plan, share(index, plan, options, chosen))
     if source.kind == "dataset":
         source.options["files"] = states
     return report
 
 
-def pick_encoder(index: PictureIndex, checkpoint: str, runtime: str, threads: int) -> Any:
-    """What embeds pictures: the index's own model, or the checkpoint on an accelerator.
-
-    Raises:
-        PictureIndexError: torch was asked for, and there is no checkpoint for it.
-    """
-    from .model import find_model
-
-    own = index.image_encoder(threads)
-    if runtime == "onnxruntime" or (runtime == "auto" and not may_have_accelerator()):
-        return own
-    model = find_model(checkpoint, index.settings.options["precision"])
-    if model.is_export or model.precision != "fp32":
-        if runtime == "torch":
-            raise PictureIndexError(
-                f"--runtime torch needs a checkpoint in fp32, and the index was made with "
-                f"{checkpoint!r} in {model.precision}"
-            )
-        return own
-    import_models()
-    from .torch_encoder import TorchPixelEncoder, has_accelerator
-
-    if runtime == "torch" or has_accelerator():
-        return TorchPixelEncoder(model.folder, own.preparation)
-    return own
+def share(
+    index: PictureIndex, plan: Plan, options: Any, chosen: UpdateOptions
+) -> Iterator[str] | None:
+    """The files of rows that other processes make; None where this process works alone."""
+    if launched_processes()[1] == 1 and not options.ray:
+        return None
+    worker = {
+        "index": index.name,
+        "checkpoint": options.checkpoint,
+        "runtime": options.runtime,
+        "threads": options.threads or 1,
+        "batch_size": chosen.batch_size,
+        "video_seconds": chosen.video_seconds,
+    }
+    if options.ray:
+        return share_with_ray(plan.tasks(), options.workers or 0, worker)
+    return share_with_launched(plan.tasks(), worker)
 
 
-def may_have_accelerator() -> bool:
-    """Whether it is worth importing torch to look for an accelerator."""
-    devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/dxg")
-    return sys.platform != "linux" or any(Path(device).exists() for device in devices)
+def threads_of(options: Any) -> int:
+    """Threads of this process: all cores unless an option says otherwise."""
+    return options.threads or os.cpu_count() or 1
+
+
+def encoder_for(index: PictureIndex, options: Any) -> PixelEncoder:
+    """What embeds pictures in this process."""
+    return pick_encoder(index, options.checkpoint, options.runtime, threads_of(options))
 
 
 def plan_rows(
@@ -274,6 +277,8 @@ class IndexOptions:
         batch_size: pictures that are embedded at a time.
         shard_size: pictures of a commit; a run that was killed goes on behind the last one.
         video_seconds: index videos, too, with a frame at every so many seconds.
+        ray: share the work with the machines of a Ray cluster, or with processes of this one.
+        workers: most workers of Ray at a time; by default as many as there are processors, but one.
         allow_empty: take a folder that has become empty out of the index.
         split: split to index, if `images` is a dataset; all by default.
         image_column: column with the images, if `images` is a dataset; guessed by default.
@@ -288,6 +293,8 @@ class IndexOptions:
     batch_size: PositiveInt = 64
     shard_size: PositiveInt = 1024
     video_seconds: PositiveFloat | None = None
+    ray: bool = False
+    workers: PositiveInt | None = None
     allow_empty: bool = False
     split: str | None = None
     image_column: str | None = None

@@ -67,9 +67,31 @@ class IndexPlace:
             files.pipe_file(f"{path}/{name}", content)
             return
         with saving(self.name, HINT):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with replaced_file(self.folder / name) as partial:
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_file(target) as partial:
                 partial.write_bytes(content)
+
+    def list(self, folder: str) -> list[str]:
+        """The names of the files in a folder of the index, such as `staging/000001.arrow`."""
+        try:
+            if self.folder is not None:
+                names = [path.name for path in (self.folder / folder).iterdir()]
+            else:
+                files, path = self.remote
+                found = files.ls(f"{path}/{folder}", detail=False, refresh=True)
+                names = [name.rpartition("/")[2] for name in found]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [f"{folder}/{name}" for name in sorted(names) if name]
+
+    def remove(self, name: str):
+        """Remove a file of the index."""
+        if self.folder is not None:
+            (self.folder / name).unlink(missing_ok=True)
+            return
+        files, path = self.remote
+        files.rm(f"{path}/{name}")
 
     def write_folder(self, name: str, source: Path):
         """Copy a folder into the index; in a folder, as a whole or not at all."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,7 @@ from .reading import Item, PictureReader
 from .schema import VECTOR
 from .shards import PixelEncoder, ShardEmbedder
 from .state import delete_ids, upsert, writing
+from .tasks import Task, complete, read_staged
 
 #: How long versions of the table are kept for searches that have them open.
 KEPT = timedelta(hours=1)
@@ -50,6 +51,7 @@ class Plan:
         total: number of pictures to read; None if it is not known.
         changed: how many of them have a row already.
         same: number of rows that are as they were.
+        tasks: the same for other processes, as tasks.
         vanished: ids of rows without a picture.
         several: files with several pictures, by what the ids of their rows begin with before `#`;
             other rows of theirs are taken out in the end.
@@ -59,6 +61,7 @@ class Plan:
     root: str
     shards: Iterable[list[Item]]
     total: int | None
+    tasks: Callable[[], Iterator[Task]]
     changed: int = 0
     same: int = 0
     vanished: list[str] = field(default_factory=list)
@@ -98,22 +101,31 @@ class Update:
 
     Args:
         index: to bring in step.
-        encoder: embeds pixels.
+        make_encoder: makes what embeds pixels, when the first picture is to be read.
         options: how.
     """
 
-    def __init__(self, index: PictureIndex, encoder: PixelEncoder, options: UpdateOptions):
-        self.index, self.encoder, self.options = index, encoder, options
+    def __init__(
+        self,
+        index: PictureIndex,
+        make_encoder: Callable[[], PixelEncoder],
+        options: UpdateOptions,
+    ):
+        self.index, self.make_encoder, self.options = index, make_encoder, options
         self.table = index.table
-        self.known = KnownContents.read(self.table)
         self.report = Report()
         #: Ids of rows that were put in, of files with several pictures.
         self.seen: set[str] = set()
         #: Ids of files that were gone when they were to be read.
         self.gone: set[str] = set()
 
-    def run(self, plan: Plan) -> Report:
+    def run(self, plan: Plan, staged: Iterable[str] | None = None) -> Report:
         """Bring the table in step, a shard at a time; rows are taken out last.
+
+        Args:
+            plan: for a source.
+            staged: files of rows that other processes make of the plan's tasks; None where this
+                process reads and embeds.
 
         Raises:
             PictureIndexError: the source vanishes meanwhile.
@@ -123,14 +135,12 @@ class Update:
         vanished = set(plan.vanished)
         progress = Progress(plan.total)
         done = 0
-        with ThreadPoolExecutor(self.options.threads) as pool:
-            embed, embed_anew = self.embedders(pool)
-            for items in plan.shards:
-                rows = self.embed_shard(items, embed, embed_anew, vanished)
-                plan.check()
-                self.commit(rows, plan.several)
-                done += rows.num_rows
-                progress(done)
+        shards = self.embedded(plan, vanished) if staged is None else self.fetched(staged, vanished)
+        for rows in shards:
+            plan.check()
+            self.commit(rows, plan.several)
+            done += rows.num_rows
+            progress(done)
         plan.check()
         self.take_out(plan, vanished, bool(done))
         self.report.changed, self.report.same = plan.changed, plan.same
@@ -138,16 +148,35 @@ class Update:
         self.report.seconds = time.monotonic() - started
         return self.report
 
+    def embedded(self, plan: Plan, vanished: set[str]) -> Iterator[pa.Table]:
+        """The rows of each shard, read and embedded here."""
+        with ThreadPoolExecutor(self.options.threads) as pool:
+            embedders: tuple[ShardEmbedder, ShardEmbedder] | None = None
+            for items in plan.shards:
+                embedders = embedders or self.embedders(pool)
+                yield self.embed_shard(items, *embedders, vanished)
+
+    def fetched(self, staged: Iterable[str], vanished: set[str]) -> Iterator[pa.Table]:
+        """The rows of each shard, made by another process; its file goes once they are put in."""
+        for name in staged:
+            rows, gone = read_staged(self.index, name)
+            self.gone.update(gone)
+            rows, origins = complete(self.index, rows)
+            self.count(rows, origins, vanished)
+            yield rows
+            self.index.place.remove(name)
+
     def embedders(self, pool: ThreadPoolExecutor) -> tuple[ShardEmbedder, ShardEmbedder]:
         """What embeds a shard, and what does so though the content seems known."""
         preparation, options = self.index.image_encoder().preparation, self.options
+        known, encoder = KnownContents.read(self.table), self.make_encoder()
 
         def make(is_known: Callable[[str], bool]) -> ShardEmbedder:
             reader = PictureReader(preparation, is_known, options.video_seconds)
             schema = self.index.schema
-            return ShardEmbedder(reader, self.encoder, schema, pool, options.batch_size)
+            return ShardEmbedder(reader, encoder, schema, pool, options.batch_size)
 
-        return make(self.known.__contains__), make(lambda _: False)
+        return make(known.__contains__), make(lambda _: False)
 
     def embed_shard(
         self,
