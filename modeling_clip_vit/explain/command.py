@@ -129,11 +129,20 @@ def print_explanation(explanation: Explanation, picture: str):
     print(f"\npicture, {rows} x {columns} cells, by {explanation.patches_method}:")
     for line in shade(explanation.patches):
         print(f"  {line}")
+    print(f"  {SHADES[-1]} adds to the match, - speaks against it")
+    print_sum(explanation.patches.sum(), explanation.patches_rest, "cells")
     print(f"\nwords, by {explanation.words_method}:")
     for word in explanation.words:
         print(f"  {word.value:+.3f}  {word.text}")
+    print_sum(sum(word.value for word in explanation.words), explanation.words_rest, "words")
     if explanation.unread:
         print(f"  the model does not read the end of the text: {explanation.unread!r}")
+
+
+def print_sum(total: float, rest: float | None, what: str):
+    """Print the sum of values that are parts of the cosine, and what they leave of it."""
+    if rest is not None:
+        print(f"  the {what} add up to {total:+.3f}, and the rest of the cosine is {rest:+.3f}")
 
 
 def shade(values: np.ndarray) -> list[str]:
