@@ -53,7 +53,8 @@ def gather_facts(
         example_texts=examples[:NUM_EXAMPLES] or ["a picture"],
         image_size=training.task.image_size(model),
         environment=describe_environment(training.energy),
-        classes=training.preparation.class_names,
+        # A CLIP that learns from the names of classes has them too, without a head for them.
+        classes=[] if hasattr(model, "text_model") else training.preparation.class_names,
         bases=find_bases(args.model),
     )
 

@@ -64,11 +64,26 @@ def loading(path: str) -> Iterator[None]:
                 f"cannot download {path!r}: {reason}; make room, or the variable HF_HOME chooses "
                 "another disk"
             ) from error
+        ended = find_transport_error(error)
+        if ended is not None and not Path(path).exists():
+            raise LoadError(
+                f"cannot download {path!r}: the connection to the Hub failed "
+                f"({first_line(ended)}), and there is no folder of that name in {Path.cwd()}"
+            ) from error
         if repr(path) in reason:
             raise LoadError(reason) from error
         if not Path(path).exists():
             reason += f"; there is no folder of that name in {Path.cwd()} either"
         raise LoadError(f"cannot load the checkpoint {path!r}: {reason}") from error
+
+
+def find_transport_error(error: BaseException | None) -> httpx2.TransportError | None:
+    """The failure of the network behind an error, which Transformers takes for a missing file."""
+    while error is not None:
+        if isinstance(error, httpx2.TransportError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def load_config(path: str) -> Any:

@@ -304,3 +304,10 @@ def test_a_push_needs_no_torch(hub, folder, tmp_path):
         text=True,
     )
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+
+
+def test_offline_it_is_one_sentence(hub, folder, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["push", str(folder), REPO]) == 1
+    assert "HF_HUB_OFFLINE is set, so nothing is sent" in capsys.readouterr().err
+    assert hub.requests == []

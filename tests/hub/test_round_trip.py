@@ -278,6 +278,17 @@ def test_a_full_disk_while_downloading_is_one_sentence(published, tmp_path):
     assert "HF_HOME chooses another disk" in done.stderr.splitlines()[-1]
 
 
+def test_a_download_that_is_cut_again_and_again_is_one_sentence(published, tmp_path):
+    fault = published.hub.fail("GET", "/lfs/download/", times=-1, cut=1000)
+    environment = published.environment(HF_HOME=str(tmp_path / "home"))
+    done = run_command(environment, "search", REPO, "one", "--images", str(tmp_path))
+    published.hub.faults.remove(fault)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert f"cannot download {REPO!r}: the connection to the Hub failed" in sentence
+
+
 # The token
 
 

@@ -1,5 +1,7 @@
 """Runs that upload their models while they train."""
 
+import json
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -21,6 +23,10 @@ def train(tmp_path, color_dataset, linear_config, fresh_accelerate):
 
     def run(**others) -> int:
         recipe = write_recipe(tmp_path, color_dataset, linear_config, **{**options, **others})
+        if "model_name_or_path" in others:
+            content = json.loads(recipe.read_text())
+            del content["model_config"]
+            recipe.write_text(json.dumps(content))
         return main(["train", "--config", str(recipe)])
 
     return run
@@ -71,9 +77,10 @@ def test_an_adapter_is_merged_in_what_is_uploaded_on_the_way(hub, train, tmp_pat
     assert train(push_to_hub=False) == 0
     base = tmp_path / "base"
     (tmp_path / "out").rename(base)
-    adapted = {"model_name_or_path": str(base), "model_config": None, "peft_type": "lora"}
-    assert train(**adapted) == 0
-    for tag in hub.store.repositories["model", REPO].tags:
+    assert train(model_name_or_path=str(base), peft_type="LORA") == 0
+    tags = list(hub.store.repositories["model", REPO].tags)
+    assert tags == ["step-2", "step-4"]
+    for tag in tags:
         weights = hub.store.read("model", REPO, "model.safetensors", tag)
         assert b"lora" not in weights[:100_000]
 
