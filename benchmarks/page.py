@@ -54,7 +54,8 @@ const [first] = await time(drop);
 const times = [];
 for (let i = 0; i < 20; i++) times.push((await time(drop))[0]);
 const pixels = await readPixels(new Blob([bytes]), "picture");
-const [explanation] = await time(() => computer.call("explain", pixels, "a slice of pizza"));
+const terms = [{ text: "a slice of pizza", weight: 1 }];
+const [explanation] = await time(() => computer.call("explain", pixels, terms));
 return { first, times, explanation };
 """
 

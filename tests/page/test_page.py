@@ -295,7 +295,8 @@ def test_an_explanation_is_the_loss_that_python_computes(browser, picture_index)
     const { explain, coveredPictures } = await import("./explain.js");
     const towers = new Towers(site.model);
     const pixels = Float32Array.from(values[0]);
-    const found = await explain(towers, pixels, site.prepare.image_size, "red heart", () => {});
+    const terms = [{ text: "red heart", vector: await towers.embedText("red heart"), weight: 1 }];
+    const found = await explain(towers, pixels, site.prepare.image_size, terms, () => {});
     const covered = [...coveredPictures(pixels, site.prepare.image_size)[27]];
     return { ...found, covered };
     """
@@ -310,6 +311,29 @@ def test_an_explanation_is_the_loss_that_python_computes(browser, picture_index)
     assert found["score"] == pytest.approx(whole @ text, abs=1e-5)
     assert found["parts"][27] == pytest.approx(whole @ text - without @ text, abs=1e-5)
     assert found["words"][1]["value"] == pytest.approx(whole @ text - whole @ rest, abs=1e-5)
+
+
+def test_a_word_is_left_out_of_its_term_alone(browser, picture_index):
+    size = picture_index.settings.model.image_size
+    pixels = np.random.default_rng(0).normal(size=(3, size, size)).astype(np.float32)
+    script = """
+    const { Towers } = await import("./towers.js");
+    const { explain } = await import("./explain.js");
+    const towers = new Towers(site.model);
+    const terms = [{ text: "red heart", weight: 2 }, { text: "snow", weight: -1 }];
+    for (const term of terms) term.vector = await towers.embedText(term.text);
+    const pixels = Float32Array.from(values[0]);
+    return explain(towers, pixels, site.prepare.image_size, terms, () => {});
+    """
+    found = browser.compute(LOAD + script, pixels.flatten().tolist())
+    [picture] = picture_index.image_encoder().run({"pixel_values": pixels[None]})
+    whole, heart, red, snow = picture_index.text_encoder()(["red heart", "heart", "red", "snow"])
+    sums = [2 * whole - snow, 2 * heart - snow, 2 * red - snow, whole]
+    score, *others = [picture @ it / np.linalg.norm(it) for it in sums]
+    assert found["score"] == pytest.approx(score, abs=1e-5)
+    assert [it["word"] for it in found["words"]] == ["red", "heart", "snow"]
+    values = [it["value"] for it in found["words"]]
+    assert values == pytest.approx([score - other for other in others], abs=1e-5)
 
 
 def test_labels_have_the_probabilities_of_python(browser, picture_index, vectors):

@@ -1,6 +1,6 @@
 // Why a picture matches a text: cover a part of either, and see how much of the match is gone.
 
-import { dot } from "./vectors.js";
+import { combine, dot, normalize } from "./vectors.js";
 
 /** Cells along each side; the square that covers a cell is twice as wide, so neighbours overlap. */
 export const CELLS = 8;
@@ -48,23 +48,29 @@ export function wordsWithout(text) {
 }
 
 /**
- * What each part of a picture and each word of a text adds to their cosine.
+ * What each part of a picture and each word of a query adds to their cosine.
  *
  * @param towers both towers
  * @param {Float32Array} pixels of shape (3, size, size)
- * @param {string} text
+ * @param {{text?: string, vector: Float32Array, weight: number}[]} terms of the query
  * @param {(share: number) => void} step is told how much is done, from 0 to 1
  */
-export async function explain(towers, pixels, size, text, step) {
-  const query = await towers.embedText(text);
-  const [vector] = await towers.embedPixels([pixels], size);
-  const score = dot(vector, query);
+export async function explain(towers, pixels, size, terms, step) {
+  const query = queryOf(terms);
+  const [picture] = await towers.embedPixels([pixels], size);
+  const score = dot(picture, query);
   const covered = coveredPictures(pixels, size);
   const vectors = await towers.embedPixels(covered, size, (n) => step(n / covered.length));
   const parts = vectors.map((each) => score - dot(each, query));
   const words = [];
-  for (const { word, rest } of wordsWithout(text)) {
-    if (rest) words.push({ word, value: score - dot(vector, await towers.embedText(rest)) });
+  for (const term of terms) {
+    for (const { word, rest } of term.text === undefined ? [] : wordsWithout(term.text)) {
+      const others = terms.filter((other) => other !== term);
+      if (rest) others.push({ ...term, vector: await towers.embedText(rest) });
+      if (others.length) words.push({ word, value: score - dot(picture, queryOf(others)) });
+    }
   }
   return { score, cells: CELLS, parts, words };
 }
+
+const queryOf = (terms) => normalize(combine(terms.map(({ vector }) => vector), terms.map(({ weight }) => weight)));

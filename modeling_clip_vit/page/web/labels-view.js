@@ -58,7 +58,7 @@ export class LabelsView {
       const { count, pictures } = groups[i];
       return element("section", { class: "group" },
         element("h2", {}, labels[i], " ", element("small", {}, t("pictures", count))),
-        gallery(pictures, (picture) => this.onopen(picture, pictures, labels[i]), ({ share }) => percent(share)));
+        gallery(pictures, (picture) => this.onopen(picture, pictures, { name: labels[i], terms: [{ text: labels[i], weight: 1 }] }), ({ share }) => percent(share)));
     }));
     this.report(t("sorted", all, labels.length), false);
   }

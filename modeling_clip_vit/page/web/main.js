@@ -28,7 +28,7 @@ class Page {
       add: (picture) => this.setPictures([...this.pictures, { picture, weight: 1 }]),
       subtract: (picture) => this.setPictures([...this.pictures, { picture, weight: -1 }]),
     });
-    const open = (picture, among, text) => this.dialog.open(picture, among ?? this.found?.hits ?? [], text ?? this.text);
+    const open = (picture, among, query) => this.dialog.open(picture, among ?? this.found?.hits ?? [], query ?? this.query);
     this.open = open;
     this.labels = new LabelsView(site, backend, computer, open, (text, isProblem) => this.say(text, isProblem));
     this.map = new MapView(site, backend, (picture) => open(picture, [picture]));
@@ -201,6 +201,14 @@ class Page {
       if (this.view === "labels") await this.labels.classify({ name, vector, thumbnail: picture.thumbnail });
       else this.setPictures([...this.pictures, { picture, vector, weight: 1 }]);
     });
+  }
+
+  /** What an explanation explains: its name, and the terms that this browser can embed. */
+  get query() {
+    const terms = this.terms.map(({ text, vector, picture, weight }) => ({ text, vector, row: picture?.key, weight }));
+    const names = [this.text, ...this.pictures.map(({ picture }) => titleOf(picture))].filter(Boolean);
+    const isLocal = ({ row }) => this.site.is_static || row === undefined;
+    return { name: names.join(" · "), terms: terms.filter(isLocal) };
   }
 
   get terms() {

@@ -21,10 +21,10 @@ export class PictureDialog {
   /**
    * @param picture of the collection
    * @param pictures those that it is one of, to go back and forth
-   * @param {string} text of the query, for the explanation; empty if there is none
+   * @param {{name: string, terms: object[]}} query that is explained; without terms, none
    */
-  open(picture, pictures, text) {
-    Object.assign(this, { picture, pictures, text });
+  open(picture, pictures, query) {
+    Object.assign(this, { picture, pictures, query });
     this.draw();
     if (!this.dialog.open) this.dialog.showModal();
   }
@@ -32,7 +32,7 @@ export class PictureDialog {
   move(step) {
     const place = this.pictures.findIndex(({ key }) => key === this.picture.key);
     const next = this.pictures[place + step];
-    if (next) this.open(next, this.pictures, this.text);
+    if (next) this.open(next, this.pictures, this.query);
   }
 
   draw() {
@@ -56,7 +56,7 @@ export class PictureDialog {
         element("h2", {}, titleOf(picture)),
         this.facts(),
         element("div", { class: "actions" }, button("alike", ICONS.alike), button("add", ICONS.plus), button("subtract", ICONS.minus)),
-        this.text ? why : element("p", { class: "help" }, t("whyNeedsText")),
+        this.query.terms.length ? why : element("p", { class: "help" }, t("whyNeedsText")),
         this.reason)));
   }
 
@@ -75,17 +75,17 @@ export class PictureDialog {
   }
 
   async explain(button) {
-    const { picture, text } = this;
+    const { picture, query } = this;
     button.disabled = true;
     const status = element("p", { class: "help", role: "status" }, t("working", 0));
     this.reason.replaceChildren(status);
     this.computer.onshare = (share) => (status.textContent = t("working", share));
     try {
       const pixels = await readPixelsFrom(picture.thumbnail, picture.name);
-      const result = await this.computer.call("explain", pixels, text);
+      const result = await this.computer.call("explain", pixels, query.terms);
       if (picture !== this.picture) return;
-      drawHeat(this.heat, result, visiblePart(pixels.width, pixels.height, this.site.prepare));
-      this.reason.replaceChildren(...reasons(result, text));
+      drawHeat(this.heat, result, pixels, visiblePart(pixels.width, pixels.height, this.site.prepare));
+      this.reason.replaceChildren(...reasons(result, query.name));
       this.reason.dataset.done = "";
     } catch (error) {
       status.textContent = t("failed", error.message);
@@ -102,8 +102,8 @@ function shown(value) {
 }
 
 /** What the words did, as bars to the right for more of a match and to the left for less. */
-function reasons({ words }, text) {
-  const nodes = [element("h3", {}, t("whyFor", text)), element("p", { class: "help" }, t("whyHelp"))];
+function reasons({ words }, name) {
+  const nodes = [element("h3", {}, t("whyFor", name)), element("p", { class: "help" }, t("whyHelp"))];
   const most = Math.max(...words.map(({ value }) => Math.abs(value)), 1e-6);
   if (words.length > 1) {
     nodes.push(element("ul", { class: "words" }, words.map(({ word, value }) => {
@@ -122,25 +122,38 @@ function signed(value) {
   return Number(digits) === 0 ? digits : `${value < 0 ? "−" : "+"}${digits}`;
 }
 
-/** Darken what does not matter, over the part of the picture that the model saw. */
-function drawHeat(canvas, { parts, cells }, part) {
+const DARK = [20, 16, 14];
+/** How dark it is where nothing of the match is lost, of 255. */
+const DARKEST = 215;
+
+/**
+ * Darken what does not matter, and what the model did not see.
+ *
+ * @param {HTMLCanvasElement} canvas that covers the picture
+ * @param {{parts: number[], cells: number}} explanation what each cell adds to the match
+ * @param {{width: number, height: number}} picture
+ * @param part the part of the picture that the model saw, as shares of its sides
+ */
+function drawHeat(canvas, { parts, cells }, picture, part) {
   const small = document.createElement("canvas");
   small.width = small.height = cells;
   const context = small.getContext("2d");
-  const cellsImage = context.createImageData(cells, cells);
+  const image = context.createImageData(cells, cells);
   const most = Math.max(...parts, 1e-6);
   parts.forEach((value, i) => {
     const share = Math.max(0, value) / most;
-    cellsImage.data.set([20, 16, 14, Math.round(215 * (1 - share) ** 1.5)], i * 4);
+    image.data.set([...DARK, Math.round(DARKEST * (1 - share) ** 1.5)], i * 4);
   });
-  context.putImageData(cellsImage, 0, 0);
-  canvas.width = canvas.height = 256;
+  context.putImageData(image, 0, 0);
+  const scale = 512 / Math.max(picture.width, picture.height);
+  canvas.width = Math.max(1, Math.round(picture.width * scale));
+  canvas.height = Math.max(1, Math.round(picture.height * scale));
   const large = canvas.getContext("2d");
   large.imageSmoothingQuality = "high";
-  large.drawImage(small, 0, 0, 256, 256);
-  const percent = (value) => `${100 * value}%`;
-  Object.assign(canvas.style, {
-    left: percent(part.left), top: percent(part.top), width: percent(part.width), height: percent(part.height),
-  });
+  large.fillStyle = `rgb(${DARK.join(" ")} / ${DARKEST / 255})`;
+  large.fillRect(0, 0, canvas.width, canvas.height);
+  const box = [part.left * canvas.width, part.top * canvas.height, part.width * canvas.width, part.height * canvas.height];
+  large.clearRect(...box);
+  large.drawImage(small, ...box);
   canvas.hidden = false;
 }

@@ -100,10 +100,12 @@ const methods = {
     }, []);
   },
 
-  async explain(picture, text) {
+  async explain(picture, terms) {
     const pixels = pixelValues(picture, site.prepare);
     const step = (share) => postMessage({ share });
-    return explain(towers, pixels, site.prepare.image_size, text, step);
+    const embedded = [];
+    for (const term of terms) embedded.push({ ...term, vector: await vectorOf(term) });
+    return explain(towers, pixels, site.prepare.image_size, embedded, step);
   },
 };
 
