@@ -15,9 +15,10 @@ from ..utils.errors import UserError, one_line
 from ..utils.packages import require
 from ..utils.resources import find_data
 from ..utils.versions import package_versions
+from .engine import prepare_search
 from .index import PictureIndex
 from .launched import help_main, launched_processes, share_with_launched, share_with_ray
-from .pixel_encoder import pick_encoder
+from .pixel_encoder import check_runtime, pick_encoder
 from .place import IndexPlace
 from .settings import SETTINGS_FILE, IndexSource, PictureIndexError, write_settings
 from .shards import PixelEncoder
@@ -54,13 +55,19 @@ def run_index(arguments: list[str]) -> int:
 def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
     """Bring an index in step once; what was done, and how many pictures it then has."""
     with locked(place):
-        index = open_or_create(place, options.checkpoint, options.precision)
+        index = open_or_create(place, options)
         commit_staged(index)
         source = find_or_add_source(index, options)
         report = update_source(index, source, options)
         index.settings.versions = package_versions(*PACKAGES)
         write_settings(place, index.settings)
+        prepare_search(index, say)
         return report, index.table.count_rows()
+
+
+def say(line: str):
+    """Say on stderr what takes long."""
+    print(line, file=sys.stderr)
 
 
 def follow(place: IndexPlace, options: Any):
@@ -218,7 +225,7 @@ def check_place(place: IndexPlace):
             )
 
 
-def open_or_create(place: IndexPlace, checkpoint: str, precision: str | None) -> PictureIndex:
+def open_or_create(place: IndexPlace, options: Any) -> PictureIndex:
     """The index of a place, made with a model if there is none yet.
 
     Raises:
@@ -226,15 +233,17 @@ def open_or_create(place: IndexPlace, checkpoint: str, precision: str | None) ->
     """
     from .model import exported, find_model
 
-    if place.read(SETTINGS_FILE) is not None:
-        index = PictureIndex.open(place.name)
-        model = find_model(checkpoint, precision or index.settings.options["precision"])
-        index.check_model(checkpoint, model.fingerprint)
+    is_there = place.read(SETTINGS_FILE) is not None
+    index = PictureIndex.open(place.name) if is_there else None
+    kept = "fp32" if index is None else index.settings.options["precision"]
+    model = find_model(options.checkpoint, options.precision or kept)
+    check_runtime(options.runtime, model)
+    if index is not None:
+        index.check_model(options.checkpoint, model.fingerprint)
         return index
-    model = find_model(checkpoint, precision or "fp32")
     with exported(model) as (described, folder):
-        options = {"precision": model.precision}
-        return PictureIndex.create(place.name, described, folder, options=options)
+        own = {"precision": model.precision}
+        return PictureIndex.create(place.name, described, folder, options=own)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..utils.models import import_models
 from .index import PictureIndex
-from .model import find_model
+from .model import NamedModel, find_model
 from .settings import PictureIndexError
 from .shards import PixelEncoder
 
@@ -18,20 +18,12 @@ def pick_encoder(index: PictureIndex, checkpoint: str, runtime: str, threads: in
         checkpoint: that it was made with.
         runtime: `onnxruntime`, `torch`, or `auto` for torch where it has an accelerator.
         threads: threads that the model of the index computes with.
-
-    Raises:
-        PictureIndexError: torch was asked for, and there is no checkpoint for it.
     """
     own = index.image_encoder(threads)
     if runtime == "onnxruntime" or (runtime == "auto" and not may_have_accelerator()):
         return own
     model = find_model(checkpoint, index.settings.options["precision"])
-    if model.is_export or model.precision != "fp32":
-        if runtime == "torch":
-            raise PictureIndexError(
-                f"--runtime torch needs a checkpoint in fp32, and the index was made with "
-                f"{checkpoint!r} in {model.precision}"
-            )
+    if not runs_in_torch(model):
         return own
     import_models()
     from .torch_encoder import TorchPixelEncoder, has_accelerator
@@ -39,6 +31,24 @@ def pick_encoder(index: PictureIndex, checkpoint: str, runtime: str, threads: in
     if runtime == "torch" or has_accelerator():
         return TorchPixelEncoder(model.folder, own.preparation)
     return own
+
+
+def runs_in_torch(model: NamedModel) -> bool:
+    """Whether torch can make the vectors that an index of a model has."""
+    return not model.is_export and model.precision == "fp32"
+
+
+def check_runtime(runtime: str, model: NamedModel):
+    """Refuse torch where an index has an export's vectors, or int8's.
+
+    Raises:
+        PictureIndexError: torch was asked for, and there is no checkpoint for it.
+    """
+    if runtime == "torch" and not runs_in_torch(model):
+        raise PictureIndexError(
+            f"--runtime torch needs a checkpoint in fp32, and {model.name!r} is "
+            f"{'an export' if model.is_export else f'indexed in {model.precision}'}"
+        )
 
 
 def may_have_accelerator() -> bool:
