@@ -44,6 +44,16 @@ def test_both_languages_have_the_same_code(document):
             assert code_of(block) == code_of(other), block.number
 
 
+@pytest.mark.parametrize(
+    "document", [path for path in BOTH if path.parent.name == "docs"], ids=name_of
+)
+def test_the_third_line_leads_to_the_other_language(document):
+    name = document.stem
+    assert document.read_text().splitlines()[2] == f"English · [中文]({name}.zh-CN.md)"
+    other = twin(document).read_text().splitlines()[2]
+    assert other == f"[English]({name}.md) · **中文**"
+
+
 @pytest.mark.parametrize("document", EVERY, ids=name_of)
 def test_links_and_pictures_are_there(document):
     for target in read_links(document):
