@@ -31,6 +31,10 @@ from modeling_clip_vit.search.query import EmbeddedQuery
 
 DATA = Path(__file__).parents[1] / "data"
 UNSEEN_ARTIST = "fluent"
+#: The margin, with a threshold chosen as those of the other methods.
+FIRST = "margin, threshold of the first"
+#: A method of models with a logit bias alone.
+SIGMOID = "sigmoid's probability"
 
 OTHER_THINGS = """a mortgage application form|quarterly earnings of an insurance company
 the second law of thermodynamics|a spreadsheet with pivot tables|my grandmother's kitchen in 1962
@@ -82,16 +86,23 @@ def main():
         for name, collection in collections(encoder, options.facebook).items():
             key = f"{Path(model).name}, {name}"
             scores[key] = measure(collection, encoder)
+            if encoder.similarity[1] is None:
+                del scores[key][SIGMOID]
     results = {key: {} for key in scores}
     first = next(iter(scores))
-    for method in scores[first]:
-        threshold = best_threshold(*scores[first][method][:2])
+    for method in METHODS:
+        threshold = 0.0  # of a sigmoid's logit: a probability of one half
+        if method in scores[first]:
+            threshold = best_threshold(*scores[first][method][:2])
         if method == "margin":
             best = [best_threshold(*s[method][:2]) for s in scores.values() if len(s[method][0])]
             print(f"thresholds of the margin: {', '.join(f'{it:.2f}' for it in best)}")
+            for key in scores:
+                results[key][FIRST] = describe(scores[key][method], threshold)
             threshold = DEFAULT_MARGIN
         for key in scores:
-            results[key][method] = describe(scores[key][method], threshold)
+            if method in scores[key]:
+                results[key][method] = describe(scores[key][method], threshold)
     show(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
@@ -246,7 +257,7 @@ class Judge:
         ]
         return {
             "cosine": top,
-            "sigmoid's probability": top * self.scale + (self.bias or 0),
+            SIGMOID: top * self.scale + (self.bias or 0),
             "z over the collection": (top - mean) / deviation,
             "z, less its expected maximum": (top - mean) / deviation - np.sqrt(2 * np.log(counts)),
             "distance to the second": top - second,
@@ -261,7 +272,7 @@ class Judge:
 
 
 METHODS = (
-    *("cosine", "sigmoid's probability", "z over the collection", "z, less its expected maximum"),
+    *("cosine", SIGMOID, "z over the collection", "z, less its expected maximum"),
     *("distance to the second", "extreme-value tail", "z over background texts"),
     *("softmax over background texts", "both z", "margin"),
 )
@@ -314,8 +325,8 @@ def show(results: dict[str, dict[str, dict[str, float]]]):
             print(f"| {name} | {it['area']:.3f} |" if "area" in it else f"| {name} | |", end=" ")
             print(" | ".join(shown), "|")
     print("\n| method | mean error over models and collections |\n| --- | --- |")
-    for name in METHODS:
-        errors = [it[name]["error"] for it in results.values() if "error" in it[name]]
+    for name in (*METHODS, FIRST):
+        errors = [it[name]["error"] for it in results.values() if "error" in it.get(name, {})]
         print(f"| {name} | {np.mean(errors):.1%} |")
 
 

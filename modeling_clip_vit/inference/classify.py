@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..search.cut import background_texts
 from ..utils.errors import UserError
 from .class_names import average_templates, class_texts
 from .classifier import TorchClassifier
@@ -16,6 +17,7 @@ from .embedding import check_finite
 from .few_shot import METHODS, Classifier, Examples, ZeroShot, check_method
 from .gallery import Picture, embed_gallery
 from .loading import Encoder
+from .rejection import LEAST_MARGIN, class_margins
 
 
 @dataclass
@@ -27,12 +29,21 @@ class Classified:
         names: of the classes.
         probabilities: (N, C).
         unreadable: names of the other pictures, each with the reason.
+        margins: of the best class of each picture, see `rejection.class_margins`; None if it was
+            not asked for.
     """
 
     pictures: list[Picture]
     names: list[str]
     probabilities: torch.Tensor
     unreadable: list[str]
+    margins: list[float] | None = None
+
+    def fits(self) -> list[bool | None]:
+        """Whether the best class of each picture fits; None if that was not asked for."""
+        if self.margins is None:
+            return [None] * len(self.pictures)
+        return [margin >= LEAST_MARGIN for margin in self.margins]
 
     def best(self, top_k: int) -> list[tuple[Picture, list[tuple[str, float]]]]:
         """Each picture with its most probable classes, the most probable first."""
@@ -95,16 +106,33 @@ def build_classifier(
 
 
 def classify(
-    encoder: Encoder, classifier: Classifier, names: Sequence[str], pictures: Iterable[Picture]
+    encoder: Encoder,
+    classifier: Classifier,
+    names: Sequence[str],
+    pictures: Iterable[Picture],
+    rejects: bool = False,
 ) -> Classified:
     """Embed pictures and classify them.
+
+    Args:
+        encoder: embeds the pictures.
+        classifier: of embedded pictures; a `ZeroShot` if `rejects`.
+        names: of the classes.
+        pictures: what to classify.
+        rejects: also say which pictures fit none of the classes.
 
     Raises:
         DataError: not one of the pictures can be decoded.
     """
     gallery = embed_gallery(encoder.encode_image, pictures)
     probabilities = classifier.probabilities(gallery.embeds)
-    return Classified(gallery.pictures, list(names), probabilities, gallery.unreadable)
+    result = Classified(gallery.pictures, list(names), probabilities, gallery.unreadable)
+    if rejects:
+        assert isinstance(classifier, ZeroShot)
+        background = encoder.encode_text(background_texts())
+        margins = class_margins(gallery.embeds, classifier.class_embeds, background)
+        result.margins = margins.tolist()
+    return result
 
 
 def classify_by_head(model: TorchClassifier, pictures: Iterable[Picture]) -> Classified:

@@ -21,6 +21,7 @@ from .few_shot import check_method
 from .gallery import open_gallery
 from .loading import load_encoder
 
+NONE = "none of these"
 #: Options that say which classes there are, which a model with a class head says itself.
 OF_CLASSES = ("classes", "examples", "shots", "method")
 
@@ -40,6 +41,7 @@ class ClassifyOptions:
         templates: prompt templates for the class names, averaged into one ensemble: plain, en, zh,
             open_clip_imagenet, or a text file with one template per line.
         top_k: number of classes per picture, the most probable first.
+        none_of_these: also say which pictures fit none of the classes, by their names.
         save: write the result to this .csv or .json file.
         split: split to classify, if the pictures are a dataset; all by default.
         image_column: column with the images, if the pictures are a dataset; guessed by default.
@@ -56,6 +58,7 @@ class ClassifyOptions:
     method: str | None = None
     templates: list[str] = field(default_factory=lambda: ["en"])
     top_k: PositiveInt = 1
+    none_of_these: bool = False
     save: str | None = None
     split: str | None = None
     image_column: str | None = None
@@ -92,6 +95,8 @@ def run_head(checkpoint: str, options: Any) -> tuple[Classified, dict[str, Any]]
     Raises:
         UserError: the options name classes.
     """
+    if options.none_of_these:
+        raise UserError("none_of_these needs a model of images and texts, not a class head")
     for name in OF_CLASSES:
         if getattr(options, name) is not None:
             raise UserError(
@@ -112,6 +117,8 @@ def run_encoder(checkpoint: str, options: Any) -> tuple[Classified, dict[str, An
     if options.classes is None and options.examples is None:
         raise UserError("there are no classes: name them with classes, or give examples of them")
     method = options.method or ("tip_adapter" if options.examples else "zero_shot")
+    if options.none_of_these and method != "zero_shot":
+        raise UserError(f"none_of_these is told by the names alone, and not with method={method!r}")
     names = None if options.classes is None else read_class_names(options.classes)
     labelled = None
     if options.examples is not None:
@@ -136,7 +143,7 @@ def run_encoder(checkpoint: str, options: Any) -> tuple[Classified, dict[str, An
     classifier = build_classifier(encoder, names, options.templates, method, examples, options.seed)
     facts |= {name: float(f"{value:.4g}") for name, value in classifier.parameters.items()}
     pictures = open_gallery(options.images, options.image_column, options.split)
-    return classify(encoder, classifier, names, pictures), facts
+    return classify(encoder, classifier, names, pictures, options.none_of_these), facts
 
 
 def check_options(options: Any):
@@ -162,10 +169,13 @@ def print_table(result: Classified, top_k: int):
     names = [picture.name for picture in result.pictures]
     widths = [
         max(map(len, ["picture", *names])),
-        max(map(len, ["class", *result.names])),
+        max(map(len, ["class", NONE if result.margins else "", *result.names])),
     ]
     print(f"{'picture':{widths[0]}}  {'class':{widths[1]}}  probability")
-    for picture, classes in result.best(top_k):
+    for (picture, classes), fits in zip(result.best(top_k), result.fits(), strict=True):
+        if fits is False:
+            print(f"{picture.name:{widths[0]}}  {NONE:{widths[1]}}")
+            continue
         for rank, (name, probability) in enumerate(classes):
             shown = "" if rank else picture.name
             print(f"{shown:{widths[0]}}  {name:{widths[1]}}  {probability:11.3f}")
@@ -180,18 +190,21 @@ def save_table(path: Path, result: Classified, top_k: int, facts: Mapping[str, A
                 {
                     "picture": picture.name,
                     "classes": [{"class": name, "probability": p} for name, p in classes],
+                    **({} if fits is None else {"fits": fits}),
                 }
-                for picture, classes in best
+                for (picture, classes), fits in zip(best, result.fits(), strict=True)
             ]
             content = {**facts, "pictures": pictures, "unreadable": result.unreadable}
             write_json(partial, content)
             return
         with partial.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["picture", "rank", "class", "probability"])
-            for picture, classes in best:
+            judged = [] if result.margins is None else ["fits"]
+            table.writerow(["picture", "rank", "class", "probability", *judged])
+            for (picture, classes), fits in zip(best, result.fits(), strict=True):
                 for rank, (name, probability) in enumerate(classes, start=1):
-                    table.writerow([picture.name, rank, name, f"{probability:.6g}"])
+                    values = [picture.name, rank, name, f"{probability:.6g}"]
+                    table.writerow([*values, *([fits] if judged else [])])
 
 
 def build_parser() -> CommandParser:

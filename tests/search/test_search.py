@@ -138,6 +138,13 @@ def test_equal_scores_come_in_the_order_of_the_table():
     assert nearest(scores, 9).tolist() == [1, 3, 0, 2, 4]
 
 
+@pytest.mark.parametrize("top_k", [1, 7, 100])
+def test_the_highest_of_many_scores_are_those_of_a_full_sort(top_k):
+    scores = np.random.default_rng(0).integers(0, 500, 20_011).astype(np.float32)
+    expected = np.lexsort((np.arange(len(scores)), -scores))[:top_k]
+    assert nearest(scores, top_k).tolist() == expected.tolist()
+
+
 def run(capsys, index: PictureIndex | Path | str, *arguments: str) -> str:
     """The output of a search that works."""
     name = index.name if isinstance(index, PictureIndex) else str(index)
