@@ -95,7 +95,10 @@ def pool(tower: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def attend(pooling: Any, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention pooling with its weights: (1, L, D) to (1, D) and (1, H, 1, L)."""
+    """Attention pooling with its weights: (1, L, D) to (1, D) and (1, H, 1, L).
+
+    As in the authors' code, states come without the final norm; with it, maps hardly differ.
+    """
     heads = pooling.num_heads
     query_B1D = pooling.q_proj(pooling.probe).expand(len(states), 1, -1)
     query_BHLA, key_BHLA, value_BHLA = (
