@@ -113,6 +113,17 @@ def test_the_wheel_has_no_tests(site):
     assert not list(site.rglob("conftest.py"))
 
 
+def test_the_wheel_has_the_page_and_what_it_runs(site):
+    for folder in ("web", "vendor"):
+        ours = REPOSITORY / "modeling_clip_vit" / "page" / folder
+        files = {it.relative_to(ours) for it in ours.rglob("*") if it.is_file()}
+        installed = site / "modeling_clip_vit" / "page" / folder
+        missing = [
+            it for it in files if "__pycache__" not in str(it) and not (installed / it).is_file()
+        ]
+        assert not missing
+
+
 def test_without_data_it_says_what_to_give(site, place):
     message = run(site, place, "train", code=1)
     assert "there is nothing to train on: pass --dataset" in message
