@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from modeling_clip_vit.search.index import PictureIndex
+from tests.support import REPOSITORY
 from tests.support.indexes import make_index, rows_of, write_pictures
 from tests.support.pictures import COLORS, draw_picture
 from tests.support.processes import fail, finish, kill, wait_until
@@ -79,6 +80,35 @@ def test_kills_lose_nothing_and_repeat_nothing(tmp_path, exported):
     for row in rows.values():
         expected = encode([index.open_picture(row)])[0]
         assert np.dot(row["vector"], expected) > 0.9999, row["id"]
+
+
+def test_kills_while_a_vector_index_is_built_leave_the_table_whole(tmp_path, exported):
+    pictures, place = tmp_path / "pictures", tmp_path / "index"
+    write_pictures(pictures, 4)
+    make_index(exported, pictures, place)
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        before, commits = versions(place), rng.randint(8, 24)
+        program = REPOSITORY / "tests/support/programs/build_vector_index.py"
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(
+            [sys.executable, program, place], stderr=subprocess.PIPE, text=True, env=environment
+        )
+        wait_until(
+            lambda reached=before + commits: versions(place) >= reached,
+            f"{commits} commits",
+            process,
+            interval=0.0005,
+        )
+        kill(process)
+        index = PictureIndex.open(place)
+        rows = rows_of(index)
+        vector = rows["a/001 green.png"]["vector"]
+        found = index.table.search(vector, vector_column_name="vector").limit(1).to_list()
+        assert found[0]["id"] in rows
+    assert "IvfRq" in {kind.index_type for kind in index.table.list_indices()}
+    finish(start_index(exported, pictures, place))
+    assert rows_of(index)["a/001 green.png"]["vector"] == vector
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, exported):
