@@ -112,6 +112,12 @@ def hub_id(name: str) -> tuple[str, str]:
     return (repository, revision) if is_id else ("", "")
 
 
+def repository_of(name: str) -> str:
+    """The id on the Hub that names a checkpoint; empty for a folder of this machine."""
+    path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+    return "" if path.exists() else hub_id(name)[0]
+
+
 def read_base(name: str) -> BaseModel:
     """What a card says of a model that a run started from.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..conversion.published import local_checkpoint
+from ..conversion.sources import repository_of
 from ..inference.loading import load_clip
 from ..runtimes import exporting_runtimes
 from ..utils.command_line import CommandParser
@@ -46,6 +47,7 @@ def run_export(arguments: list[str]) -> int:
         options.part,
         samples,
         options.num_calibration,
+        base_model=repository_of(options.checkpoint),
     )
     for part, checks in manifest["checks"].items():
         figures = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in checks.items()]

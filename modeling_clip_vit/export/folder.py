@@ -44,6 +44,7 @@ def export_clip(
     part: str = "both",
     samples: list[Inputs] | None = None,
     num_calibration: int = 64,
+    base_model: str = "",
 ) -> dict:
     """Export a CLIP, check that the graphs compute what it does, and only then write.
 
@@ -59,6 +60,7 @@ def export_clip(
         samples: real inputs, as `read_calibration_samples` returns them; the last `NUM_CHECKS` are
             used for the check.
         num_calibration: number of samples to calibrate int8 with, the first ones.
+        base_model: id on the Hub of what is exported, for the card; empty for none.
 
     Returns:
         The content of export.json.
@@ -97,6 +99,8 @@ def export_clip(
             example = write_example(runtime, names[0] if len(names) == 1 else "both")
             (folder / "example.py").write_text(example, encoding="utf-8")
         fields |= {"format": format, "precision": precision, "checks": checks}
+        if base_model:
+            fields["base_model"] = base_model
         fields |= describe(model, processor, shapes)
         fields["versions"] = package_versions(
             *PACKAGES, *runtime.export_packages, *runtime.packages, *runtime.int8_packages

@@ -63,8 +63,8 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def base_of(facts: dict[str, Any]) -> str:
-    """The id on the Hub of the model that an adapter is for; empty if it is a folder."""
-    name = str(facts.get("base_model_name_or_path") or "")
+    """The id on the Hub of the model that this was made from; empty if that is a folder."""
+    name = str(facts.get("base_model") or facts.get("base_model_name_or_path") or "")
     is_id = name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
     return name if is_id else ""
 
@@ -73,7 +73,8 @@ def describe(kind: str, facts: dict[str, Any], base: str) -> ModelCardData | Dat
     """The metadata of a card."""
     if kind == "index":
         return DatasetCardData(tags=["clip_vit", "image-search", "embeddings"])
-    origin: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
+    relation = "adapter" if kind == "adapter" else "quantized"
+    origin: dict[str, Any] = {"base_model": base, "base_model_relation": relation} if base else {}
     library = {"adapter": "peft", "export": facts.get("format")}.get(kind, "transformers")
     return ModelCardData(library_name=library, tags=["clip_vit", kind], **origin)
 

@@ -7,6 +7,7 @@ from typing import Literal
 from jsonargparse import Namespace
 
 from ..conversion.published import local_checkpoint
+from ..conversion.sources import repository_of
 from ..evaluation.dataset import EvaluationSet
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.metrics import as_json
@@ -60,6 +61,8 @@ def run_quantize(arguments: list[str]) -> int:
         "embeddings": options.embeddings,
         "float_bytes": float_bytes,
     }
+    if repository_of(options.checkpoint):
+        facts["base_model"] = repository_of(options.checkpoint)
     if samples is not None:
         facts |= compare(model, quantized, processor, samples)
     with new_folder(Path(options.target)) as partial:

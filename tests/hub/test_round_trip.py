@@ -195,8 +195,9 @@ def test_a_model_of_another_implementation_is_converted_by_its_name(published, t
 
 def test_an_export_is_searched_with_by_its_name(published, tmp_path):
     export = tmp_path / "export"
-    done = published.run("export", str(published.folder), str(export), "--format", "onnx")
+    done = published.run("export", REPO, str(export), "--format", "onnx")
     assert done.returncode == 0, done.stderr
+    assert json.loads((export / "export.json").read_text())["base_model"] == REPO
     assert published.run("push", str(export), "user/squares-onnx").returncode == 0
     query = ["a red square", "--images", str(draw_colors(tmp_path / "pictures"))]
     by_name = published.run("search", "user/squares-onnx", *query)

@@ -55,6 +55,26 @@ def test_an_export_says_what_it_takes(tmp_path):
     assert card.data.library_name == "onnx"
 
 
+@pytest.mark.parametrize(
+    ("name", "facts", "weights"),
+    [
+        ("export.json", EXPORT, "text.onnx"),
+        ("quantization.json", {**QUANTIZED}, "model.safetensors"),
+    ],
+)
+def test_what_was_made_from_a_model_of_the_hub_names_it(tmp_path, name, facts, weights):
+    files = {name: {**facts, "base_model": "user/clip"}, weights: None, "config.json": {}}
+    card = card_of(write(tmp_path, files))
+    assert (card.data.base_model, card.data.base_model_relation) == ("user/clip", "quantized")
+    assert "from `user/clip`" in card.text
+
+
+def test_what_was_made_from_a_folder_names_no_model(tmp_path):
+    files = {"quantization.json": QUANTIZED, "config.json": {}, "model.safetensors": None}
+    cards = build_variant_cards(read_contents(write(tmp_path, files)), REPO)
+    assert not [name for name, text in cards.items() if "user/name" in text]
+
+
 def test_a_quantised_model_is_compared_with_the_float_one(tmp_path, checkpoint):
     files = {"quantization.json": QUANTIZED, "config.json": {}, "model.safetensors": None}
     card = card_of(write(tmp_path, files))
