@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: The release of axe-core that looks for what keeps people from using the page.
 AXE = "axe-core@4.14.1"
 
