@@ -131,6 +131,7 @@ class RunResults:
         steps: dict[str, Callable[[], Any]] = {
             "the evaluation": self.measure,
             "measuring between start and end": self.interpolate,
+            f"writing {METRICS_FILE}": self.write_metrics,
             f"drawing {CURVES_FILE}": self.draw_curves,
         }
         if self.args.finetuning.wise_ft:
@@ -144,7 +145,7 @@ class RunResults:
             steps[f"drawing {SEARCHES_FILE}"] = lambda: self.draw_searches(searches)
             steps[f"saving {EXAMPLE_PICTURE}"] = lambda: self.save_example(searches[0][1])
         steps["describing the run"] = lambda: self.describe([text for text, _ in searches])
-        steps[f"writing {METRICS_FILE}"] = self.write_metrics
+        steps[f"writing what the card is made of to {METRICS_FILE}"] = self.write_metrics
         steps["writing the model card"] = self.write_cards
         if self.args.run.push_to_hub:
             steps["the upload"] = self.push
@@ -173,7 +174,7 @@ class RunResults:
             )
 
     def write_metrics(self):
-        """Write metrics.json, with what the card is made of, and the training log."""
+        """Write metrics.json, with what the card is made of once that is known, and the log."""
         progress = self.training.progress
         content: dict[str, Any] = {
             "metrics": as_json(self.metrics),
