@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 PATIENCE = 120.0
+#: What the browser may be called.
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 #: The release of axe-core that looks for what keeps people from using the page.
 AXE = "axe-core@4.14.1"
 
@@ -68,11 +70,12 @@ class Browser:
     ):
         from selenium import webdriver
 
-        programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-        if not all(programs):
+        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+        driver = shutil.which("chromedriver")
+        if program is None or driver is None:
             pytest.skip("Chromium is not installed: apt install chromium chromium-driver")
         options = webdriver.ChromeOptions()
-        options.binary_location = programs[0]
+        options.binary_location = program
         for argument in (
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
             *("--disable-background-networking", "--hide-scrollbars", f"--lang={language}"),
@@ -81,7 +84,7 @@ class Browser:
             options.add_argument(argument)
         options.add_experimental_option("prefs", {"intl.accept_languages": language})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(programs[1])
+        service = webdriver.ChromeService(driver)
         self.driver = webdriver.Chrome(options=options, service=service)
         self.driver.set_script_timeout(PATIENCE)
         size = {"width": width, "height": height, "deviceScaleFactor": density}
