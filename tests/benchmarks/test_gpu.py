@@ -24,7 +24,8 @@ def test_the_tables_of_the_pages_are_those_of_the_figures(figures):
 
 @pytest.mark.slow
 def test_every_section_runs_in_its_small_form(tmp_path):
-    done = run("benchmarks/gpu.py", "--name", "try", "--small", "--output", tmp_path)
+    options = ["--name", "try", "--small", "--minutes", "30", "--output", tmp_path]
+    done = run("benchmarks/gpu.py", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     sections = json.loads((tmp_path / "gpu-try.json").read_text())["sections"]
     assert {"attention", "loss", "b32", "pipeline", "inference"} <= sections.keys()
