@@ -93,7 +93,7 @@ def find_or_add_source(index: PictureIndex, options: Any) -> IndexSource:
     """The source of a path as the index knows it, or noted now.
 
     Raises:
-        PictureIndexError: an option of a dataset is another than at first.
+        PictureIndexError: an option of the source is another than at first.
     """
     path = find_data(options.images)
     is_here = "://" not in path and Path(path).expanduser().exists()
@@ -105,6 +105,9 @@ def find_or_add_source(index: PictureIndex, options: Any) -> IndexSource:
         if options.video_seconds is not None:
             source.options["video_seconds"] = options.video_seconds
         return source
+    if options.video_seconds is not None:
+        source.options.setdefault("video_seconds", options.video_seconds)
+        given["video_seconds"] = options.video_seconds
     for name, value in given.items():
         if source.options.get(name) != value:
             raise PictureIndexError(
@@ -239,6 +242,11 @@ def open_or_create(place: IndexPlace, options: Any) -> PictureIndex:
     model = find_model(options.checkpoint, options.precision or kept)
     check_runtime(options.runtime, model)
     if index is not None:
+        if model.precision != kept:
+            raise PictureIndexError(
+                f"the index {place.name!r} was made in {kept}, and vectors in {model.precision} "
+                "cannot be compared with its own: make an index of its own"
+            )
         index.check_model(options.checkpoint, model.fingerprint)
         return index
     with exported(model) as (described, folder):

@@ -94,6 +94,12 @@ def test_a_video_that_was_cut_loses_frames(index, exported, pictures, tmp_path):
     assert len(rows_of(PictureIndex.open(place))) == 4
 
 
+def test_frames_at_other_times_than_at_first_are_refused(index, exported, pictures, capsys):
+    options = ("--video_seconds", "2")
+    assert main(["index", str(exported), str(pictures), index.name, *options]) == 1
+    assert "--video_seconds 2.0 is not what" in capsys.readouterr().err
+
+
 def test_without_the_option_a_video_is_no_picture(tmp_path, exported):
     write_video(tmp_path / "video.mp4")
     assert main(["index", str(exported), str(tmp_path), str(tmp_path / "i")]) == 1

@@ -118,6 +118,21 @@ def test_what_could_not_be_read_is_tried_again_when_it_changes(pictures, run_aga
     assert rows["half.png"]["vector"] is not None
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "int8"), "was made in fp32"),
+        (("--columns", "stars"), "--columns ['stars'] is not what"),
+    ],
+)
+def test_another_choice_than_at_first_is_refused(
+    exported, pictures, index, capsys, options, message
+):
+    assert main(["index", str(exported), str(pictures), index.name, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert len(rows_of(index)) == 8
+
+
 def test_a_closed_folder_keeps_its_rows(pictures, run_again, caplog):
     if os.geteuid() == 0:
         pytest.skip("root reads every folder")
