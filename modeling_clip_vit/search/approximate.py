@@ -25,6 +25,8 @@ from .schema import ID, TABLE, VECTOR
 from .settings import write_settings
 from .snapshot import read_batches
 
+#: Says why a row has no vector; null where it has one.
+ERROR = "error"
 #: Entry of `options` in index.json.
 OPTION = "vector_index"
 #: What tuning aims at: so many of the ten nearest are found.
@@ -118,7 +120,7 @@ class LargeTable:
         partitions = max(1, self.rows // PARTITION_ROWS)
         careful = Probes(max(32, partitions // 8), max(REFINES), 0.0)
         self.tuning = tuning or Tuning(self.rows, partitions, careful, careful, careful)
-        self.unreadable = table.count_rows(f"{VECTOR} IS NULL") if self.rows else 0
+        self.unreadable = table.count_rows(f"{ERROR} IS NOT NULL") if self.rows else 0
         self.counts: dict[str, int] = {}
 
     @property
@@ -155,24 +157,25 @@ class LargeTable:
         if where not in self.counts:
             if len(self.counts) >= 256:
                 self.counts.clear()
-            whole = f"({where}) AND {VECTOR} IS NOT NULL" if self.unreadable else where
+            whole = f"({where}) AND {ERROR} IS NULL" if self.unreadable else where
             self.counts[where] = self.table.count_rows(whole)
         return self.counts[where]
 
     def compare_all(self, vector: np.ndarray, top_k: int, where: str) -> pa.Table:
         """The nearest of all rows that a filter lets through."""
-        ids, scores = [], []
-        for batch, vectors_NP in read_batches(self.table, [ID, VECTOR], where):
-            ids.append(batch.column(ID).filter(batch.column(VECTOR).is_valid()))
+        row_ids, scores = [], []
+        for batch in (
+            self.table.search().where(where).select([VECTOR]).with_row_id(True).to_batches()
+        ):
+            readable = batch.filter(batch.column(VECTOR).is_valid())
+            vectors_NP = readable.column(VECTOR).flatten().to_numpy().reshape(-1, len(vector))
+            row_ids.append(readable.column("_rowid").to_numpy())
             scores.append(vectors_NP @ vector)
-        if not ids:
+        if not row_ids:
             return self.schema.empty_table()
-        all_scores = np.concatenate(scores)
-        best = np.argsort(-all_scores, kind="stable")[:top_k]
-        chosen = pa.chunked_array(ids).take(pa.array(best)).to_pylist()
-        from lancedb.expr import col
-
-        return self.table.search().where(col(ID).isin(chosen)).to_arrow()
+        best = np.argsort(-np.concatenate(scores), kind="stable")[:top_k]
+        chosen = np.concatenate(row_ids)[best].tolist()
+        return self.table.take_row_ids(chosen).select(self.schema.names).to_arrow()
 
     def measure_cut(self, background: np.ndarray) -> Cut | None:
         """What scores are measured against, from a sample spread over the table."""

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from .index import PictureIndex
-from .schema import VECTOR
 
 
 def describe_index(path: str) -> dict[str, Any]:
@@ -17,7 +16,7 @@ def describe_index(path: str) -> dict[str, Any]:
     settings, table = index.settings, index.table
     model = settings.model
     count = table.count_rows()
-    unreadable = table.count_rows(f"{VECTOR} IS NULL")
+    unreadable = table.count_rows("error IS NOT NULL")
     facts: dict[str, Any] = {
         "kind": "index of pictures",
         "pictures": count - unreadable,
