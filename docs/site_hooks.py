@@ -8,7 +8,7 @@ and is otherwise the words alone.
 
 import posixpath
 import re
-from pathlib import PurePosixPath
+from pathlib import Path
 
 #: [words](target), but no picture.
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
@@ -30,11 +30,20 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         if "://" in target or not path:
             return match.group(0)
         place = posixpath.normpath(posixpath.join("docs", folder, path))
-        if PurePosixPath(place).parts[0] == "docs" and files.get_file_from_path(place[5:]):
+        file = files.get_file_from_path(place.removeprefix("docs/"))
+        if place.startswith("docs/") and file and file.inclusion.is_included():
             plain = path.removesuffix(SUFFIX) + ".md" if path.endswith(SUFFIX) else path
+            if words == path:  # a file's name says little to who reads pages
+                words = title_of(Path(config.docs_dir, folder, path)) or words
             return f"[{words}]({plain}{mark}{anchor})"
         if source_url:
             return f"[{words}]({source_url.rstrip('/')}/{place}{mark}{anchor})"
         return words
 
     return LINK.sub(rewrite, LANGUAGES.sub("", markdown, count=1))
+
+
+def title_of(document: Path) -> str:
+    """The first heading of a document; empty where it begins otherwise."""
+    first = document.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("# ") if first.startswith("# ") else ""
