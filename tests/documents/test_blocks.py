@@ -25,6 +25,7 @@ OTHER_TESTS = {
     "uv run --extra test": "this is such a run",
     "cd clip-vit": "part of the clone",
     "uv run --extra dev": "the checks of a change",
+    "uv run --extra docs": "a step of .ci/run builds the site",
     "python -m http.server": "it serves until it is interrupted",
     "clip-vit serve": "tests/page",
     "curl": "tests/page",
