@@ -26,6 +26,7 @@ OTHER_TESTS = {
     "cd clip-vit": "part of the clone",
     "uv run --extra dev": "the checks of a change",
     "uv run --extra docs": "a step of .ci/run builds the site",
+    "python benchmarks/gpu": "tests/benchmarks, in a small form",
     "python -m http.server": "it serves until it is interrupted",
     "clip-vit serve": "tests/page",
     "curl": "tests/page",
