@@ -15,14 +15,14 @@ COMMANDS = {
     "train": ("training.command", "run_training", "train a CLIP or a classifier"),
     "preview": ("training.preview", "run_preview", "draw the first batch that a recipe trains on"),
     "index": ("search.index_command", "run_index", "index pictures, or update an index"),
-    "serve": ("page.serve_command", "run_serve", "serve a page that searches an index"),
-    "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
     "search": ("search.command", "run_search", "find pictures by text, by a picture, or by both"),
     "duplicates": (
         "search.duplicates_command",
         "run_duplicates",
         "find pictures of an index that are the same or alike",
     ),
+    "demo": ("page.command", "run_demo", "write a page that searches an index in the browser"),
+    "serve": ("page.serve_command", "run_serve", "serve a page that searches an index"),
     "classify": (
         "inference.classify_command",
         "run_classify",
@@ -89,7 +89,8 @@ def main(arguments: list[str] | None = None, default_config: Path | None = None)
     is_debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     if arguments[:1] in (["-h"], ["--help"]) or not arguments:
-        lines = [f"  {name:9} {what}" for name, (_, _, what) in COMMANDS.items()]
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {what}" for name, (_, _, what) in COMMANDS.items()]
         print(USAGE.format(names=",".join(COMMANDS), lines="\n".join(lines)))
         return 0 if arguments else 2
     name, *rest = arguments

@@ -23,6 +23,7 @@ from .weights import ConversionError
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 #: Names of resampling filters -> their numbers in Pillow.
 RESAMPLING = {"bilinear": 2, "bicubic": 3}
+RESAMPLING_NAMES = {number: name for name, number in RESAMPLING.items()}
 #: How open_clip names the end and the beginning of a text, and how Transformers does.
 BPE_NAMES = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
 #: Everything that open_clip's "canonicalize" takes out of a text, as a regular expression.
@@ -255,8 +256,7 @@ def write_timm_processor(images: Any, folder: Path):
     """
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    names = {number: name for name, number in RESAMPLING.items()}
-    if int(images.resample) not in names:
+    if int(images.resample) not in RESAMPLING_NAMES:
         raise ConversionError(
             f"resample={int(images.resample)} of the image processor is neither bilinear nor "
             "bicubic, so that timm's config.json cannot name it"
@@ -270,7 +270,7 @@ def write_timm_processor(images: Any, folder: Path):
     config["pretrained_cfg"] |= {
         "mean": list(images.image_mean),
         "std": list(images.image_std),
-        "interpolation": names[int(images.resample)],
+        "interpolation": RESAMPLING_NAMES[int(images.resample)],
         "crop_pct": share,
         "crop_mode": "squash" if is_squashed else "center",
     }
@@ -287,11 +287,10 @@ def write_open_clip_processor(processor: Any, folder: Path):
     images = processor.image_processor
     path = folder / OPEN_CLIP_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
-    names = {number: name for name, number in RESAMPLING.items()}
     config["preprocess_cfg"] = {
         "mean": list(images.image_mean),
         "std": list(images.image_std),
-        "interpolation": names.get(int(images.resample), "bicubic"),
+        "interpolation": RESAMPLING_NAMES.get(int(images.resample), "bicubic"),
         "resize_mode": "shortest" if "shortest_edge" in dict(images.size) else "squash",
     }
     tokenizer = processor.tokenizer

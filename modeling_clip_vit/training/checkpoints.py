@@ -175,14 +175,10 @@ class CheckpointStore:
         paths = self.files.glob(f"{glob.escape(self.root)}/step-*/{PROGRESS_FILE}")
         return sorted(Path(path).parent.name for path in paths)
 
-    def has_any(self) -> bool:
-        """Whether the main process sees a complete checkpoint; all processes call it."""
-        return bool(self.names_for_all())
-
     def names_for_all(self) -> list[str]:
-        """The complete checkpoints that the main process sees, which all then go by.
+        """The complete checkpoints that the main process sees, for all processes to go by.
 
-        On a file system over a network, others may not see the newest one yet.
+        On a network file system, the others may not see the newest one yet.
 
         Raises:
             CheckpointError: it cannot list them.
@@ -208,14 +204,14 @@ class CheckpointStore:
                 one.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is none, unless `auto` allows that.
         """
         if resume_from not in ("latest", "auto"):
             place, _, name = resume_from.rstrip("/").rpartition("/")
             yield from CheckpointStore(place or ".", self.folder).localize([name])
             return
         names = self.names_for_all()
-        if not names:
+        if not names and resume_from == "latest":
             raise CheckpointError(
                 f"there is no checkpoint in {self.place} to resume from: run without "
                 "--resume_from_checkpoint, or with auto to begin where there is none"

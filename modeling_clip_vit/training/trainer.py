@@ -142,9 +142,9 @@ def find_checkpoint(
         CheckpointError: none can be used.
     """
     resume_from = options.resume_from_checkpoint
-    if resume_from is None or (resume_from == "auto" and not checkpoints.has_any()):
+    if resume_from is None:
         return
-    error = CheckpointError(f"cannot resume from {resume_from}")
+    error = None
     for path in checkpoints.candidates(resume_from):
         state = None
         try:
@@ -156,7 +156,9 @@ def find_checkpoint(
         if all_reduce_max([0 if state else 1], device) == [0] and state:
             yield path, state
             return
-    raise error
+        error = error or CheckpointError(f"cannot resume from {resume_from}")
+    if error:
+        raise error
 
 
 class Trainer:

@@ -96,8 +96,8 @@ def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[st
     """Turn a command line as people write it into one that jsonargparse accepts.
 
     A list may be written without brackets (`--caption_columns en,zh` or `--caption_columns en zh`),
-    an option that is true or false without `true`,
-    `None` means null where null is allowed, and `~` is the home folder wherever a path begins.
+    and an option that is true or false without `true`; `None` means null where null is allowed, and
+    `~` is the home folder wherever a path begins.
 
     Args:
         arguments: of the command line.

@@ -2,7 +2,6 @@
 
 import hashlib
 import subprocess
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def code_digest(*patterns: str) -> str:
         patterns: of files, relative to the package's folder.
     """
     folder = Path(__file__).parent.parent
-    files: Iterable[Path] = {file for pattern in patterns for file in folder.glob(pattern)}
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
