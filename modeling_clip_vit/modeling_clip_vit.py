@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 # Transformers before 5.15 copies from a local folder only the files that this one imports itself.
 from .attention import ClipVitAttention  # noqa: F401
+from .companions import copy_companions  # noqa: F401
 from .configuration_clip_vit import (
     JOINT_FIELDS,
     ClipVitConfig,

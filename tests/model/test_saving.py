@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_clip_vit import (
     ClipVitForImageClassification,
@@ -63,6 +64,13 @@ def test_a_folder_holds_weights_as_safetensors_and_the_files_of_the_model(tmp_pa
         "AutoModel": "modeling_clip_vit.ClipVitModel",
         "AutoModelForZeroShotImageClassification": "modeling_clip_vit.ClipVitModel",
     }
+
+
+def test_the_file_of_the_models_imports_every_other_itself(tmp_path):
+    """Transformers before 5.15 copies from a local folder only what the file itself imports."""
+    small_model().save_pretrained(tmp_path)
+    imported = set(get_relative_imports(tmp_path / "modeling_clip_vit.py"))
+    assert {f"{name}.py" for name in imported} == MODEL_FILES - {"modeling_clip_vit.py"}
 
 
 def test_every_tower_loads_from_the_joint_folder(tmp_path):
