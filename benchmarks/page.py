@@ -1,10 +1,10 @@
 """How fast the static page is in Chromium: ready, a search, a dropped picture, an explanation.
 
-    clip-vit index outputs/emoji data/emoji emoji.index
+    clip-vit index outputs/emoji data/emoji emoji.index --split validation
     python benchmarks/page.py emoji.index --json page.json
 
-Needs Chromium and selenium, as tests/README.md says. All hosts but this machine are cut off. Every
-figure is of a browser that has never seen the page, and of one thread.
+Needs Chromium and selenium, as tests/README.md says. The browser reaches no host but this
+machine, has never seen the page before, and computes with one thread.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def main():
     """Write the site, measure it, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("index")
-    parser.add_argument("--runs", type=int, default=5, help="browsers that are started anew")
+    parser.add_argument("--runs", type=int, default=5, help="number of browsers to start")
     parser.add_argument("--json", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     index = PictureIndex.open(options.index)

@@ -10,6 +10,7 @@ from ..hub.base_model import BaseModel
 from ..inference.exported import EXPORT_FILE
 from ..utils.folders import is_disk_full
 from ..utils.from_pretrained import LoadError, loading
+from ..utils.hub_ids import is_hub_id
 
 #: What the peers write before the id of a repository, and before a folder.
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
@@ -108,8 +109,7 @@ def find_source(name: str) -> Source | None:
 def hub_id(name: str) -> tuple[str, str]:
     """The repository and the revision that a name has the form of; empty where it has none."""
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    is_id = repository.count("/") == 1 and repository[0] not in "./~" and repository[-1] != "/"
-    return (repository, revision) if is_id else ("", "")
+    return (repository, revision) if is_hub_id(repository) else ("", "")
 
 
 def repository_of(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData, constants
 
 from ..evaluation.metrics import Metric
+from ..utils.hub_ids import is_hub_id
 from ..utils.resources import find_data
 from .base_model import base_metadata
 from .card_facts import CardFacts
@@ -25,12 +26,10 @@ def build_metadata(facts: CardFacts) -> ModelCardData:
     fields: dict[str, Any] = {
         "language": read_dataset_card(facts.dataset).get("language"),
         "datasets": hub_datasets(facts) or None,
+        "widget": widget(facts) or None,
+        "co2_eq_emissions": describe_emissions(facts) if facts.environment.energy else None,
         **base_metadata(facts.bases),
     }
-    if widget(facts):
-        fields["widget"] = widget(facts)
-    if facts.environment.energy:
-        fields["co2_eq_emissions"] = describe_emissions(facts)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
@@ -53,7 +52,7 @@ def hub_datasets(facts: CardFacts) -> list[str]:
     return [
         path
         for path in dict.fromkeys(paths)
-        if path.count("/") == 1 and path[0] not in "./~" and not Path(find_data(path)).exists()
+        if is_hub_id(path) and not Path(find_data(path)).exists()
     ]
 
 

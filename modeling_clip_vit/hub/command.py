@@ -2,23 +2,23 @@
 
 from pathlib import Path
 
-from ..utils.command_line import CommandParser
+from ..utils.command_line import CommandParser, build_options
 from .contents import read_contents
 from .push import PushOptions, push
 
 
 def run_push(arguments: list[str]) -> int:
-    """List what of a folder goes to the Hub, and upload it."""
-    given = build_parser().parse(arguments, PushOptions)
-    options = PushOptions(**{name: given[name] for name in PushOptions.__dataclass_fields__})
-    contents = read_contents(Path(given.folder))
+    """List the files of a folder that go to the Hub, and upload them."""
+    parsed = build_parser().parse(arguments, PushOptions)
+    options = build_options(parsed, PushOptions)
+    contents = read_contents(Path(parsed.folder))
     verb = "would upload" if options.dry_run else "uploading"
     kind = contents.kind
-    print(f"{verb} {kind.title} to {given.repository} ({kind.repo_type} repository):")
+    print(f"{verb} {kind.title} to {parsed.repository} ({kind.repo_type} repository):")
     print(contents.describe(), flush=True)
     if options.dry_run:
         return 0
-    pushed = push(contents, given.repository, options)
+    pushed = push(contents, parsed.repository, options)
     if not (pushed.uploaded or pushed.deleted):
         print(f"nothing has changed: {pushed.url}")
         return 0
@@ -32,8 +32,8 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="clip-vit push",
         description="Upload a folder to the Hugging Face Hub: a checkpoint, an export, an adapter, "
-        "an index of pictures, a static page (as a Space) or a dataset. What goes up is listed "
-        "first, and nothing else does. Log in with `hf auth login`, or set HF_TOKEN.",
+        "an index of pictures, a static page (as a Space) or a dataset. The files are listed "
+        "first, and nothing else is uploaded. Log in with `hf auth login`, or set HF_TOKEN.",
         example="clip-vit push outputs/emoji me/emoji --dry_run true",
     )
     parser.add_argument("folder", type=str, help="folder to upload")

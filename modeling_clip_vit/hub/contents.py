@@ -1,7 +1,7 @@
 """What a folder is to the Hub: its kind, and exactly the files of it that go up.
 
-Nothing is uploaded for being there: a kind names its files, and whatever else is in the folder
-(checkpoints to resume from, logs of trackers, data, `.env`) stays on this machine.
+Nothing is uploaded just because it is there: a kind names its files, and whatever else is in the
+folder (checkpoints to resume from, logs of trackers, data, `.env`) stays on this machine.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..utils.errors import UserError
 
@@ -71,7 +71,7 @@ class Kind:
 
 @dataclass
 class Contents:
-    """What of a folder goes up.
+    """The part of a folder that is uploaded.
 
     Args:
         folder: on this machine.
@@ -102,7 +102,7 @@ class Contents:
 
 
 def read_contents(folder: Path, names: Iterable[str] | None = None) -> Contents:
-    """What of a folder goes up.
+    """Choose the files of a folder that are uploaded.
 
     Args:
         folder: a checkpoint, export, adapter, index, static page or dataset.
@@ -113,7 +113,7 @@ def read_contents(folder: Path, names: Iterable[str] | None = None) -> Contents:
     """
     kind = recognize(folder)
     names = kind.list_files(folder) if names is None else names
-    files = sorted({PurePosixPath(Path(name).as_posix()).as_posix() for name in names})
+    files = sorted({Path(name).as_posix() for name in names})
     tops = {name.split("/")[0] for name in files}
     others = (path for path in sorted(folder.iterdir()) if path.name not in tops)
     left_out = [f"{path.name}/" if path.is_dir() else path.name for path in others]
@@ -189,7 +189,7 @@ def list_model(folder: Path) -> Iterator[str]:
 
 
 def list_inner(folder: Path) -> Iterable[str]:
-    """What goes up of a folder within that of a model; nothing of a checkpoint to resume from."""
+    """The files to upload from a folder within a model's; none from a checkpoint to resume from."""
     if (folder / PROGRESS_FILE).exists():
         return ()
     if (folder / RECORD_FILE).is_file():
@@ -288,12 +288,12 @@ def list_tree(folder: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none that anybody shares."""
+    """Whether a file or folder is never shared: hidden, a cache or a secret."""
     return name.startswith(".") or name == "__pycache__" or name.endswith((".env", ".pem", ".key"))
 
 
 def leads_out(path: Path, folder: Path) -> bool:
-    """Whether a path is elsewhere in truth."""
+    """Whether a path, its links followed, is outside a folder."""
     return not path.resolve().is_relative_to(folder.resolve())
 
 
@@ -328,8 +328,8 @@ SITE = Kind(
 CHECKPOINT = Kind(
     "checkpoint", "a checkpoint", "model", ("config.json", "*model*.safetensors"), list_model
 )
-#: Such as for open_clip, whose configuration has another name.
+#: Such as one for open_clip, whose configuration has another name.
 PEER = Kind("peer", "a converted model", "model", ("*model*.safetensors",), list_model)
 DATASET = Kind("dataset", "a dataset", "dataset", (), list_dataset, has_written_card=False)
-#: The kinds that marks tell, in the order in which they are looked for.
+#: The kinds that are recognised by their marks, in the order in which they are tried.
 KINDS = (EXPORT, ADAPTER, INDEX, SITE, CHECKPOINT, PEER)

@@ -9,12 +9,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ..evaluation.metrics import Metric
-from ..evaluation.tasks import TASKS
+from ..evaluation.tasks import is_headline
 from ..utils.errors import UserError, one_line
 from .card_facts import CardFacts
 from .card_metadata import ACCURACIES, build_metadata, read_dataset_card, write_recipe
-from .templates import TEMPLATES, render
+from .templates import render, render_packaged
 
 #: The package's templates, in English and in Chinese, and what their cards are called.
 CARD_TEMPLATES = ("model_card.md", "model_card.zh-CN.md")
@@ -35,7 +34,7 @@ def build_model_cards(
         names: of the files.
 
     Raises:
-        UserError: the template is not valid, uses what there is not, or makes no card.
+        UserError: the template is not valid, uses a name that does not exist, or makes no card.
     """
     context = {**describe(facts), "english_card": names[0], "chinese_card": names[1]}
     if template is not None:
@@ -43,7 +42,7 @@ def build_model_cards(
         check_card(text, str(template))
         return {names[0]: text}
     return {
-        name: render((TEMPLATES / file).read_text(encoding="utf-8"), context, file)
+        name: render_packaged(file, context)
         for name, file in zip(names, CARD_TEMPLATES, strict=True)
     }
 
@@ -117,7 +116,7 @@ def describe_retrieval(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def describe_zero_shot(facts: CardFacts) -> list[dict[str, Any]]:
-    """Accuracies on the names of classes, beside those of the most common class."""
+    """Accuracies on the names of classes, next to those of the most common class."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for metric in facts.metrics:
         if metric.task == "zero_shot" and not metric.condition:
@@ -128,7 +127,7 @@ def describe_zero_shot(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def describe_classification(facts: CardFacts) -> list[dict[str, Any]]:
-    """Accuracies of a class head, beside those of the most common class."""
+    """Accuracies of a class head, next to those of the most common class."""
     rows: dict[str, dict[str, Any]] = {}
     for metric in facts.metrics:
         if metric.task == "classification":
@@ -159,11 +158,7 @@ def describe_others(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def describe_between(facts: CardFacts) -> dict[str, Any]:
-    """The headline metrics between the start of the run and its end; empty without."""
-
-    def is_headline(metric: Metric) -> bool:
-        return metric.name in TASKS[metric.task].headlines[:1]
-
+    """The headline metrics between the start of the run and its end; empty without any."""
     points = sorted(facts.between.items())
     names = {metric.key: None for _, metrics in points for metric in metrics if is_headline(metric)}
     rows = []

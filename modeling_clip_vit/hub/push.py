@@ -1,4 +1,4 @@
-"""Upload a folder to the Hub: what its kind names, in one commit, over nothing that is newer."""
+"""Upload a folder to the Hub: the files of its kind, in one commit, over nothing newer."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,7 +80,7 @@ def push(
         contents: what goes up; nothing else is uploaded.
         repo_id: `user/name`, or a name of the user's own.
         options: see `PushOptions`.
-        known_head: commit that the caller made last; upon it, nothing of others can be lost.
+        known_head: commit that the caller made last; on top of it, no edit of others can be lost.
 
     Raises:
         HubError: the Hub or the network did not let it happen; nothing was committed.
@@ -127,7 +127,7 @@ def open_repository(contents: Contents, repo_id: str, options: PushOptions) -> "
 
 @dataclass
 class State:
-    """What of a folder differs from what is on the Hub.
+    """How a folder differs from what is on the Hub.
 
     Args:
         head: commit of the branch.
@@ -199,13 +199,12 @@ class Repository:
             if reason:
                 newer[name] = reason
         other = recognize_names(names, self.repo_type)
-        is_other = other is not None and other is not contents.kind
         cards = {} if "README.md" in names else build_variant_cards(contents, self.id)
-        other_kind = other.title if is_other and other else None
+        other_kind = None if other is None or other is contents.kind else other.title
         return State(head, changed, cards, obsolete, newer, other_kind)
 
     def commit(self, contents: Contents, state: State, options: PushOptions) -> Pushed:
-        """Upload what differs, in one commit upon the state that was compared with."""
+        """Upload what differs, in one commit on top of the state that was compared with."""
         operations: list[Any] = [
             CommitOperationAdd(name, contents.folder / name) for name in state.changed
         ]

@@ -44,9 +44,9 @@ class Upload:
 class UploadQueue:
     """Uploads one folder after the other in a thread of its own, and keeps what has not arrived.
 
-    What fails for a passing reason (network, limits and faults of the Hub) is tried again, later
-    and later; any other reason ends the uploads. A folder is removed once it has arrived; those of
-    an earlier process are uploaded first.
+    What fails for a passing reason (network, limits and faults of the Hub) is tried again after
+    longer and longer waits; any other reason ends the uploads. A folder is removed once it has
+    arrived; those of an earlier process are uploaded first.
 
     Args:
         folder: of the waiting folders.
@@ -126,7 +126,7 @@ class UploadQueue:
         shutil.rmtree(upload.folder)
 
     def push(self, upload: Upload) -> Pushed:
-        """Upload a folder upon what this queue uploaded before."""
+        """Upload a folder on top of what this queue uploaded before."""
         options = PushOptions(private=self.private, message=upload.title)
         return push(read_contents(upload.folder), self.repo_id, options, self.head)
 
@@ -152,7 +152,7 @@ class UploadQueue:
             self.changed.notify_all()
 
     def describe_rest(self) -> str:
-        """A sentence on what has not arrived; empty if all has."""
+        """A sentence on what has not arrived; empty if everything has."""
         with self.changed:
             waiting = [str(upload.folder) for upload in self.pending]
         if not waiting:

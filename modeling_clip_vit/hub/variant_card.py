@@ -6,13 +6,14 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData, ModelCardData
 
+from ..utils.hub_ids import is_hub_id
 from .contents import Contents
-from .templates import TEMPLATES, render
+from .templates import render_packaged
 
 #: The file that says what a folder of a kind is.
 FACTS = {"adapter": "adapter_config.json", "export": "export.json", "index": "index.json"}
 QUANTIZED_FACTS = "quantization.json"
-#: What the templates use of it.
+#: What the templates use from it.
 NEEDED = {
     "adapter": ("peft_type",),
     "export": ("format", "precision", "image_size", "max_text_length", "embedding_size"),
@@ -49,11 +50,8 @@ def build_variant_cards(contents: Contents, repo_id: str) -> dict[str, str]:
         "metrics": compare(facts) if kind == "quantized" else [],
     }
     return {
-        name: render((TEMPLATES / file).read_text(encoding="utf-8"), context, file)
-        for name, file in (
-            ("README.md", "variant_card.md"),
-            ("README.zh-CN.md", "variant_card.zh-CN.md"),
-        )
+        "README.md": render_packaged("variant_card.md", context),
+        "README.zh-CN.md": render_packaged("variant_card.zh-CN.md", context),
     }
 
 
@@ -65,8 +63,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def base_of(facts: dict[str, Any]) -> str:
     """The id on the Hub of the model that this was made from; empty if that is a folder."""
     name = str(facts.get("base_model") or facts.get("base_model_name_or_path") or "")
-    is_id = name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
-    return name if is_id else ""
+    return name if is_hub_id(name) and not Path(name).exists() else ""
 
 
 def describe(kind: str, facts: dict[str, Any], base: str) -> ModelCardData | DatasetCardData:
@@ -80,7 +77,7 @@ def describe(kind: str, facts: dict[str, Any], base: str) -> ModelCardData | Dat
 
 
 def compare(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The metrics of a quantised model beside those of the float one."""
+    """The metrics of a quantised model next to those of the float one."""
     after, before = facts.get("metrics") or {}, facts.get("float_metrics") or {}
     if not isinstance(after, dict) or not isinstance(before, dict):
         return []

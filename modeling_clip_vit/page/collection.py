@@ -20,14 +20,14 @@ from ..utils.errors import UserError
 from .contents import MOST_IN_MEMORY, Contents, read_contents, version_of
 from .fields import choose_columns, describe_columns, folder_of, readable
 from .model_files import describe_model, describe_preparation
-from .options import FORMAT_VERSION, PageOptions, choose_examples
+from .options import PageOptions
 from .thumbnails import encode, make_thumbnail
 
 logger = logging.getLogger(__name__)
 
-#: Thumbnails that are kept in memory, and rows of pictures that were shown lately.
+#: Thumbnails, and rows of pictures shown lately, that are kept in memory.
 MOST_THUMBNAILS, MOST_ROWS = 4_096, 50_000
-#: Longer side of a picture in the dialog, where the browser cannot show its file, in pixels.
+#: Longer side in the dialog of a picture whose file browsers cannot show, in pixels.
 LARGE_SIDE = 1_600
 
 
@@ -91,23 +91,16 @@ class Collection:
 
     def describe(self) -> dict[str, Any]:
         """The content of `data/site.json`, of the index as it is now."""
-        contents, options = self.contents, self.options
+        contents = self.contents
         with self.lock:
             if self._described == contents.version:
                 return self._description
             fields, _ = describe_columns(contents.rows, self.columns)
-            examples = options.examples
             self._description = {
-                "version": FORMAT_VERSION,
+                **self.options.describe(self.index, contents.rows, fields),
                 "is_static": False,
-                "title": options.title_of(self.index.name),
-                "count": len(contents),
-                "embedding_size": self.index.settings.model.embedding_size,
                 "model": self.model,
                 "prepare": self.preparation,
-                "fields": [field.to_json() for field in fields],
-                "examples": choose_examples(contents.rows) if examples is None else examples,
-                "labels": options.labels or [],
             }
             self._described = contents.version
             return self._description
@@ -137,7 +130,7 @@ class Collection:
 
         Args:
             id: of the picture.
-            is_vector_needed: whether its vector is read, too.
+            is_vector_needed: whether its vector is read as well.
 
         Raises:
             RequestError: there is none.
@@ -146,8 +139,8 @@ class Collection:
             if not is_vector_needed and id in self.rows:
                 return self.rows[id]
             names = [it for it in self.index.columns if it != "vector" or is_vector_needed]
-            # The value is quoted by LanceDB.
             self.index.table.checkout_latest()
+            # The value is quoted by LanceDB.
             query = self.index.table.search().where(to_sql(Compare("id", "==", id)))
             found = query.select(names).limit(1).to_list()
         if not found or (is_vector_needed and found[0]["vector"] is None):
@@ -176,16 +169,16 @@ class Collection:
         Raises:
             RequestError: it cannot be read any more.
         """
-        with told_without_paths(row):
+        with without_paths(row):
             return encode(make_thumbnail(self.index.open_picture(row, least_side=side), side))
 
 
 @contextmanager
-def told_without_paths(row: Mapping[str, Any]) -> Iterator[None]:
-    """Say that a picture cannot be read without where it is: visitors need not know.
+def without_paths(row: Mapping[str, Any]) -> Iterator[None]:
+    """Report a picture that cannot be read without its path, which visitors need not know.
 
     Raises:
-        RequestError: in the place of another `UserError` of the block.
+        RequestError: instead of any other `UserError` of the block.
     """
     try:
         yield
@@ -197,12 +190,12 @@ def told_without_paths(row: Mapping[str, Any]) -> Iterator[None]:
 
 
 def stamp_of(row: Mapping[str, Any]) -> str:
-    """What is another once the content of a picture has changed."""
+    """A text that changes with the content of a picture, for its address."""
     return (row.get("sha256") or "")[:16]
 
 
 def plain(value: Any) -> Any:
-    """A value of a column as JSON has it; None for what people cannot read."""
+    """A value of a column as JSON has it; None for a type that people cannot read."""
     if value is None:
         return None
     shown = readable(pa.chunked_array([pa.array([value])]))

@@ -3,22 +3,21 @@
 from pathlib import Path
 
 from ..search.index import PictureIndex
-from ..utils.command_line import CommandParser
+from ..utils.command_line import CommandParser, build_options
 from ..utils.folders import check_new, saving
 from .site import SiteOptions, write_site
 
-#: So many pictures are better served.
+#: Above this number of pictures, `clip-vit serve` is the better choice.
 MANY = 20_000
 
 
 def run_demo(arguments: list[str]) -> int:
     """Write a static page that searches an index in the visitor's browser."""
-    given = build_parser().parse(arguments, SiteOptions)
-    target = Path(given.target)
+    parsed = build_parser().parse(arguments, SiteOptions)
+    target = Path(parsed.target)
     check_new(target)
-    index = PictureIndex.open(given.index)
-    names = SiteOptions.__dataclass_fields__
-    options = SiteOptions(**{name: given[name] for name in names})
+    index = PictureIndex.open(parsed.index)
+    options = build_options(parsed, SiteOptions)
     with saving(str(target), "nothing was written"):
         site = write_site(index, target, options)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
@@ -27,7 +26,7 @@ def run_demo(arguments: list[str]) -> int:
         f"loads {site['load_bytes'] / 1e6:.1f} MB before the first search"
     )
     if site["count"] > MANY:
-        print(f"a browser loads all vectors at once: clip-vit serve {given.index} loads none")
+        print(f"a browser loads all vectors at once: clip-vit serve {parsed.index} loads none")
     print(f"look at it: python -m http.server --directory {target} 8000 --bind 127.0.0.1")
     return 0
 
@@ -36,8 +35,8 @@ def build_parser() -> CommandParser:
     """The arguments of `clip-vit demo`."""
     parser = CommandParser(
         prog="clip-vit demo",
-        description="Write a static page that searches an index of pictures. It runs wholly in the "
-        "visitor's browser, from any server of files: no Python, no account, no other host.",
+        description="Write a static page that searches an index of pictures. It runs entirely in "
+        "the visitor's browser, from any static file server: no Python, no account, no other host.",
         example="clip-vit demo photos-index --target site",
     )
     parser.add_argument("index", type=str, help="index of pictures, made by clip-vit index")

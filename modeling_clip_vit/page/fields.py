@@ -11,13 +11,13 @@ import pyarrow.types as types
 
 from ..utils.errors import UserError
 
-#: A column of texts with up to this many values is chosen from a list, and one with more is
-#: searched in.
+#: A column of texts with up to this many values becomes a list to choose from; one
+#: with more becomes a field to search in.
 MOST_CATEGORIES = 60
 MOST_FOLDERS = 400
 #: Shown only if the user says so: a page may be published, and few people want their home on it.
 PLACE_COLUMNS = ("latitude", "longitude")
-#: Columns that make no sense as a field: what they say is shown elsewhere or means nothing to
+#: Columns that make no sense as a field: what they say is shown elsewhere, or means nothing to
 #: people.
 OTHER_COLUMNS = (
     *("id", "path", "root", "name", "caption", "vector", "size", "modified", "sha256"),
@@ -55,7 +55,7 @@ def choose_columns(available: Sequence[str], chosen: Sequence[str] | None) -> li
         chosen: by the user, `folder` included; None for all but places.
 
     Raises:
-        UserError: there is no such column, or it is none that people can read.
+        UserError: there is no such column, or it is not one to show.
     """
     allowed = ["folder", *(name for name in available if name not in OTHER_COLUMNS)]
     if chosen is None:
@@ -69,9 +69,9 @@ def choose_columns(available: Sequence[str], chosen: Sequence[str] | None) -> li
 def describe_columns(
     table: pa.Table, names: Sequence[str]
 ) -> tuple[list[Field], dict[str, list[Any]]]:
-    """The fields of columns, and their values as JSON has them: null where there is none.
+    """The fields of columns, and their values as JSON has them: null where one is missing.
 
-    A column that says the same of every picture, or nothing, is left out.
+    A column that is empty, or has the same value for every picture, is left out.
     """
     fields, values = [], {}
     for name in names:
@@ -90,7 +90,7 @@ def read_folders(table: pa.Table) -> list[str | None]:
 
 
 def folder_of(path: str | None) -> str | None:
-    """The folder of a path below the root; None for one that is in no folder."""
+    """The folder of a path below the root; None for a path directly in the root."""
     folder = str(PurePosixPath(path or "").parent)
     return None if folder == "." else folder
 
@@ -135,6 +135,6 @@ def describe(name: str, values: list[Any], is_date: bool) -> Field | None:
 
 
 def with_parents(folder: str) -> list[PurePosixPath]:
-    """A folder and those that it is in, without the root."""
+    """A folder and the folders above it, without the root."""
     path = PurePosixPath(folder)
     return [path, *(parent for parent in path.parents if str(parent) != ".")]

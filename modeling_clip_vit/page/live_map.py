@@ -1,4 +1,4 @@
-"""The map of an index that is served, made when somebody looks at it."""
+"""The map of a served index, made when a visitor first looks at it."""
 
 import io
 import threading
@@ -9,14 +9,14 @@ from PIL import Image
 from ..utils.errors import UserError
 from .collection import Collection
 from .placement import place_on_map, spread_evenly
-from .thumbnails import TILE, TILE_COLUMNS, TILES, encode, make_sheets, make_tile
+from .thumbnails import TILES, describe_sheets, encode, make_sheets, make_tile
 
 
 class LiveMap:
     """The map of a collection, made again once the index has changed.
 
     Args:
-        collection: of whose pictures one sheet is shown.
+        collection: of pictures, of which one sheet is shown.
     """
 
     def __init__(self, collection: Collection):
@@ -47,12 +47,7 @@ class LiveMap:
                 tiles.append(make_tile(Image.open(io.BytesIO(thumbnail)).convert("RGB")))
                 points.append({**picture, "place": len(points), "x": x, "y": y})
             self.sheet = b"".join(encode(sheet) for sheet in make_sheets(tiles))
-            self.content = {
-                "points": points,
-                "tile": TILE,
-                "columns": TILE_COLUMNS,
-                "per_sheet": TILES,
-                "sheets": [f"data/map.webp?v={contents.version}"] if points else [],
-            }
+            sheets = [f"data/map.webp?v={contents.version}"] if points else []
+            self.content = {"points": points, **describe_sheets(sheets)}
             self.version = contents.version
             return self

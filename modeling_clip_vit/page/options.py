@@ -1,13 +1,16 @@
 """What a page shows, whether it is static or served."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
+from ..search.index import PictureIndex
 from ..utils.errors import UserError
+from .fields import Field
 from .placement import spread_evenly
 
-#: Of `data/site.json`.
+#: Version of the format of `data/site.json`.
 FORMAT_VERSION = 1
 #: Examples of queries, and how long one may be.
 NUM_EXAMPLES, EXAMPLE_LENGTH = 6, 32
@@ -32,16 +35,33 @@ class PageOptions:
     columns: list[str] | None = None
     thumbnail_size: int = 360
 
-    def title_of(self, index: str) -> str:
-        """The title of the page of an index with this path or URL."""
-        return self.title or index.rstrip("/").rsplit("/", 1)[-1].removesuffix(".index")
-
     def __post_init__(self):
         if not SMALLEST_THUMBNAIL <= self.thumbnail_size <= LARGEST_THUMBNAIL:
             raise UserError(
                 f"--thumbnail_size is {self.thumbnail_size}, and can be {SMALLEST_THUMBNAIL} to "
                 f"{LARGEST_THUMBNAIL}"
             )
+
+    def describe(
+        self, index: PictureIndex, pictures: pa.Table, fields: list[Field]
+    ) -> dict[str, Any]:
+        """The part of `data/site.json` that static and served pages share.
+
+        Args:
+            index: that the page shows.
+            pictures: rows of the index, those that can be read.
+            fields: what the page shows and filters by.
+        """
+        name = index.name.rstrip("/").rsplit("/", 1)[-1].removesuffix(".index")
+        return {
+            "version": FORMAT_VERSION,
+            "title": self.title or name,
+            "count": len(pictures),
+            "embedding_size": index.settings.model.embedding_size,
+            "fields": [field.to_json() for field in fields],
+            "examples": choose_examples(pictures) if self.examples is None else self.examples,
+            "labels": self.labels or [],
+        }
 
 
 def choose_examples(pictures: pa.Table) -> list[str]:

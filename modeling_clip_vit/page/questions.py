@@ -39,7 +39,7 @@ def search(collection: Collection, question: Mapping[str, Any]) -> dict[str, Any
             `count`, the most hits; and `filters`. Without terms, pictures from all over the index.
 
     Raises:
-        UserError: it is no such question.
+        UserError: the question has another form, or cannot be answered.
     """
     count = question.get("count", 36)
     if not isinstance(count, int) or not 1 <= count <= MOST_HITS:
@@ -87,7 +87,7 @@ def embed_terms(collection: Collection, terms: Sequence[Any]) -> EmbeddedQuery:
     """The query that the terms of a question make.
 
     Raises:
-        UserError: a term is none, or only says what not to find.
+        UserError: a term has another form, or all terms only say what not to find.
     """
     parts, vectors = [], {}
     for place, term in enumerate(terms):
@@ -112,7 +112,7 @@ def vector_of(collection: Collection, term: Mapping[str, Any]) -> np.ndarray:
     """The vector of a term that is a picture: (P,).
 
     Raises:
-        RequestError: it is none.
+        RequestError: it is not a picture of the index, nor a vector.
     """
     if isinstance(term.get("id"), str):
         row = collection.find_row(term["id"], is_vector_needed=True)
@@ -131,7 +131,7 @@ def read_filters(collection: Collection, question: Mapping[str, Any]) -> Conditi
     """The condition of a question's filters; no value becomes part of a statement as text.
 
     Raises:
-        RequestError: a filter is none, or of a column that the page does not show.
+        RequestError: a filter has another form, or is of a column that the page does not show.
     """
     filters = question.get("filters", [])
     if not isinstance(filters, list) or not all(isinstance(it, Mapping) for it in filters):
@@ -153,7 +153,7 @@ def read_filter(name: str, one: Mapping[str, Any], kind: pa.DataType) -> list[Co
     """The conditions of one filter.
 
     Raises:
-        RequestError: a value is none of the column.
+        RequestError: the column cannot have such a value.
     """
     conditions: list[Condition] = []
     for part, sign in (("is", "=="), ("from", ">="), ("to", "<=")):
@@ -168,7 +168,7 @@ def read_value(name: str, value: Any, kind: pa.DataType) -> Any:
     """A value of JSON as one of a column.
 
     Raises:
-        RequestError: the column has no such values.
+        RequestError: the column cannot have such a value.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RequestError(f"{value!r} is no value of {name!r}")
@@ -187,7 +187,7 @@ def classify(collection: Collection, labels: Any) -> list[dict[str, Any]]:
     """Every picture under the label that fits best: how many, and the surest of each label.
 
     Raises:
-        RequestError: these are no labels, or the index is too large.
+        RequestError: the labels are too few, too many or not texts, or the index is too large.
     """
     is_list = isinstance(labels, list) and all(isinstance(it, str) and it for it in labels)
     if not is_list or not 2 <= len(labels) <= MOST_LABELS:
@@ -227,7 +227,7 @@ def embed_upload(collection: Collection, content: bytes) -> list[float]:
     """The vector of a picture file.
 
     Raises:
-        RequestError: it is no picture, damaged, or has too many pixels.
+        RequestError: it is not a picture, is damaged, or has too many pixels.
     """
     side = 2 * collection.preparation["image_size"]
     try:

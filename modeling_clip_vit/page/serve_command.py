@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jsonargparse.typing import PositiveInt
 
 from ..search.index import PictureIndex
-from ..utils.command_line import CommandParser
+from ..utils.command_line import CommandParser, build_options
 from ..utils.errors import UserError
 from ..utils.packages import require
 from .options import PageOptions
@@ -17,7 +17,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass
 class ServeOptions(PageOptions):
-    """Whom to serve, and what the page shows.
+    """Who is served, and what the page shows.
 
     Args:
         host: address to listen on; 127.0.0.1 serves this machine alone, 0.0.0.0 the whole network.
@@ -37,10 +37,10 @@ class ServeOptions(PageOptions):
 
 def run_serve(arguments: list[str]) -> int:
     """Serve the page of an index until it is interrupted."""
-    given = build_parser().parse(arguments, ServeOptions)
-    options = ServeOptions(**{name: given[name] for name in ServeOptions.__dataclass_fields__})
+    parsed = build_parser().parse(arguments, ServeOptions)
+    options = build_options(parsed, ServeOptions)
     require(("starlette", "uvicorn"), "serve", "clip-vit serve")
-    index = PictureIndex.open(given.index)
+    index = PictureIndex.open(parsed.index)
     token = options.token
     if token is None and options.host not in LOOPBACK:
         token = secrets.token_urlsafe(16)
@@ -61,7 +61,7 @@ def run_serve(arguments: list[str]) -> int:
 
 
 def host_in_address(host: str) -> str:
-    """What visitors write in an address for a host to listen on."""
+    """The host that visitors write in an address, for the one to listen on."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
@@ -71,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound to an address.
 
     Raises:
-        UserError: the port is in use, or the address is none of this machine.
+        UserError: the port is in use, or the address is not one of this machine.
     """
     if not 0 <= port <= 65535:
         raise UserError(f"--port is {port}, and can be 0 (any free one) to 65535")

@@ -24,20 +24,20 @@ from starlette.staticfiles import StaticFiles
 from ..search.rows import ROW_NUMBER, find_file
 from ..utils.errors import UserError, one_line
 from . import questions
-from .collection import LARGE_SIDE, Collection, told_without_paths
+from .collection import LARGE_SIDE, Collection, without_paths
 from .files import VENDOR_FOLDER, WEB_FOLDER
 from .live_map import LiveMap
 
 #: Bytes of a question in JSON, at most.
 MOST_JSON = 1_000_000
-#: What a name of this machine may be, where only this machine is served.
+#: Names that this machine may be addressed by, if only this machine is served.
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 COOKIE = "clip_vit_token"
 #: Types that every browser shows; others are sent as WebP.
 SHOWN_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "png", "gif", "webp", "avif", "bmp"))
 #: A file that is opened on its own can do nothing.
 NO_SCRIPTS = "default-src 'none'; sandbox"
-#: How long a browser may keep what has the version of its content in its address, in seconds.
+#: How browsers may keep an answer whose address names the version of its content.
 FOREVER = "private, max-age=31536000, immutable"
 
 
@@ -47,7 +47,7 @@ class Server:
     Args:
         collection: of pictures.
         most_bytes: size of an uploaded picture, at most.
-        token: that visitors must have; None lets everybody in who can reach the server.
+        token: that visitors must have; None lets in everybody who can reach the server.
     """
 
     def __init__(self, collection: Collection, most_bytes: int, token: str | None = None):
@@ -76,13 +76,13 @@ class Server:
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
             Middleware(BaseHTTPMiddleware, dispatch=self.guard),
         ]
-        errors: Any = {UserError: tell, OSError: tell, HTTPException: tell}
+        errors: Any = dict.fromkeys((UserError, OSError, HTTPException), answer_error)
         return Starlette(routes=routes, middleware=middleware, exception_handlers=errors)
 
     async def guard(
         self, request: Request, answer: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Let in who has the token, and tell browsers to keep the answer to this page."""
+        """Answer only visitors with the token, and bar other sites from reading the answer."""
         given = request.query_params.get("token")
         if self.token is not None:
             if given is not None and secrets.compare_digest(given.encode(), self.token.encode()):
@@ -121,14 +121,14 @@ class Server:
         return JSONResponse(live.content)
 
     async def map_sheet(self, request: Request) -> Response:
-        """Those pictures, small, on one sheet."""
+        """Thumbnails of the same pictures on one sheet."""
         live = await run_in_threadpool(self.map.refresh)
         return Response(live.sheet, media_type="image/webp", headers={"Cache-Control": FOREVER})
 
     async def search(self, request: Request) -> Response:
-        """Pictures that match: of a question in JSON, or `?q=text&count=10`."""
+        """Pictures that match a question in JSON, or `?q=text&count=10`."""
         if request.method == "POST":
-            question = await self.read_question(request)
+            question = await read_question(request)
             return JSONResponse(
                 await run_in_threadpool(questions.search, self.collection, question)
             )
@@ -140,7 +140,7 @@ class Server:
 
     async def classify(self, request: Request) -> Response:
         """Every picture under the label that fits best."""
-        labels = (await self.read_question(request)).get("labels")
+        labels = (await read_question(request)).get("labels")
         groups = await run_in_threadpool(questions.classify, self.collection, labels)
         return JSONResponse({"groups": groups})
 
@@ -151,7 +151,7 @@ class Server:
         return JSONResponse({"vector": vector})
 
     async def thumbnail(self, request: Request) -> Response:
-        """A picture, small."""
+        """A picture's thumbnail."""
         id = request.query_params.get("id", "")
         content = await run_in_threadpool(self.collection.thumbnail, id)
         return Response(content, media_type="image/webp", headers={"Cache-Control": FOREVER})
@@ -160,28 +160,13 @@ class Server:
         """A picture as it is in the collection; a part of it, if the browser asks for a range."""
         row = await run_in_threadpool(self.collection.find_row, request.query_params.get("id", ""))
         headers = {"Cache-Control": FOREVER, "Content-Security-Policy": NO_SCRIPTS}
-        with told_without_paths(row):
+        with without_paths(row):
             file = own_file(row)
         kind = mimetypes.guess_type(row["path"])[0]
         if file is not None and kind in SHOWN_TYPES and file.is_file():
             return FileResponse(file, media_type=kind, headers=headers)
         content = await run_in_threadpool(self.collection.encode_picture, row, LARGE_SIDE)
         return Response(content, media_type="image/webp", headers=headers)
-
-    async def read_question(self, request: Request) -> dict[str, Any]:
-        """The content of a question in JSON.
-
-        Raises:
-            HTTPException: it is too long or none.
-        """
-        content = await read_body(request, MOST_JSON, "a question")
-        try:
-            question = json.loads(content)
-        except (ValueError, RecursionError):
-            question = None
-        if not isinstance(question, dict):
-            raise HTTPException(400, "a question must be an object in JSON")
-        return question
 
 
 def own_file(row: Mapping[str, Any]) -> Path | None:
@@ -192,6 +177,22 @@ def own_file(row: Mapping[str, Any]) -> Path | None:
     """
     is_part = row.get("time") is not None or ROW_NUMBER.match(row["id"])
     return None if is_part else find_file(row)
+
+
+async def read_question(request: Request) -> dict[str, Any]:
+    """The content of a question in JSON.
+
+    Raises:
+        HTTPException: it is too long, or not an object in JSON.
+    """
+    content = await read_body(request, MOST_JSON, "a question")
+    try:
+        question = json.loads(content)
+    except (ValueError, RecursionError):
+        question = None
+    if not isinstance(question, dict):
+        raise HTTPException(400, "a question must be an object in JSON")
+    return question
 
 
 async def read_body(request: Request, most: int, what: str) -> bytes:
@@ -209,7 +210,7 @@ async def read_body(request: Request, most: int, what: str) -> bytes:
     return b"".join(parts)
 
 
-async def tell(request: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
     """An error that the visitor can fix, as one sentence."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)

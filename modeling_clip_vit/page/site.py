@@ -25,15 +25,15 @@ from ..utils.folders import new_folder
 from .fields import choose_columns, describe_columns
 from .files import copy_page
 from .model_files import copy_model, describe_model, describe_preparation
-from .options import FORMAT_VERSION, PageOptions, choose_examples
+from .options import PageOptions
 from .placement import place_on_map, spread_evenly
-from .thumbnails import TILE, TILE_COLUMNS, TILES, encode, make_sheets, make_thumbnail, make_tile
+from .thumbnails import TILES, describe_sheets, encode, make_sheets, make_thumbnail, make_tile
 
 logger = logging.getLogger(__name__)
 
 #: Pictures on the map; a phone must hold its sheets.
 MOST_ON_MAP = 4 * TILES
-#: Thumbnails in a folder: hosts of static files limit them.
+#: Thumbnails in a folder: hosts of static files limit them. backend.js has the same number.
 PER_FOLDER = 1000
 THREADS = 4
 
@@ -79,17 +79,11 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
         places = place_on_map(vectors_NP[on_map])
         write_compact(data / "pictures.json", describe_pictures(table, values, on_map, places))
         site = {
-            "version": FORMAT_VERSION,
+            **options.describe(index, table, fields),
             "is_static": True,
-            "title": options.title_of(index.name),
-            "count": len(table),
-            "embedding_size": vectors_NP.shape[1],
             "vector_type": options.vector_type,
             "model": model,
             "prepare": preparation,
-            "fields": [field.to_json() for field in fields],
-            "examples": choose_examples(table) if options.examples is None else options.examples,
-            "labels": options.labels or [],
             "cut": describe_cut(index, vectors_NP),
             "map": write_sheets([tiles[row] for row in on_map], data),
             "load_bytes": bytes_to_load(folder, model),
@@ -212,7 +206,7 @@ def write_sheets(tiles: Sequence[Image.Image], data: Path) -> dict[str, Any]:
     for number, sheet in enumerate(make_sheets(tiles)):
         (folder / f"{number}.webp").write_bytes(encode(sheet))
         names.append(f"data/map/{number}.webp")
-    return {"tile": TILE, "columns": TILE_COLUMNS, "per_sheet": TILES, "sheets": names}
+    return describe_sheets(names)
 
 
 def bytes_to_load(folder: Path, model: dict[str, Any]) -> int:

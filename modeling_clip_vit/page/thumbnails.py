@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -43,3 +44,13 @@ def make_sheets(tiles: Sequence[Image.Image]) -> Iterator[Image.Image]:
             row, column = divmod(place, TILE_COLUMNS)
             sheet.paste(tile, (column * TILE, row * TILE))
         yield sheet
+
+
+def describe_sheets(addresses: list[str]) -> dict[str, Any]:
+    """What the page must know to cut sheets, at these addresses, into tiles."""
+    return {
+        "tile": TILE,
+        "columns": TILE_COLUMNS,
+        "per_sheet": TILES,
+        "sheets": addresses,
+    }

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from ..evaluation.metrics import Metric, as_dict, as_json, finite
-from ..evaluation.tasks import TASKS
+from ..evaluation.tasks import TASKS, is_headline
 from ..export.folder import export_clip
 from ..hub.card_facts import CardFacts
 from ..hub.card_metadata import EXAMPLE_PICTURE
@@ -205,7 +205,7 @@ class RunResults:
 
     def headlines(self) -> list[str]:
         """The first metric of each task, as figures show them."""
-        return [m.key for m in self.metrics if m.name in TASKS[m.task].headlines[:1]]
+        return [metric.key for metric in self.metrics if is_headline(metric)]
 
     def draw_interpolation(self):
         """Draw the metrics between the start and the end."""
@@ -261,7 +261,7 @@ class RunResults:
             Image.fromarray(np.asarray(shown.image)).save(partial / EXAMPLE_PICTURE)
 
     def write_cards(self):
-        """Write the model card, in each language that there is a template for."""
+        """Write the model card, in each language that has a template."""
         template = self.args.run.card_template
         assert self.facts is not None, "the step before has made them"
         cards = self.task.build_cards(self.facts, Path(template) if template else None)

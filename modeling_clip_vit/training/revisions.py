@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from ..evaluation.metrics import Metric
-from ..evaluation.tasks import TASKS
+from ..evaluation.tasks import is_headline
 from ..hub.uploads import UploadQueue
 from ..utils.errors import warn_only
 from .description import find_bases, gather_facts
@@ -73,8 +73,3 @@ class Revisions:
         cards = training.task.build_cards(facts, Path(template) if template else None)
         for name, text in cards.items():
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def is_headline(metric: Metric) -> bool:
-    """Whether a metric is the first one of its task."""
-    return metric.name in TASKS[metric.task].headlines[:1]

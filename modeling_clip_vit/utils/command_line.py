@@ -6,8 +6,9 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
@@ -15,6 +16,8 @@ from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_sett
 #: What jsonargparse calls the way that YAML is read here.
 YAML_1_2 = "yaml_1_2"
 
+#: A dataclass with the options of a command.
+Options = TypeVar("Options")
 
 #: Values that an option which is true, false or null may be given.
 FLAG_VALUES = [[word] for word in ("true", "false", "null", "True", "False", "None")]
@@ -90,6 +93,11 @@ class CommandParser(ArgumentParser):
             message += f" The options are: {', '.join(sorted(names))}"
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def build_options(parsed: Namespace, kind: type[Options]) -> Options:
+    """The options of a dataclass out of all that a command line has."""
+    return kind(**{option.name: parsed[option.name] for option in fields(kind)})  # type: ignore[arg-type]
 
 
 def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoToke
 
 from .errors import UserError, first_line, unwrap
 from .folders import is_disk_full
+from .hub_ids import is_hub_id
 from .packages import require
 
 #: What Transformers raises of checkpoints that are damaged, incomplete or of another kind.
@@ -40,8 +41,7 @@ def find_checkpoint(path: str) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)
-    is_id = path.count("/") == 1 and path[0] not in "./~" and not path.endswith("/")
-    if folder.exists() or not is_id:
+    if folder.exists() or not is_hub_id(path):
         raise LoadError(f"no checkpoint folder {path!r} (looked in {Path.cwd()})")
     return path
 

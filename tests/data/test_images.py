@@ -12,12 +12,6 @@ from modeling_clip_vit.data.decoding import BadImageError, decode_image
 from modeling_clip_vit.data.images import to_pixels
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def test_transparent_pixels_become_white():
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 4, 8))

@@ -8,8 +8,8 @@ import pytest
 
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.sources import open_dataset, open_shards, peek_kinds
-from tests.support.pictures import draw_picture
-from tests.support.stream_files import encode, write_tar
+from tests.support.pictures import draw_picture, encode
+from tests.support.stream_files import write_tar
 
 
 def put(folder: Path, *names: str):

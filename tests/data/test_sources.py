@@ -28,8 +28,8 @@ from modeling_clip_vit.data.rows import BadSamples
 from modeling_clip_vit.data.sources import get_split, open_dataset, open_shards, peek_kinds
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.contrastive import prepare
-from tests.support.pictures import COLORS, draw_picture
-from tests.support.stream_files import caption_of, encode, tar_files, write_tar, write_tars
+from tests.support.pictures import COLORS, draw_picture, encode
+from tests.support.stream_files import caption_of, tar_files, write_tar, write_tars
 
 NAMES = list(COLORS)[:4]
 

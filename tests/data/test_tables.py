@@ -10,8 +10,7 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.files.tables import read_table
 from modeling_clip_vit.data.labels import read_labels
 from modeling_clip_vit.data.sources import get_problems, open_dataset
-from tests.support.pictures import draw_picture
-from tests.support.stream_files import encode
+from tests.support.pictures import draw_picture, encode
 
 
 def rows_of(path: Path, content: str | bytes, encoding: str = "utf-8") -> list:

@@ -1,14 +1,14 @@
 """The page as a visitor uses it, in a real browser that reaches no host but this machine."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.search.engine import PictureSearch
 from tests.support.browsers import Browser, to_base64
+from tests.support.pictures import encode
 
 from .conftest import HOSTILE_NAME
 
@@ -50,12 +50,6 @@ def similarities(picture_index, vectors, texts) -> np.ndarray:
 
 def cards(browser) -> list[str]:
     return browser.texts("#search-view .card .title")
-
-
-def png(picture: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def test_texts_have_the_tokens_of_python(browser, picture_index, queries):
@@ -105,12 +99,12 @@ def test_a_hit_fits_as_the_command_says(browser, picture_index, query):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("large.png", png(Image.effect_noise((900, 700), 80).convert("RGB"))),
-        ("small.png", png(Image.effect_noise((20, 17), 80).convert("RGB"))),
-        ("tall.png", png(Image.effect_noise((60, 700), 80).convert("RGB"))),
-        ("grey.png", png(Image.linear_gradient("L"))),
-        ("palette.gif", png(Image.effect_noise((90, 70), 60).quantize(8), "GIF")),
-        ("clear.png", png(Image.merge("RGBA", [Image.linear_gradient("L")] * 4))),
+        ("large.png", encode(Image.effect_noise((900, 700), 80).convert("RGB"))),
+        ("small.png", encode(Image.effect_noise((20, 17), 80).convert("RGB"))),
+        ("tall.png", encode(Image.effect_noise((60, 700), 80).convert("RGB"))),
+        ("grey.png", encode(Image.linear_gradient("L"))),
+        ("palette.gif", encode(Image.effect_noise((90, 70), 60).quantize(8), "GIF")),
+        ("clear.png", encode(Image.merge("RGBA", [Image.linear_gradient("L")] * 4))),
     ],
 )
 def test_a_dropped_picture_has_the_vector_of_python(browser, picture_index, name, content):
@@ -122,13 +116,11 @@ def test_a_photograph_that_lies_on_its_side_has_the_vector_of_python(browser, pi
     exif[0x0112] = 6
     gradient = Image.linear_gradient("L").resize((400, 300))
     photograph = Image.merge("RGB", (gradient, gradient.rotate(180), gradient.rotate(90)))
-    content = png(photograph, "JPEG", exif=exif, quality=95)
+    content = encode(photograph, "JPEG", exif=exif, quality=95)
     check_dropped(browser, picture_index, "photo.jpg", content)
 
 
 def check_dropped(browser, picture_index, name, content):
-    from modeling_clip_vit.data.decoding import decode_image
-
     script = """
     const { readPixels } = await import("./pictures.js");
     const bytes = Uint8Array.from(atob(values[0]), (character) => character.charCodeAt(0));
@@ -152,8 +144,8 @@ def test_resizing_gives_the_bytes_of_pillow(browser):
         for name in ("bicubic", "bilinear"):
             values = [to_base64(picture.tobytes()), *picture.size, *size, name]
             found = np.array(browser.compute(script, *values)).reshape(size[1], size[0], 3)
-            how = Image.Resampling[name.upper()]
-            expected = np.asarray(picture.convert("RGB").resize(size, how)).astype(int)
+            resample = Image.Resampling[name.upper()]
+            expected = np.asarray(picture.convert("RGB").resize(size, resample)).astype(int)
             assert np.abs(found - expected).max() <= 1
 
 
@@ -178,6 +170,14 @@ def test_pictures_and_examples_are_there_before_anything_is_typed(browser):
     assert browser.texts(".example") == ["a red square", "红方块"]
     browser.click(".example")
     browser.wait("return document.documentElement.dataset.query === 'a red square'")
+
+
+def test_a_column_of_the_users_own_keeps_its_name(browser):
+    script = """
+    const { columnName } = await import("./strings.js");
+    return ["camera", "search", "pictures"].map(columnName);
+    """
+    assert browser.compute(script) == ["Camera", "search", "pictures"]
 
 
 def test_names_that_are_html_or_formulas_are_shown_as_text(browser):
@@ -224,7 +224,7 @@ def test_a_picture_is_taken_away_from_a_query(browser, vectors):
         ("empty.png", b"", "“empty.png” is not a picture that this browser can read."),
         (
             "cut.png",
-            png(Image.effect_noise((64, 64), 9))[:60],
+            encode(Image.effect_noise((64, 64), 9))[:60],
             "is not a picture that this browser",
         ),
         ("huge.png", b"\0" * 64_000_001, "“huge.png” is too large: at most 64 MB."),
@@ -250,7 +250,7 @@ def test_a_file_that_is_no_picture_is_refused_in_a_sentence(browser, name, conte
 
 
 def test_a_picture_of_too_many_pixels_is_refused_in_a_sentence(browser):
-    bomb = png(Image.new("1", (20_000, 20_000)))
+    bomb = encode(Image.new("1", (20_000, 20_000)))
     browser.drop("bomb.png", bomb)
     sentence = browser.wait("return document.querySelector('#problem:not([hidden])')?.textContent")
     assert "too many pixels" in sentence or "is not a picture" in sentence

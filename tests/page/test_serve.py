@@ -1,6 +1,5 @@
 """The server of the page, as a process of its own."""
 
-import io
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from modeling_clip_vit.page.serve_command import run_serve
 from modeling_clip_vit.search.engine import PictureSearch
 from modeling_clip_vit.search.index_command import run_index
 from modeling_clip_vit.utils.errors import UserError
+from tests.support.pictures import encode
 from tests.support.processes import kill
 
 from .conftest import HOSTILE_NAME
@@ -68,12 +68,6 @@ def refusal(address: str, content=None, **headers) -> tuple[int, str]:
         ask(address, content, **headers)
     body = error.value.read().decode()
     return error.value.code, json.loads(body)["error"] if body.startswith("{") else body
-
-
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def ids(found: dict) -> list[str]:
@@ -137,7 +131,7 @@ def test_a_question_that_is_none_is_refused_in_a_sentence(served, question, sent
         (b"no picture", 400, "the file is no picture that can be read"),
         (b"", 400, "the file is no picture that can be read"),
         (b"\0" * 1_000_001, 413, "a picture may have at most 1 MB"),
-        (png(Image.new("1", (20_000, 20_000))), 400, "pixels"),
+        (encode(Image.new("1", (20_000, 20_000))), 400, "pixels"),
     ],
     ids=["text", "empty", "huge", "bomb"],
 )

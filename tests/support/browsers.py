@@ -1,5 +1,6 @@
-"""A real Chromium without a window, and without any host but this machine."""
+"""A real Chromium without a window, which reaches no host but this machine."""
 
+import base64
 import functools
 import shutil
 import subprocess
@@ -16,19 +17,19 @@ import pytest
 PATIENCE = 120.0
 #: What the browser may be called.
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-#: The release of axe-core that looks for what keeps people from using the page.
+#: The release of axe-core that looks for barriers to people using the page.
 AXE = "axe-core@4.14.1"
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+    """Serves files without logging a line for each."""
 
     def log_message(self, *args: Any):
         pass
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Says nothing of browsers that leave before a file has come."""
+    """Ignores browsers that leave before a file has arrived."""
 
     def handle_error(self, request: Any, client_address: Any):
         if not isinstance(sys.exception(), ConnectionError):
@@ -106,7 +107,7 @@ class Browser:
         self.wait("return document.documentElement.dataset.state === 'ready'")
 
     def run(self, script: str, *values: Any) -> Any:
-        """The value of a script of the page, in which `values` is the list of them."""
+        """The value that a script in the page returns; `values` is the list of its arguments."""
         return self.driver.execute_script(f"const values = [...arguments]; {script}", *values)
 
     def compute(self, script: str, *values: Any) -> Any:
@@ -180,14 +181,12 @@ class Browser:
         ]
 
     def errors(self) -> list[str]:
-        """What the browser's console has had since the last call, of errors."""
+        """The errors in the browser's console since the last call."""
         return [it["message"] for it in self.driver.get_log("browser") if it["level"] == "SEVERE"]
 
 
 def to_base64(content: bytes) -> str:
     """Bytes as the page's `atob` reads them."""
-    import base64
-
     return base64.b64encode(content).decode()
 
 

@@ -1,5 +1,7 @@
 """Pictures that tests draw: squares of eight colours with names in two languages."""
 
+import io
+
 import numpy as np
 from PIL import Image as PillowImage
 
@@ -22,3 +24,10 @@ def draw_picture(color: str, seed: int) -> PillowImage.Image:
     left, top = rng.integers(2, 10, 2)
     picture.paste(PillowImage.new("RGB", (18, 18), color), (int(left), int(top)))
     return picture
+
+
+def encode(picture: PillowImage.Image, format: str = "PNG", **options) -> bytes:
+    """The bytes of a file with a picture; `options` are Pillow's for the format."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()

@@ -20,17 +20,10 @@ from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
 
-from .pictures import COLORS, draw_picture
+from .pictures import COLORS, draw_picture, encode
 
 #: Shards of unequal sizes, one of them with a single sample.
 SIZES = [11, 1, 7, 13, 9]
-
-
-def encode(image: PillowImage.Image, kind: str = "PNG", **options) -> bytes:
-    """An image as the bytes of a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def noisy_image(number: int, kind: str = "PNG", size: int = 16) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ...utils.errors import UserError
+from ..metrics import Metric
 from .calibration import CalibrationTask
 from .classification import ClassificationTask
 from .few_shot import FewShotTask
@@ -40,4 +41,9 @@ def check_tasks(names: Iterable[str]):
             raise UserError(f"tasks={name!r} is not allowed: choose from {', '.join(TASKS)}")
 
 
-__all__ = ["NEEDS", "TASKS", "EvaluationTask", "check_tasks"]
+def is_headline(metric: Metric) -> bool:
+    """Whether a metric is the first one of its task."""
+    return metric.name in TASKS[metric.task].headlines[:1]
+
+
+__all__ = ["NEEDS", "TASKS", "EvaluationTask", "check_tasks", "is_headline"]

@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).parent
 
 
 def check_template(path: Path):
-    """Reject a template that is none, before a run is made to fill it in.
+    """Reject a template that is missing or not valid, before a run is made to fill it in.
 
     Raises:
         UserError: with the reason.
@@ -32,11 +32,16 @@ def render(template: str, context: Mapping[str, Any], name: str) -> str:
     """Fill in a template; at most one line in a row stays empty.
 
     Raises:
-        UserError: with what is wrong with it.
+        UserError: the template is not valid; the message says why.
     """
     with valid_template(name):
         text = template_environment().from_string(template).render(context)
     return re.sub(r"\n{3,}", "\n\n", text)  # what conditions leave behind
+
+
+def render_packaged(file: str, context: Mapping[str, Any]) -> str:
+    """Fill in one of the package's own templates."""
+    return render((TEMPLATES / file).read_text(encoding="utf-8"), context, file)
 
 
 @contextmanager

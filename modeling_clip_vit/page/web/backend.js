@@ -127,11 +127,6 @@ export class LocalBackend {
 
 /** The server of the page, which searches an index of any size. */
 export class ServerBackend {
-  constructor(site, computer) {
-    this.site = site;
-    this.computer = computer;
-  }
-
   async open() {}
 
   async mapPoints() {

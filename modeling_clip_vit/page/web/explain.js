@@ -3,7 +3,7 @@
 import { combine, dot, normalize } from "./vectors.js";
 
 /** Cells along each side; the square that covers a cell is twice as wide, so neighbours overlap. */
-export const CELLS = 8;
+const CELLS = 8;
 
 /**
  * A prepared picture with each of its parts covered in turn, by the picture's own mean colour.
@@ -37,7 +37,7 @@ export function coveredPictures(pixels, size) {
 }
 
 /** The words of a text, in any script, each with the text that is left without it. */
-export function wordsWithout(text) {
+function wordsWithout(text) {
   const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
   return [...segmenter.segment(text)]
     .filter((part) => part.isWordLike)
@@ -53,7 +53,7 @@ export function wordsWithout(text) {
  * @param towers both towers
  * @param {Float32Array} pixels of shape (3, size, size)
  * @param {{text?: string, vector: Float32Array, weight: number}[]} terms of the query
- * @param {(share: number) => void} step is told how much is done, from 0 to 1
+ * @param {(share: number) => void} step is called with the share that is done, from 0 to 1
  */
 export async function explain(towers, pixels, size, terms, step) {
   const query = queryOf(terms);

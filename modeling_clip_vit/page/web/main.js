@@ -194,9 +194,9 @@ class Page {
   /** Search with a picture that the visitor brought, or sort it under the labels. */
   async bring(file) {
     await this.attempt(async () => {
-      const pixels = await readPixels(file, file.name || t("yourPicture"));
-      const vector = await this.backend.embedPicture(pixels, file);
       const name = file.name || t("yourPicture");
+      const pixels = await readPixels(file, name);
+      const vector = await this.backend.embedPicture(pixels, file);
       const picture = { name, caption: "", thumbnail: URL.createObjectURL(file), ...pixels, details: {}, data: null };
       if (this.view === "labels") await this.labels.classify({ name, vector, thumbnail: picture.thumbnail });
       else this.setPictures([...this.pictures, { picture, vector, weight: 1 }]);
@@ -294,7 +294,7 @@ async function main() {
   setLanguage(recall("language") ?? getLanguage());
   const site = await readJson("data/site.json");
   const computer = new Computer();
-  const backend = new (site.is_static ? LocalBackend : ServerBackend)(site, computer);
+  const backend = site.is_static ? new LocalBackend(site, computer) : new ServerBackend();
   await backend.open();
   const page = new Page(site, backend, computer);
   let loaded = 0;

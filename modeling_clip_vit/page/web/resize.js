@@ -70,7 +70,7 @@ export function resize(picture, width, height, resample = "bicubic") {
 }
 
 /** The size that a picture gets before it is cropped. */
-export function resizedSize(width, height, prepare) {
+function resizedSize(width, height, prepare) {
   if (!prepare.shortest_edge) return [prepare.width, prepare.height];
   const edge = prepare.shortest_edge;
   return width <= height
@@ -78,9 +78,7 @@ export function resizedSize(width, height, prepare) {
     : [Math.trunc((edge * width) / height), edge];
 }
 
-/**
- * The part of a picture that the model sees, as shares of its width and height.
- */
+/** The part of a picture that the model sees, as shares of its width and height. */
 export function visiblePart(width, height, prepare) {
   if (!prepare.crop) return { left: 0, top: 0, width: 1, height: 1 };
   const [w, h] = resizedSize(width, height, prepare);

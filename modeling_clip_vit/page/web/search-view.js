@@ -1,9 +1,9 @@
-// Results: rows of pictures, those that fit apart from those that do not.
+// Results: rows of pictures, with those that fit above those that do not.
 
 import { byId, element } from "./dom.js";
 import { t } from "./strings.js";
 
-/** Up to so many pictures that fit are shown larger. */
+/** Up to this many fitting pictures are shown larger. */
 const FEW = 3;
 
 /** What to call a picture: its caption, or else its name. */
@@ -29,8 +29,7 @@ const scoreOf = ({ score }) =>
 
 /** A list of pictures in rows. */
 export function gallery(pictures, onopen, note = scoreOf) {
-  const list = element("ul", { class: "gallery" }, pictures.map((one) => card(one, onopen, note(one))));
-  return list;
+  return element("ul", { class: "gallery" }, pictures.map((one) => card(one, onopen, note(one))));
 }
 
 /**

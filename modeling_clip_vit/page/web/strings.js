@@ -2,7 +2,6 @@
 
 const TEXTS = {
   en: {
-    languageName: "English",
     skip: "Skip to the search field",
     views: "Views",
     search: "Search",
@@ -49,9 +48,6 @@ const TEXTS = {
     whyNeedsText: "Search with words first, and this shows which parts of the picture match them.",
     working: (share) => `Looking: ${Math.round(share * 100)} %`,
     close: "Close",
-    previous: "Previous picture",
-    next: "Next picture",
-    openOriginal: "Open the original",
     yourPicture: "your picture",
     unreadable: (name) => `“${name}” is not a picture that this browser can read.`,
     tooLarge: (name, limit) => `“${name}” is too large: at most ${limit} MB.`,
@@ -80,7 +76,6 @@ const TEXTS = {
     aboutStatic: (model) => `Everything runs in your browser, with the model “${model}”: what you type and drop here never leaves this device.`,
     aboutServer: (model) => `Searches run on the server of this page, with the model “${model}”.`,
     name: "Name",
-    caption: "Caption",
     folder: "Folder",
     taken: "Taken",
     camera: "Camera",
@@ -90,7 +85,6 @@ const TEXTS = {
     no: "no",
   },
   zh: {
-    languageName: "中文",
     skip: "跳到搜索框",
     views: "视图",
     search: "搜索",
@@ -137,9 +131,6 @@ const TEXTS = {
     whyNeedsText: "先用文字搜索，这里就会显示图片的哪些部分与之相符。",
     working: (share) => `正在查看：${Math.round(share * 100)}%`,
     close: "关闭",
-    previous: "上一张",
-    next: "下一张",
-    openOriginal: "打开原图",
     yourPicture: "你的图片",
     unreadable: (name) => `“${name}”不是此浏览器能读取的图片。`,
     tooLarge: (name, limit) => `“${name}”太大：最多 ${limit} MB。`,
@@ -168,7 +159,6 @@ const TEXTS = {
     aboutStatic: (model) => `一切都在你的浏览器里运行，模型是“${model}”：你输入和拖入的内容不会离开本设备。`,
     aboutServer: (model) => `搜索在本页的服务器上运行，模型是“${model}”。`,
     name: "名称",
-    caption: "说明",
     folder: "文件夹",
     taken: "拍摄时间",
     camera: "相机",
@@ -195,8 +185,11 @@ export function t(key, ...values) {
   return typeof text === "function" ? text(...values) : text;
 }
 
+/** Columns of every index that the page shows. */
+const COLUMNS = ["folder", "taken", "camera", "time"];
+
 /** The name of a column: in the current language if it is one of the index's own. */
-export const columnName = (name) => t(name);
+export const columnName = (name) => (COLUMNS.includes(name) ? t(name) : name);
 
 /** Fill in the texts of all elements that name one. */
 export function translatePage() {

@@ -9,7 +9,7 @@ const here = (path) => new URL(path, import.meta.url).href;
 /** Pictures that go through the image tower at once. */
 const BATCH = 8;
 
-/** A file's bytes. `report(bytes)` is told of every piece that arrives. */
+/** A file's bytes. `report(bytes)` is called for every piece that arrives. */
 export async function download(path, report = () => {}) {
   const response = await fetch(here(path));
   if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
@@ -33,7 +33,7 @@ async function gunzip(bytes) {
 export class Towers {
   /**
    * @param model `model` of site.json
-   * @param {(bytes: number) => void} report is told of every piece that arrives
+   * @param {(bytes: number) => void} report is called for every piece that arrives
    */
   constructor(model, report = () => {}) {
     this.model = model;
@@ -118,7 +118,7 @@ export class Towers {
     return vector;
   }
 
-  /** The embeddings of prepared pictures. `step(done)` is told how many there are so far. */
+  /** The embeddings of prepared pictures. `step(done)` is called with how many there are so far. */
   async embedPixels(batch, size, step = () => {}) {
     const session = await this.session("image");
     const vectors = [];

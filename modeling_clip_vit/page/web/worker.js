@@ -67,10 +67,6 @@ const methods = {
     return { ...found, margins: rows.map((row) => all[row]), fits: rows.map(fits), fitting };
   },
 
-  async embedText(text) {
-    return towers.embedText(text);
-  },
-
   async tokenize(text) {
     await towers.embedText(text);
     return towers.tokenize(text);
