@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from modeling_clip_vit.data.images import decode_image
+from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.explain.cells import pixel_cells
 from modeling_clip_vit.explain.match import Match, prepare

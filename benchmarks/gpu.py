@@ -7,7 +7,7 @@
 Each section is a program of its own, of this folder or of the tests; what they measured goes into
 `gpu-NAME.json`, section by section, so that a run that is cut short keeps what it has, and
 --missing goes on with the rest. A section that is run again replaces its former figures. The run
-ends after --minutes; all sections may take twice the ten of the default. `python
+ends after --minutes; all sections together may take twice the default of ten. `python
 benchmarks/gpu_tables.py` writes the tables of docs/gpu.md from that file.
 
 --small runs each section on a few inputs, to see that it works; on a CPU it is always small. Fused
@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from xml.etree import ElementTree
 
 from devices import add_device_option, describe_device, multiply_rates
+
+from modeling_clip_vit.utils.versions import package_versions
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
@@ -170,16 +171,10 @@ def run(section: Section, is_small: bool, seconds: float) -> dict:
 
 def describe_run(device: str) -> dict:
     """The device, its speed, the date, and the versions of what was measured."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "device": describe_device(device),
         "product_rates": multiply_rates(device) if device == "cuda" else {},
-        "versions": versions,
+        "versions": package_versions(*PACKAGES),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -192,7 +187,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="by default all sections")
     parser.add_argument("--missing", action="store_true", help="sections without figures so far")
     parser.add_argument("--small", action="store_true", help="a few inputs each")
-    parser.add_argument("--minutes", type=float, default=10, help="sections after this are left")
+    parser.add_argument("--minutes", type=float, default=10, help="later sections are left out")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements")
     options = parser.parse_args()
     is_small = options.small or options.device != "cuda"

@@ -135,9 +135,9 @@ class Collator:
 
     The texts of one concept in a batch are drawn once, from its first image.
 
-    On an accelerator, a quarter of the bytes travels and nothing waits for the CPU's cores if the
-    pixels are augmented there: with `leaves_pixels`, batches have `pixels` (B, 3, S, S), uint8, and
-    the `noise` of each image in place of `pixel_values`, and `finish` makes these on the device.
+    With `leaves_pixels`, an accelerator augments the images: a quarter of the bytes travels, and
+    the CPU's cores are spared. Batches then have `pixels` (B, 3, S, S), uint8, and the `noise` of
+    each image in place of `pixel_values`, and `finish` makes these on the device.
 
     Args:
         tokenizer: of the texts; None where concepts are classes and there are no texts.
@@ -211,7 +211,7 @@ class Collator:
         texts = [text for sample in firsts for text in sample.texts]
         batch: dict = self.token_ids(texts) if texts else {}
         if texts:
-            # Asked here: on an accelerator, the answer would be waited for.
+            # Asked on the CPU: reading the answer from an accelerator would wait for it.
             batch["has_padding"] = not bool(batch["attention_mask"].all())
         if texts and self.packs_texts:
             places = plan_for_mask(batch["attention_mask"])

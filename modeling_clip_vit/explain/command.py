@@ -15,7 +15,8 @@ from ..utils.models import import_models
 from .explanation import Explanation
 from .words import check_text
 
-#: Shades of a cell in the terminal, from none to the largest value; a minus speaks against.
+#: Shades of a cell in the terminal, from none to the largest value; a minus sign is against the
+#: match.
 SHADES = "·░▒▓█"
 
 
@@ -26,13 +27,13 @@ class ExplainOptions:
     Args:
         save: write these files, separated by commas: a picture (.png, .svg, .pdf) with the overlay
             and the words, and the numbers as .json.
-        method: for the picture: integrated_gradients (default for checkpoints), occlusion (default
-            for exports), shares (exact parts of the cosine; pooling mean or flatten) or legrad
-            (from attention; this package's ViT).
-        words_method: for the words: occlusion (default), integrated_gradients or shares.
+        method: method for the picture: integrated_gradients (default for checkpoints), occlusion
+            (default for exports), shares (exact parts of the cosine; pooling mean or flatten) or
+            legrad (from attention; this package's ViT).
+        words_method: method for the words: occlusion (default), integrated_gradients or shares.
         grid: cells along the shorter side, for integrated_gradients and occlusion; by default the
             model's patches, joined or cut until there are 6 to 16.
-        blank: what stands for a missing part of the picture: mean (its mean colour), white, black
+        blank: replacement for a missing part of the picture: mean (its mean colour), white, black
             or blur.
         runtime: runtime for an exported model; auto picks it by format.
     """

@@ -46,7 +46,7 @@ def explain(
     """
     method = choose_method(encoder, method, "method")
     words_method = choose_method(encoder, words_method, "words_method")
-    if grid is not None and method in ("shares", "legrad"):
+    if grid is not None and not METHODS[method].takes_grid:
         raise UserError(
             f"grid={grid} is not allowed with method={method!r}: it has one cell per patch"
         )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..inference.pictures import wrap
+from ..inference.pictures import shorten, wrap
 from ..utils.figures import figure_style
 from .explanation import Explanation
 
@@ -87,7 +87,7 @@ def draw_words(axis: Axes, explanation: Explanation):
     values = [word.value for word in words]
     places = range(len(words))
     axis.barh(places, values, color=[COLORS(0.5 + np.sign(value) * 0.38) for value in values])
-    axis.set_yticks(places, [shorten(word.text) for word in words], fontsize=9)
+    axis.set_yticks(places, [shorten(word.text, 16) for word in words], fontsize=9)
     axis.invert_yaxis()
     axis.set_ylim(max(len(words), 5) - 0.4, -0.6)
     axis.axvline(0, color="#8c959f", linewidth=0.8)
@@ -96,8 +96,3 @@ def draw_words(axis: Axes, explanation: Explanation):
     axis.locator_params(axis="x", nbins=4)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
-
-
-def shorten(text: str, length: int = 16) -> str:
-    """A text of at most this length, its end cut off."""
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -94,6 +94,11 @@ def wrap(text: str, width: int = 24, most: int = 4) -> str:
     return "\n".join(lines[:most]) + ("…" if len(lines) > most else "")
 
 
+def shorten(text: str, length: int) -> str:
+    """A text of at most this length, its end cut off."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def split_words(text: str) -> list[str]:
     """Pieces between which a line may break: after spaces, and around Chinese characters."""
     pieces = [""]

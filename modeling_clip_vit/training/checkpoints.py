@@ -2,10 +2,11 @@
 
 import glob
 import json
+import logging
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save_file
 from ..utils.errors import UserError, first_line
 from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
 from ..utils.processes import all_reduce_max, from_main
+from .arguments import RunOptions
 from .restart import PROCESSOR_FOLDER
+
+logger = logging.getLogger(__name__)
 
 #: Written last: what it lists is all there, with its size and its checksum.
 PROGRESS_FILE = "progress.json"
@@ -263,6 +267,41 @@ def check_whole(path: Path) -> dict:
             f"cannot resume from {path}: {first_line(error)}; it is damaged"
         ) from error
     return progress
+
+
+def open_store(options: RunOptions) -> CheckpointStore:
+    """Where the checkpoints of a run are."""
+    folder = Path(options.output_dir) / "checkpoints"
+    return CheckpointStore(options.checkpoint_dir or str(folder), folder)
+
+
+def checkpoint_to_resume(
+    device: torch.device, checkpoints: CheckpointStore, resume_from: str | None
+) -> Generator[tuple[Path, dict]]:
+    """The checkpoint to resume from, an older one where the newest is damaged; and its progress.
+
+    It is there until the generator is closed.
+
+    Raises:
+        CheckpointError: none can be used.
+    """
+    if resume_from is None:
+        return
+    error = None
+    for path in checkpoints.candidates(resume_from):
+        state = None
+        try:
+            state = check_whole(path)
+        except CheckpointError as reason:
+            logger.warning("%s", reason)
+            error = reason
+        # All processes resume from the same one.
+        if all_reduce_max([0 if state else 1], device) == [0] and state:
+            yield path, state
+            return
+        error = error or CheckpointError(f"cannot resume from {resume_from}")
+    if error:
+        raise error
 
 
 def load_checkpoint(

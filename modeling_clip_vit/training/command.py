@@ -40,7 +40,8 @@ def run_training(arguments: list[str], default_config: Path | None = None) -> in
     args = parse_arguments(arguments, default_config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     from .results import finish_run
-    from .trainer import Interrupted, build_trainer
+    from .signals import Interrupted
+    from .trainer import build_trainer
 
     try:
         trainer = build_trainer(args)

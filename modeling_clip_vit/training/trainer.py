@@ -3,9 +3,8 @@
 import json
 import logging
 import math
-import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,10 @@ from ..utils.devices import peak_memory
 from ..utils.errors import warn_only
 from ..utils.folders import SaveError
 from ..utils.processes import all_reduce_max, full_tensor
-from .arguments import RunOptions, TrainArguments
+from .arguments import TrainArguments
 from .averaging import WeightAverage
 from .blocks import find_blocks
-from .checkpoints import CheckpointError, CheckpointStore, check_whole, load_checkpoint
+from .checkpoints import CheckpointError, checkpoint_to_resume, load_checkpoint, open_store
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
@@ -51,28 +50,12 @@ from .restart import (
 from .resumable_batches import build_batches
 from .revisions import Revisions
 from .save_as import check_save_as
+from .signals import Interrupted, StopSignals
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
 from .tasks.task import Value
 
 logger = logging.getLogger(__name__)
-
-#: Ctrl-C, what a scheduler sends, and a closed terminal (a signal that Windows lacks).
-STOP_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
-    """The run was asked to stop, and saved a checkpoint first."""
-
-    def __init__(self, signal_number: int, checkpoint: str):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name}; the run is saved in {checkpoint}: "
-            "go on with --resume_from_checkpoint latest"
-        )
-        #: What a shell reports for a process that ended by this signal.
-        self.exit_code = 128 + signal_number
 
 
 @dataclass
@@ -105,9 +88,9 @@ def build_trainer(args: TrainArguments) -> "Trainer":
     """
     task = find_task(args.run.task)(args)
     device, zero_plugin = start_launched(args)
-    checkpoints = open_store(args.run)
+    checkpoints, resume_from = open_store(args.run), args.run.resume_from_checkpoint
     # Closing the candidates removes what was copied from an object store.
-    with closing(find_checkpoint(device, checkpoints, args.run)) as candidates:
+    with closing(checkpoint_to_resume(device, checkpoints, resume_from)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
         accelerator, precision = start_accelerator(args, zero_plugin, restart.precision)
@@ -123,42 +106,6 @@ def build_trainer(args: TrainArguments) -> "Trainer":
             trainer.load(*found)
             tell_changes(args, restart, preparation.data.num_rows)
     return trainer
-
-
-def open_store(options: RunOptions) -> CheckpointStore:
-    """Where the checkpoints of a run are."""
-    folder = Path(options.output_dir) / "checkpoints"
-    return CheckpointStore(options.checkpoint_dir or str(folder), folder)
-
-
-def find_checkpoint(
-    device: torch.device, checkpoints: CheckpointStore, options: RunOptions
-) -> Generator[tuple[Path, dict]]:
-    """The checkpoint to resume from, an older one where the newest is damaged; and its progress.
-
-    It is there until the generator is closed.
-
-    Raises:
-        CheckpointError: none can be used.
-    """
-    resume_from = options.resume_from_checkpoint
-    if resume_from is None:
-        return
-    error = None
-    for path in checkpoints.candidates(resume_from):
-        state = None
-        try:
-            state = check_whole(path)
-        except CheckpointError as reason:
-            logger.warning("%s", reason)
-            error = reason
-        # All processes resume from the same one.
-        if all_reduce_max([0 if state else 1], device) == [0] and state:
-            yield path, state
-            return
-        error = error or CheckpointError(f"cannot resume from {resume_from}")
-    if error:
-        raise error
 
 
 class Trainer:
@@ -187,7 +134,8 @@ class Trainer:
         self.accelerator, self.precision = accelerator, precision
         self.output_dir = Path(args.run.output_dir)
         self.processor = preparation.processor
-        self.noted_signal, self.stop_signal = 0, 0  # one that came here; one that all know of
+        self.stop_signals = StopSignals()
+        self.stop_signal = 0  # one that all processes know of
         self.checkpoints = open_store(args.run)
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -228,7 +176,6 @@ class Trainer:
         args.quantization.check_steps(self.max_steps)
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
         self.last_log: tuple[float, int] = (0.0, 0)
-        self.former_handlers: dict = {}
 
     def prepare_blocks(self, model: PreTrainedModel):
         """Recompute or compile the blocks of the towers, where the arguments ask for it."""
@@ -279,11 +226,8 @@ class Trainer:
             SaveError: a checkpoint cannot be written.
         """
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
-        self.watch_signals()
-        try:
+        with self.stop_signals:
             self.fit()
-        finally:
-            self.unwatch_signals()
 
     def finish(self) -> PreTrainedModel:
         """The trained model, float and with all of its weights; all processes call it."""
@@ -450,7 +394,7 @@ class Trainer:
 
         Signals to stop are exchanged at the same time, so that all processes save together.
         """
-        states = [status, self.noted_signal]
+        states = [status, self.stop_signals.noted]
         highest, self.stop_signal = all_reduce_max(states, self.accelerator.device)
         return highest
 
@@ -600,18 +544,3 @@ class Trainer:
         restore_fields(optimizer, self.scheduler, fields, position)
         self.progress.batch = self.reader.resume(self.progress.batch, reader, done, now)
         self.last_log = (self.progress.seconds, self.progress.images)
-
-    def watch_signals(self):
-        """Finish the step and save on the first signal to stop; leave at once on the second."""
-
-        def note(signal_number, frame):
-            self.noted_signal = signal_number
-            signal.signal(signal_number, signal.default_int_handler)
-
-        for signal_number in STOP_SIGNALS:
-            self.former_handlers[signal_number] = signal.signal(signal_number, note)
-
-    def unwatch_signals(self):
-        """Restore the previous signal handlers."""
-        for signal_number, handler in self.former_handlers.items():
-            signal.signal(signal_number, handler)

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support import REPOSITORY
+
+MEASUREMENTS = REPOSITORY / "docs" / "measurements"
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
     """A program of benchmarks/."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
 
 
-@pytest.mark.parametrize("figures", sorted((ROOT / "docs" / "measurements").glob("gpu-*.json")))
+@pytest.mark.parametrize("figures", sorted(MEASUREMENTS.glob("gpu-*.json")))
 def test_the_tables_of_the_pages_are_those_of_the_figures(figures):
     done = run("benchmarks/gpu_tables.py", figures, "--check")
     assert done.returncode == 0, done.stdout + done.stderr

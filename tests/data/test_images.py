@@ -10,6 +10,7 @@ from PIL import Image
 
 from modeling_clip_vit.data.decoding import BadImageError, decode_image
 from modeling_clip_vit.data.images import to_pixels
+from tests.support.pictures import encode
 
 
 def test_transparent_pixels_become_white():

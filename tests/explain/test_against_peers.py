@@ -1,10 +1,7 @@
 """Explanations of converted models are those that other libraries compute with the originals."""
 
-import os
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -23,6 +20,7 @@ from modeling_clip_vit.explain.methods.occlusion import explain_picture as occlu
 from modeling_clip_vit.inference.loading import TorchEncoder
 from tests.support.matches import noise
 from tests.support.peers import NARROW, TEXT_TOWER, open_clip_model, stir
+from tests.support.releases import install, releases_folder
 from tests.support.transformers_peers import MODELS, converters, make_processor
 
 LEGRAD = "legrad_torch==1.1"
@@ -84,18 +82,8 @@ def test_occlusion_is_that_of_the_original(peer, match):
 @pytest.fixture(scope="module")
 def legrad_torch():
     """The authors' package. It asks for an old open_clip, so pip installs it without its needs."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    target = home / "clip-vit" / "releases" / LEGRAD.replace("==", "-")
-    if not target.is_dir():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        done = subprocess.run(
-            [*command, "--target", str(partial), LEGRAD], capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            pytest.skip(f"cannot install {LEGRAD}: {reason}")
-        partial.rename(target)
+    target = releases_folder() / LEGRAD.replace("==", "-")
+    install(target, LEGRAD, with_needs=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(target))
         # It draws with OpenCV, which no computation needs.

@@ -1,12 +1,12 @@
 """Which part of a picture the model sees, by processors that resize, crop and pad."""
 
 import pytest
-import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPProcessor, SiglipImageProcessor
 
 from modeling_clip_vit.explain.view import seen_box
 from modeling_clip_vit.inference.loading import TorchEncoder
+from tests.support.matches import noise
 
 
 def box(image_processor, tokenizer, size):
@@ -39,9 +39,7 @@ def test_a_squashed_picture_is_seen_whole(processor):
 
 def test_the_box_is_what_the_processor_keeps(processor):
     """A picture cut to its box is prepared as the whole picture is."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (6, 9, 3), generator=generator, dtype=torch.uint8)
-    image = Image.fromarray(pixels.numpy()).resize((288, 192), Image.Resampling.BICUBIC)
+    image = noise(9, 6).resize((288, 192), Image.Resampling.BICUBIC)
     encoder = TorchEncoder(None, processor)
     whole, cut = (
         processor.image_processor(one, return_tensors="pt")["pixel_values"]

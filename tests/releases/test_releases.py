@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.support import REPOSITORY
+from tests.support.releases import install, releases_folder
 
 #: The oldest that a checkpoint loads with, where something changed since, and the newest tried.
 RELEASES = os.environ.get("CLIP_VIT_RELEASES", "5.5.0,5.8.1,5.15.1,5.20.0,5.24.0").split(",")
@@ -28,21 +29,7 @@ SCRIPT = REPOSITORY / "tests" / "support" / "programs" / "load_anywhere.py"
 @pytest.fixture(scope="session")
 def installed() -> Path:
     """Where releases are kept from one run to the next."""
-    home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    return Path(home) / "clip-vit" / "releases"
-
-
-def install(target: Path, *requirements: str) -> Path:
-    """A folder with these releases and what they need; without a network, the test is skipped."""
-    if not target.is_dir():
-        partial = target.with_name(f".{target.name}.partial")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(partial)]
-        done = subprocess.run([*command, *requirements], capture_output=True, text=True)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            pytest.skip(f"cannot install {' '.join(requirements)}: {reason}")
-        partial.rename(target)
-    return target
+    return releases_folder()
 
 
 @pytest.fixture(scope="session")

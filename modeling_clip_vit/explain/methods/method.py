@@ -31,9 +31,11 @@ class Method:
     Args:
         explain_picture: values of the cells of a match's picture.
         explain_text: values of the words of its text; None if it says nothing about texts.
+        takes_grid: whether cells may be other than the model's patches.
         needs_torch: whether it looks into the model, so that no export will do.
     """
 
     explain_picture: Callable[[Match], Values]
     explain_text: Callable[[Match], Values] | None
+    takes_grid: bool = True
     needs_torch: bool = True

@@ -152,7 +152,7 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
         """The gradients of a batch, at once, or in parts where it is larger than fits."""
         inputs = {name: batch[name] for name in INPUTS if name in batch}
         if not batch.get("has_padding", True):
-            # A mask that hides nothing would be read, to find that out.
+            # The model would read the mask only to find that it hides nothing.
             inputs.pop("attention_mask", None)
         objective = partial(self.objective, batch, with_accuracy=is_logged)
         part_size = self.args.optimizer.gradient_cache_batch_size

@@ -18,7 +18,7 @@ from ...hub.card_facts import CardFacts
 from ...hub.model_card import build_model_cards
 from ...inference.classifier import TorchClassifier
 from ...inference.loading import TorchEncoder
-from ...inference.pictures import Found
+from ...inference.pictures import Found, shorten
 from ...utils.errors import UserError
 from ..arguments import TrainArguments
 from ..datasets import TrainingData
@@ -219,5 +219,5 @@ def describe_images(
 
 def describe_mixed(first: str, second: str, weight: float, length: int = 22) -> str:
     """What a mixed image shows: the beginnings of two texts, with the weight of each."""
-    short = (text if len(text) <= length else text[: length - 1] + "…" for text in (first, second))
-    return f"{weight:.2f} {next(short)} + {1 - weight:.2f} {next(short)}"
+    parts = f"{weight:.2f} {shorten(first, length)}", f"{1 - weight:.2f} {shorten(second, length)}"
+    return " + ".join(parts)
