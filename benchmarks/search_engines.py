@@ -2,7 +2,7 @@
 
     pip install faiss-cpu usearch
     python benchmarks/search_engines.py [--count 100000] [--size 512] [--queries 200] \
-        [--engines numpy lance faiss-flat faiss-ivf faiss-hnsw usearch] [--folder /tmp/engines]
+        [--engines numpy lance faiss-flat faiss-ivf faiss-hnsw usearch] [--folder FOLDER]
 
 Vectors lie around 20,000 centres with a decaying spectrum; queries are drawn in the same way. Every
 query goes through every engine in turn, one thread each, so that what else the machine does

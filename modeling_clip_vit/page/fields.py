@@ -69,7 +69,7 @@ def choose_columns(available: Sequence[str], chosen: Sequence[str] | None) -> li
 def describe_columns(
     table: pa.Table, names: Sequence[str]
 ) -> tuple[list[Field], dict[str, list[Any]]]:
-    """The fields of columns, and their values as JSON has them: null where one is missing.
+    """The fields of columns, and their values in JSON's types; null for a missing one.
 
     A column that is empty, or has the same value for every picture, is left out.
     """

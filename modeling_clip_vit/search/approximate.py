@@ -25,11 +25,11 @@ from .schema import ID, TABLE, VECTOR
 from .settings import write_settings
 from .snapshot import read_batches
 
-#: Says why a row has no vector; null where it has one.
+#: The reason why a row has no vector; null where it has one.
 ERROR = "error"
 #: Entry of `options` in index.json.
 OPTION = "vector_index"
-#: What tuning aims at: so many of the ten nearest are found.
+#: The share of the ten nearest that tuning aims to find.
 TARGET_RECALL = 0.96
 NEAREST = 10
 #: Under a filter that lets fewer pictures through, all of them are compared: LanceDB reads some

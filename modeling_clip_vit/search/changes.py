@@ -39,7 +39,7 @@ def find_changes(scan: Scan, table: Any) -> Changes:
     """
     rows = read_root(table, str(scan.root))
     files, paths = scan.files, scan.files["path"].combine_chunks()
-    # Of a video's rows, which all say the same of their file, any will do.
+    # All rows of a video have the size and time of its file, so the first one serves.
     places = pc.index_in(paths, value_set=rows["path"])
     equal = [pc.equal(files[name], rows[name].take(places)) for name in ("size", "modified")]
     is_same = pc.fill_null(pc.and_(*equal), False)

@@ -45,7 +45,7 @@ class Cut:
         text_mean: mean of the embeddings of the fixed texts, (P,).
         picture_mean: mean of the embeddings of the collection, (P,).
         text_deviation: standard deviation of the products of centred texts and pictures.
-        picture_deviation: the same of two different pictures.
+        picture_deviation: standard deviation of the products of two different centred pictures.
     """
 
     text_mean: np.ndarray
