@@ -73,34 +73,54 @@ def test_the_file_of_the_models_imports_every_other_itself(tmp_path):
     assert {f"{name}.py" for name in imported} == MODEL_FILES - {"modeling_clip_vit.py"}
 
 
-def test_every_tower_loads_from_the_joint_folder(tmp_path):
-    model = small_model()
-    model.save_pretrained(tmp_path)
+#: Class of a part of the model -> what it computes, and what the whole model computes.
+PARTS = {
+    ClipVitVisionModel: (
+        lambda part, images, _: part(images).pooler_output,
+        lambda whole, images, _: whole.vision_model(images).pooler_output,
+    ),
+    ClipVitTextModel: (
+        lambda part, _, texts: part(**texts).pooler_output,
+        lambda whole, _, texts: whole.text_model(**texts).pooler_output,
+    ),
+    ClipVitVisionModelWithProjection: (
+        lambda part, images, _: part(images).image_embeds,
+        lambda whole, images, _: whole.get_image_features(images).pooler_output,
+    ),
+    ClipVitTextModelWithProjection: (
+        lambda part, _, texts: part(**texts).text_embeds,
+        lambda whole, _, texts: whole.get_text_features(**texts).pooler_output,
+    ),
+    ClipVitForImageClassification: (
+        lambda part, images, _: part.vision_model(images).pooler_output,
+        lambda whole, images, _: whole.vision_model(images).pooler_output,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """A model of both towers, and the folder that it is saved in."""
+    model, folder = small_model(), tmp_path_factory.mktemp("joint")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("model_class", PARTS)
+def test_every_part_loads_from_the_joint_folder(joint, model_class):
+    model, folder = joint
+    of_part, of_whole = PARTS[model_class]
+    part = model_class.from_pretrained(folder).eval()
     images, texts = make_images(2), make_texts([4, 6])
+    assert torch.equal(of_part(part, images, texts), of_whole(model, images, texts))
 
-    def load(model_class):
-        loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
-        assert not info["unexpected_keys"]
-        return loaded.eval(), info["missing_keys"]
 
-    vision, missing = load(ClipVitVisionModel)
-    assert not missing
-    pooled = model.vision_model(images).pooler_output
-    assert torch.equal(vision(images).pooler_output, pooled)
-    text, missing = load(ClipVitTextModel)
-    assert not missing
-    assert torch.equal(text(**texts).pooler_output, model.text_model(**texts).pooler_output)
-    vision, missing = load(ClipVitVisionModelWithProjection)
-    assert not missing
-    features = model.get_image_features(images).pooler_output
-    assert torch.equal(vision(images).image_embeds, features)
-    text, missing = load(ClipVitTextModelWithProjection)
-    assert not missing
-    features = model.get_text_features(**texts).pooler_output
-    assert torch.equal(text(**texts).text_embeds, features)
-    classifier, missing = load(ClipVitForImageClassification)
-    assert missing == {"classifier.weight", "classifier.bias"}
-    assert torch.equal(classifier.vision_model(images).pooler_output, pooled)
+@pytest.mark.parametrize("model_class", PARTS)
+def test_a_part_misses_no_weight_of_the_joint_folder_but_a_class_head(joint, model_class):
+    _, info = model_class.from_pretrained(joint[1], output_loading_info=True)
+    is_classifier = model_class is ClipVitForImageClassification
+    head = {"classifier.weight", "classifier.bias"} if is_classifier else set()
+    assert (info["missing_keys"], info["unexpected_keys"]) == (head, set())
 
 
 def test_a_classifier_learns_from_labels_and_comes_back(tmp_path):
