@@ -50,6 +50,7 @@ from .restart import (
 from .resumable_batches import build_batches
 from .revisions import Revisions
 from .save_as import check_save_as
+from .sharding import check_sharded, set_sharded_precision
 from .signals import Interrupted, StopSignals
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
@@ -137,6 +138,8 @@ class Trainer:
         self.stop_signals = StopSignals()
         self.stop_signal = 0  # one that all processes know of
         self.checkpoints = open_store(args.run)
+        if accelerator.is_fsdp2:
+            check_sharded(args.optimizer)
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
         choose_kernels(preparation.model, args, accelerator.device, precision.autocast, is_sharded)
@@ -151,6 +154,8 @@ class Trainer:
         store_features(preparation.data, embedders, args, accelerator, task.learning_towers())
         self.prepare_blocks(preparation.model)
         optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
+        if accelerator.is_fsdp2:
+            set_sharded_precision(accelerator, preparation.model)
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         # Once: Accelerate looks at every module to find it, which takes milliseconds.
         self.inner_model = accelerator.unwrap_model(self.model)
