@@ -6,10 +6,11 @@ Shape legend: `B` batch, `L` sequence, `D` hidden.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
+from timm.layers import resample_abs_pos_embed
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -19,10 +20,13 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_clip_vit import FOREIGN_FIELDS, is_foreign
 from .pooling import Pooling, ends_of_texts, pool_cls, pool_eos, pool_last, pool_mean
 from .pretrained import load_with_report, refuse_misfits
+
+logger = logging.get_logger(__name__)
 
 #: `pooling` of a tower of another model type -> the function. Those with weights are ours alone.
 FOREIGN_POOLINGS: dict[str, Pooling] = {
@@ -194,6 +198,52 @@ def change_fields(config: PreTrainedConfig, fields: dict):
     config.validate()
 
 
+def hold_image_size(config: PreTrainedConfig, former: int | None) -> int | None:
+    """Let a checkpoint be loaded in its own image size, where its learned positions need that.
+
+    Args:
+        config: of a tower of any type, with another image size than the checkpoint's, or the same.
+            It gets the checkpoint's again where the tower can be resized after loading.
+        former: the image size of the checkpoint; None if its configuration does not say.
+
+    Returns:
+        The image size to pass to `resize_images` after loading, or None.
+    """
+    wanted = getattr(config, "image_size", None)
+    has_backbone = getattr(config, "encoder_config", None) is not None
+    if is_foreign(config) or has_backbone or former in (None, wanted):
+        return None
+    if config.position_embedding_type != "learned" or config.pooling == "flatten":
+        return None
+    config.image_size = former
+    return wanted
+
+
+def resize_images(tower: PreTrainedModel, image_size: int | None):
+    """Give an image tower of ours another image size: interpolate its learned positions.
+
+    Args:
+        tower: that `hold_image_size` held; its configuration is changed.
+        image_size: the size; None leaves the tower as it is.
+    """
+    if image_size is None:
+        return
+    config, embeddings = tower.config, cast(Any, tower).embeddings
+    former, config.image_size = config.grid_size, image_size
+    grid = [config.grid_size, config.grid_size]
+    weight_LD = resample_abs_pos_embed(
+        embeddings.position_embedding.weight.detach().unsqueeze(0),
+        grid,
+        [former, former],
+        int(bool(config.use_cls_token)),
+    ).squeeze(0)
+    embeddings.position_embedding = torch.nn.Embedding.from_pretrained(weight_LD, freeze=False)
+    logger.warning(
+        "learned positions are interpolated from %d x %d to %d x %d patches",
+        *(former, former, config.grid_size, config.grid_size),
+    )
+
+
 def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     """One tower with its weights, from a checkpoint of it alone or of a joint model.
 
@@ -208,7 +258,9 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, part, None) or config
     backbone = getattr(config, "encoder_config", None)
+    former = getattr(config, "image_size", None)
     change_fields(backbone or config, fields)
+    image_size = hold_image_size(config, former)
     if backbone is not None:  # in a classifier of ours, an encoder of another type
         classifier, report = load_with_report(AutoModelForImageClassification, path, config=config)
         refuse_misfits(path, classifier, report)
@@ -220,4 +272,5 @@ def load_tower(path: str, part: str, fields: dict) -> PreTrainedModel:
     if is_foreign(config) and getattr(config, "pooling", None) is not None:
         report["missing_keys"] = {key for key in report["missing_keys"] if "pooler" not in key}
     refuse_misfits(path, tower, report)
+    resize_images(tower, image_size)
     return tower

@@ -84,7 +84,8 @@ class ModelOptions:
         model_fields: fields to override in the joint configuration, such as
             `{logit_bias_init_value: -10}`.
         vision_fields: fields to override in the configuration of the image tower, such as
-            `{patch_dropout: 0.25}`.
+            `{patch_dropout: 0.25}`. With another `image_size`, the learned positions of a
+            checkpoint are interpolated.
         text_fields: fields to override in the configuration of the text tower, such as
             `{pooling: mean, projection_type: mlp}`.
         frozen_towers: towers to freeze: `vision`, `text` (LiT: Zhai et al., 2022).

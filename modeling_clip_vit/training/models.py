@@ -19,7 +19,7 @@ from ..conversion.published import local_checkpoint, local_tower
 from ..data.captions import Captions
 from ..data.tokenizer import train_tokenizer
 from ..modeling_clip_vit import ClipVitModel
-from ..towers import change_fields
+from ..towers import change_fields, hold_image_size, resize_images
 from ..utils.errors import UserError, as_user_error
 from ..utils.from_pretrained import (
     find_checkpoint,
@@ -53,9 +53,11 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         )
     refuse_quantized(config, path)
     with as_user_error():
+        former = getattr(config.vision_config, "image_size", None)
         change_fields(config, options.model_fields)
         change_fields(config.vision_config, options.vision_fields)
         change_fields(config.text_config, options.text_fields)
+    image_size = hold_image_size(config.vision_config, former)
     # Updates are small: in half precision, most would round to nothing.
     model = load_whole_model(
         AutoModel,
@@ -64,7 +66,30 @@ def load_model(path: str, options: ModelOptions) -> tuple[ClipVitModel, CLIPProc
         dtype=torch.float32,
         attn_implementation=options.attn_implementation,
     )
-    return model, load_processor(path)
+    resize_images(model.vision_model, image_size)
+    processor = load_processor(path)
+    resize_processor(processor.image_processor, former, model.config.vision_config.image_size)
+    return model, processor
+
+
+def resize_processor(image_processor: Any, former: int | None, image_size: int):
+    """Have an image processor make images of another size than its checkpoint was made for.
+
+    Args:
+        image_processor: changed; what it cuts off at the border stays the same share.
+        former: side of the images of the checkpoint in pixels; None changes nothing.
+        image_size: side of the images wanted.
+    """
+    if former in (None, image_size):
+        return
+    for name in ("size", "crop_size"):
+        sides = getattr(image_processor, name, None)
+        if sides is not None:
+            scaled = {
+                side: length and round(length * image_size / former)
+                for side, length in dict(sides).items()
+            }
+            setattr(image_processor, name, type(sides)(**scaled))
 
 
 def refuse_quantized(config: PretrainedConfig, path: str):

@@ -31,7 +31,7 @@ from ...data.sources import get_problems, get_split, open_dataset
 from ...inference.classifier import TorchClassifier
 from ...modeling_clip_vit import ClipVitForImageClassification
 from ...pretrained import load_with_report, refuse_misfits
-from ...towers import change_fields
+from ...towers import change_fields, hold_image_size, resize_images
 from ...utils.errors import UserError, as_user_error
 from ...utils.from_pretrained import (
     find_checkpoint,
@@ -44,7 +44,7 @@ from ..arguments import DataOptions, LossOptions, ModelOptions, TrainArguments
 from ..datasets import TrainingData, build_loader, prepare_images
 from ..evaluations import TrainedOn, open_evaluations
 from ..freezing import freeze
-from ..models import build_image_processor, find_config, refuse_quantized
+from ..models import build_image_processor, find_config, refuse_quantized, resize_processor
 from ..restart import Restart
 from ..stored_features import Embedder, embed_images_with, stores_images
 from .task import Preparation, Task, Value, describe_images
@@ -273,6 +273,8 @@ def load_classifier(
     saved = load_config(path)
     refuse_quantized(saved, path)
     config = tower_config(path, options, names)
+    former = getattr(getattr(saved, "vision_config", saved), "image_size", None)
+    image_size = hold_image_size(config, former)
     with loading(path):
         model, report = load_with_report(
             ClipVitForImageClassification,
@@ -292,12 +294,16 @@ def load_classifier(
     }
     with loading(path):
         refuse_misfits(path, model, tower_report)
+    resize_images(model.vision_model, image_size)
     if has_new_head(path, names):
         nn.init.normal_(model.classifier.weight, std=model.classifier.in_features**-0.5)
         nn.init.zeros_(model.classifier.bias)
     if saved.model_type == ClipVitConfig.model_type:
-        return model, load_processor(path).image_processor
-    return model, load_image_processor(path)
+        image_processor = load_processor(path).image_processor
+    else:
+        image_processor = load_image_processor(path)
+    resize_processor(image_processor, former, model.config.image_size)
+    return model, image_processor
 
 
 def has_new_head(path: str, names: list[str]) -> bool:
