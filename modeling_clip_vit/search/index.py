@@ -13,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ..data.decoding import BadImageError
+from ..utils.hub_ids import is_hub_id
 from ..utils.packages import require
 from .encoders import ImageEncoder, TextEncoder
 from .formats import decode_still
@@ -51,12 +52,17 @@ class PictureIndex:
         """An index that is there.
 
         Args:
-            path: a folder, or a URL such as `s3://bucket/photos`.
+            path: a folder, a URL such as `s3://bucket/photos`, or `user/name` of an index on the
+                Hub, which is downloaded into its cache.
 
         Raises:
-            PictureIndexError: there is none, it is damaged, or a newer version wrote it.
+            UserError: there is none, it is damaged, or a newer version wrote it.
         """
         place = IndexPlace(str(path))
+        if place.folder is not None and is_hub_id(place.name) and not place.folder.exists():
+            from .published import download_index
+
+            place = IndexPlace(str(download_index(place.name)))
         return cls(place, read_settings(place))
 
     @classmethod

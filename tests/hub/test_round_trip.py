@@ -205,6 +205,40 @@ def test_an_export_is_searched_with_by_its_name(published, tmp_path):
     assert by_name.stdout == published.run("search", str(export), *query).stdout
 
 
+# An index of pictures
+
+
+@pytest.fixture(scope="module")
+def index(published, tmp_path_factory) -> str:
+    """A folder with an index, which is on the Hub as user/pictures."""
+    folder = tmp_path_factory.mktemp("index")
+    pictures = str(draw_colors(folder / "pictures"))
+    done = published.run("index", REPO, pictures, str(folder / "index"))
+    assert done.returncode == 0, done.stderr
+    assert published.run("push", str(folder / "index"), "user/pictures").returncode == 0
+    return str(folder / "index")
+
+
+def test_an_index_is_searched_by_its_name(published, index):
+    by_name = published.run("search", "user/pictures", "a red square", "--format", "json")
+    assert by_name.returncode == 0, by_name.stderr
+    by_path = published.run("search", index, "a red square", "--format", "json")
+    assert json.loads(by_name.stdout)["hits"] == json.loads(by_path.stdout)["hits"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("user/nothing", "there is no 'user/nothing' on the Hub"),
+        ("user/digits", "'user/digits' on the Hub is a dataset, but not an index"),
+    ],
+)
+def test_a_name_without_an_index_is_refused_in_a_sentence(published, digits, name, sentence):
+    done = published.run("search", name, "a red square")
+    assert done.returncode == 1
+    assert sentence in done.stderr.splitlines()[-1]
+
+
 # Datasets
 
 

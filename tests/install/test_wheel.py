@@ -87,6 +87,18 @@ def test_it_searches_with_an_export_and_saves_a_picture(site, place, exported):
     assert (place / "new" / "out.png").is_file()
 
 
+def test_it_indexes_and_searches_the_index(site, place, model):
+    run(site, place, "index", model, "pictures", "pictures.index")
+    printed = run(site, place, "search", "pictures.index", "a red square", "--format", "paths")
+    assert Path(printed.splitlines()[0]).is_file()
+
+
+def test_it_writes_the_page_of_an_index(site, place, model):
+    run(site, place, "index", model, "pictures", "shown.index")
+    run(site, place, "demo", "shown.index", "--target", "page")
+    assert (place / "page" / "index.html").is_file()
+
+
 def test_it_trains_a_ready_made_architecture_that_can_be_converted(site, place):
     architecture = ("--model_config", "clip-vit-tiny-patch16", "--frozen_towers", "[text]")
     one_block = ("--vision_fields", '{"num_hidden_layers": 1}')
