@@ -34,6 +34,11 @@ COMMANDS = {
         "show which parts of a picture and which words make them match",
     ),
     "info": ("inference.info_command", "run_info", "describe a model, an export or an index"),
+    "filter": (
+        "filtering.command",
+        "run_filter",
+        "choose training data: drop rows that do not match, are alike or too small",
+    ),
     "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",
