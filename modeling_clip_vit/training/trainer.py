@@ -26,7 +26,7 @@ from ..utils.folders import SaveError
 from ..utils.processes import all_reduce_max, full_tensor
 from .arguments import TrainArguments
 from .averaging import WeightAverage
-from .blocks import find_blocks
+from .blocks import compile_blocks
 from .checkpoints import CheckpointError, checkpoint_to_resume, load_checkpoint, open_store
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .energy import EnergyMeter
@@ -188,8 +188,7 @@ class Trainer:
             model.activation_checkpointing_enable()
         if self.args.model.torch_compile:
             for tower in self.task.towers(model):
-                for block in find_blocks(tower):
-                    block.compile()
+                compile_blocks(tower)
 
     def count_steps(self) -> int:
         """Updates of the whole run."""
