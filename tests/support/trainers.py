@@ -59,7 +59,9 @@ def make_batch(seed: int = 0) -> dict:
     }
 
 
-def build(tmp_path, model=None, processor=None, new_parts=(), **options) -> Trainer:
+def build(
+    tmp_path, model=None, processor=None, new_parts=(), accelerator=None, **options
+) -> Trainer:
     """A trainer of a small model on one batch."""
     values = {**PLAIN, "output_dir": tmp_path / "out", **options}
     args = parse_arguments([f"--{name}={value}" for name, value in values.items()])
@@ -76,7 +78,7 @@ def build(tmp_path, model=None, processor=None, new_parts=(), **options) -> Trai
         new_parts=list(new_parts),
     )
     steps = args.optimizer.gradient_accumulation_steps
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps)
+    accelerator = accelerator or Accelerator(cpu=True, gradient_accumulation_steps=steps)
     return Trainer(ContrastiveTask(args), preparation, accelerator, args)
 
 

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.nn.utils import clip_grad_norm_
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -145,6 +146,45 @@ def test_a_student_learns_from_its_teacher(tmp_path, processor):
     value = trainer.train_step(make_batch())["loss"]
     assert_close(value, expected.detach())
     assert abs(float(value - gradients_by_hand(model, make_batch()))) > 1e-3
+
+
+def record_teacher(trainer) -> list[tuple[int, torch.dtype]]:
+    """A list of how many images the teacher embeds at a time, and the dtype of its products."""
+    calls: list[tuple[int, torch.dtype]] = []
+    projection = trainer.task.objective.teacher.visual_projection
+    projection.register_forward_hook(
+        lambda *hooked: calls.append((len(hooked[2]), hooked[2].dtype))
+    )
+    return calls
+
+
+@pytest.mark.parametrize(("part_size", "parts"), [(0, [6]), (2, [2, 2, 2])])
+def test_a_teacher_takes_the_parts_that_its_student_takes(tmp_path, processor, part_size, parts):
+    path = save_teacher(tmp_path / "teacher", processor.tokenizer)
+    options = {"teacher_name_or_path": path, "gradient_cache_batch_size": part_size}
+    trainer = build(tmp_path, processor=processor, **options)
+    calls = record_teacher(trainer)
+    trainer.train_step(make_batch())
+    assert [size for size, _ in calls] == parts
+
+
+def test_parts_do_not_change_what_a_teacher_says(tmp_path, processor):
+    path = save_teacher(tmp_path / "teacher", processor.tokenizer)
+    options = {"teacher_name_or_path": path, "gradient_cache_batch_size": 4}
+    objective = build(tmp_path, processor=processor, **options).task.objective
+    images, texts, scale = objective.embed_with_teacher(make_batch())
+    assert_close((images, texts, scale), embed(objective.teacher, make_batch())[:3])
+
+
+def test_a_teacher_computes_in_the_precision_of_its_student(tmp_path, processor):
+    path = save_teacher(tmp_path / "teacher", processor.tokenizer)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    trainer = build(
+        tmp_path, processor=processor, accelerator=accelerator, teacher_name_or_path=path
+    )
+    calls = record_teacher(trainer)
+    trainer.train_step(make_batch())
+    assert [dtype for _, dtype in calls] == [torch.bfloat16]
 
 
 def test_a_teacher_of_other_images_is_rejected(tmp_path, processor):

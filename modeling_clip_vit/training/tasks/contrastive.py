@@ -114,7 +114,12 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
             if not stores_teacher(self.args, texts_of(preparation)):
                 check_teacher(path, teacher, model, preparation.processor.tokenizer)
                 teacher.to(device)
-        self.objective = ContrastiveObjective(self.args.loss, teacher)
+        self.objective = ContrastiveObjective(
+            self.args.loss,
+            teacher,
+            accelerator.autocast,
+            self.args.optimizer.gradient_cache_batch_size,
+        )
 
     def learning_towers(self) -> set[str]:
         """Those that are not frozen."""

@@ -1,5 +1,7 @@
 """What a training step minimises."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 
 import torch
@@ -13,6 +15,7 @@ from ...modeling_clip_vit import ClipVitModel
 from ...utils.errors import UserError
 from ...utils.from_pretrained import load_config, load_model
 from ..arguments import LossOptions
+from ..gradient_cache import cut
 from ..stored_features import TEACHER_IMAGES, TEACHER_TEXTS
 
 #: The accuracy in a batch is computed on at most this many images.
@@ -118,14 +121,22 @@ class ContrastiveObjective:
     Args:
         options: of the loss.
         teacher: with `teacher_name_or_path`, the model it names.
+        autocast: makes the context that the teacher computes in, such as `Accelerator.autocast`.
+        part_size: number of images that the teacher embeds at a time; 0 for all of a batch.
     """
 
-    def __init__(self, options: LossOptions, teacher: ClipVitModel | None = None):
+    def __init__(
+        self,
+        options: LossOptions,
+        teacher: ClipVitModel | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        part_size: int = 0,
+    ):
         self.loss = build_loss(options)
         self.pairs_only = LOSSES[options.loss].pairs_only
         self.view_loss = MultiPositiveLoss()
         self.view_loss_weight = options.view_loss_weight
-        self.teacher = teacher
+        self.teacher, self.autocast, self.part_size = teacher, autocast, part_size
 
     def __call__(
         self,
@@ -171,8 +182,11 @@ class ContrastiveObjective:
         if TEACHER_IMAGES in batch:
             return batch[TEACHER_IMAGES], batch[TEACHER_TEXTS], scale.to(batch[TEACHER_IMAGES])
         inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
-        outputs = self.teacher(**inputs, return_logits=False)
-        return outputs.image_embeds, outputs.text_embeds, scale
+        parts = cut(inputs, self.part_size) if self.part_size else [inputs]
+        with self.autocast():
+            outputs = [self.teacher(**part, return_logits=False) for part in parts]
+        images = torch.cat([part.image_embeds for part in outputs])
+        return images, torch.cat([part.text_embeds for part in outputs]), scale
 
 
 @torch.no_grad()
