@@ -86,18 +86,20 @@ def decode_all(
             return error
 
     bad.seen += len(split)
-    rows, pixels = [], []
+    rows: list[int] = []
+    # Filled in place: a list and its stack would take the memory twice.
+    pixels = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(cpu_count()) as pool:
         for row, decoded in enumerate(pool.map(decode_row, range(len(split)))):
             if isinstance(decoded, BadImageError):
                 bad.add(image_name(images[row], row), str(decoded))
             else:
+                pixels[len(rows)] = decoded
                 rows.append(row)
-                pixels.append(decoded)
     bad.check(path)
-    if not pixels:
+    if not rows:
         raise DataError(f"no row of {path!r} can be used; the first: {bad.examples[0]}")
-    return torch.stack(pixels), rows
+    return pixels[: len(rows)], rows
 
 
 def image_name(source: Any, row: int) -> str:

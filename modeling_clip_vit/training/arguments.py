@@ -47,7 +47,8 @@ class DataOptions:
             identical captions where there are no classes.
         images_per_concept: images per concept in a batch. With 1, an epoch is one pass over the
             rows; with more, or with a loss that only knows pairs, one pass over the concepts.
-        cache_images: decode all images into memory once instead of every time they are read.
+        cache_images: decode all images into memory once instead of every time they are read; each
+            process keeps all of them.
         dataloader_num_workers: worker processes that prepare batches; 0 uses the main process.
         max_bad_sample_ratio: stop if more than this share of the rows cannot be used.
     """

@@ -1,6 +1,7 @@
 """The batches of a run."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,10 +31,14 @@ from ..data.streaming.captions import StreamCaptions
 from ..data.streaming.loader import StreamLoader
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
-from ..utils.devices import copies_pinned, default_device
+from ..utils.devices import copies_pinned, default_device, free_memory
+from ..utils.errors import UserError
 from .arguments import DataOptions
 
 logger = logging.getLogger(__name__)
+
+#: Decoded images may take this share of the memory that is free: training needs some, too.
+MOST_MEMORY = 0.8
 
 
 @dataclass
@@ -260,6 +265,7 @@ def prepare_images(
     for row in unread:
         bad.add(row.name, row.reason)
     if options.cache_images:
+        check_memory(len(split), image_size)
         pixels, rows = decode_all(split, column, image_size, options.dataset, bad, problems)
         for example in bad.examples[len(unread) :]:
             logger.warning("skipped %s", example)
@@ -273,6 +279,27 @@ def prepare_images(
         bad.seen += len(split)
         bad.check(options.dataset)
     return ReadyImages(images, [row for row in range(len(split)) if row not in problems], bad)
+
+
+def check_memory(num_images: int, image_size: int, free: int | None = None):
+    """Reject decoded images that would take too much of this machine's memory.
+
+    Args:
+        num_images: of the training split; each process on a machine holds them all.
+        image_size: side of an image in pixels.
+        free: bytes of memory; by default those that are free now.
+
+    Raises:
+        UserError: with how much they would take, and what to set instead.
+    """
+    free = free_memory() if free is None else free
+    needed = num_images * 3 * image_size**2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if needed > MOST_MEMORY * free:
+        raise UserError(
+            f"cache_images=true would take {needed / 1e9:.1f} GB for {num_images} decoded images, "
+            f"and {free / 1e9:.1f} GB of memory are free: set cache_images=false, which decodes "
+            "them when they are read"
+        )
 
 
 def build_loader(

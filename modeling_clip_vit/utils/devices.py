@@ -18,6 +18,13 @@ def default_device() -> torch.device:
     return torch.device("cpu") if accelerator is None else accelerator
 
 
+def free_memory() -> int:
+    """Bytes of this machine's memory that programs can still take."""
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
 def copies_pinned(device_type: str) -> bool:
     """Whether copies to a device from pinned memory run while the processor goes on."""
     return device_type in ("cuda", "xpu")

@@ -16,7 +16,7 @@ from modeling_clip_vit.training.arguments import (
     TrainArguments,
 )
 from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.datasets import find_columns
+from modeling_clip_vit.training.datasets import check_memory, find_columns
 from modeling_clip_vit.training.models import build_model, build_processor, load_model
 from modeling_clip_vit.training.restart import Restart
 from modeling_clip_vit.training.tasks.contrastive import prepare
@@ -134,3 +134,20 @@ def test_options_that_do_not_fit_the_columns_are_rejected(tmp_path, linear_confi
     )
     with pytest.raises(UserError, match="loss='clip' is not allowed with label_column"):
         prepare(args)
+
+
+#: A million images of 224 pixels are 150.5 GB.
+MILLION = 1_000_000, 224
+
+
+@pytest.mark.parametrize(("processes", "gigabytes"), [("1", "150.5"), ("8", "1204.2")])
+def test_decoded_images_that_do_not_fit_into_memory_are_refused(monkeypatch, processes, gigabytes):
+    """Each process on a machine decodes all of them."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    with pytest.raises(UserError, match=f"would take {gigabytes} GB .* set cache_images=false"):
+        check_memory(*MILLION, free=10**11)
+
+
+def test_decoded_images_that_fit_into_memory_are_kept(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    check_memory(*MILLION, free=2 * 10**12)
