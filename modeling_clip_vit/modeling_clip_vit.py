@@ -606,6 +606,8 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         vision_pooler_output: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
         """Classify images: `logits` (B, config.num_labels), and with `labels` also the `loss`.
@@ -615,12 +617,16 @@ class ClipVitForImageClassification(ClipVitPreTrainedModel):
             labels: class ids, (B,), or the targets of `config.problem_type`.
             interpolate_pos_encoding: accept images of another size than `config.image_size`.
             vision_pooler_output: pooled output of the tower, (B, D), in place of its inputs.
+            pixel_attention_mask, spatial_shapes: with images of different shapes, as
+                `ClipVitVisionModel.forward` takes them.
         """
         outputs = BaseModelOutputWithPooling(pooler_output=vision_pooler_output)
         if vision_pooler_output is None:
             inputs = {
                 "pixel_values": pixel_values,
                 "interpolate_pos_encoding": interpolate_pos_encoding,
+                "pixel_attention_mask": pixel_attention_mask,
+                "spatial_shapes": spatial_shapes,
             }
             outputs = run_tower(self.vision_model, inputs, **kwargs)
         logits = self.classifier(outputs.pooler_output)

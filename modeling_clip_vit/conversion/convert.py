@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..configuration_clip_vit import is_foreign
 from ..hub.sentence_transformers import write_sentence_transformers_files
 from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
@@ -71,6 +72,13 @@ def convert(source: str, to: str = "clip_vit") -> Conversion:
     differences = check(theirs, ours, converted)
     folder, levels = Path(folder_of(source)), None
     processor, compare_inputs = PEERS[peer].processor(theirs, folder), PEERS[peer].compare_inputs
+    is_native = hasattr(getattr(processor, "image_processor", None), "max_num_patches")
+    is_square = to != peer and not is_foreign(getattr(ours, "vision_model", ours).config)
+    if is_native and is_square:
+        raise ConversionError(
+            f"{source!r} takes images in their own aspect ratio (image_seq_lens), and the "
+            f"processors of {to} cut out squares: save it with a CLIPImageProcessor first"
+        )
     if processor is not None and compare_inputs is not None:
         levels = compare_inputs(theirs, processor, folder)
     return Conversion(source, peer, to, ours, converted, differences, processor, levels)

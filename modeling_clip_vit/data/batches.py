@@ -33,7 +33,7 @@ def number_concepts(keys: Sequence[Hashable]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
+class ConceptBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Batches of concepts, each with the same number of its images.
 
     An epoch visits every concept once, in a new order. If a concept has more images than needed,
@@ -57,7 +57,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
         self.rows: dict[int, list[int]] = defaultdict(list)
         for row, concept in concepts.items():
             self.rows[concept].append(row)
-        self.batch_size = batch_size
+        self.batch_size: int | None = batch_size
         self.images_per_concept = images_per_concept
         self.concepts_per_batch = batch_size // images_per_concept
         self.seed = seed
@@ -75,7 +75,7 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return len(self.rows) // self.concepts_per_batch
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(sorted(self.rows))
         for start in range(0, len(self) * self.concepts_per_batch, self.concepts_per_batch):
@@ -85,10 +85,10 @@ class ConceptBatchSampler(Sampler[list[tuple[int, int]]]):
             ]
             yield self.number_draws([row for view in zip(*views, strict=True) for row in view])
 
-    def number_draws(self, rows: list[int]) -> list[tuple[int, int]]:
+    def number_draws(self, rows: list[int]) -> list[tuple[int, ...]]:
         """Indices (row, draw) of the rows of a batch; a row that repeats gets a new draw number."""
         seen: Counter[int] = Counter()
-        indices = []
+        indices: list[tuple[int, ...]] = []
         for row in rows:
             indices.append((row, self.epoch + seen[row] * MOST_EPOCHS))
             seen[row] += 1

@@ -1,10 +1,11 @@
-"""The pixels of decoded images, all of one size.
+"""The pixels of decoded images.
 
 Shape legend: `N` images, `S` side in pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from os import cpu_count
 from typing import Any
 
@@ -31,8 +32,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int) -> torch.Tensor:
-    """Cut out a part and resize it: uint8, (3, height, width) to (3, S, S).
+def resize_part(
+    pixels: torch.Tensor, part: tuple[int, int, int, int], size: int | tuple[int, int]
+) -> torch.Tensor:
+    """Cut out a part and resize it: uint8, (3, height, width).
 
     torch's kernel for uint8 takes a quarter of Pillow's time, and its values are those of
     Transformers' image processors.
@@ -40,15 +43,16 @@ def resize_part(pixels: torch.Tensor, part: tuple[int, int, int, int], size: int
     Args:
         pixels: of an image.
         part: top, left, height and width.
-        size: side S of what is wanted.
+        size: side S of what is wanted, or its height and width.
     """
+    size = (size, size) if isinstance(size, int) else size
     top, left, height, width = part
     pixels = pixels[:, top : top + height, left : left + width]
-    if (height, width) == (size, size):
+    if (height, width) == size:
         return pixels
     # The fast kernel takes pixels whose channels lie together, as Pillow has them.
     packed = pixels[None].contiguous(memory_format=torch.channels_last)
-    return interpolate(packed, (size, size), mode="bicubic", antialias=True).squeeze(0)
+    return interpolate(packed, size, mode="bicubic", antialias=True).squeeze(0)
 
 
 def decode_all(
@@ -59,7 +63,7 @@ def decode_all(
     bad: BadSamples,
     problems: Mapping[int, str],
 ) -> tuple[torch.Tensor, list[int]]:
-    """Decode every image of a split once.
+    """Decode every image of a split once, to a square.
 
     Args:
         split: the rows; images still encoded.
@@ -75,31 +79,67 @@ def decode_all(
     Raises:
         DataError: more rows are bad than `bad` allows, or all are.
     """
+    rows: list[int] = []
+    # Filled in place: a list and its stack would take the memory twice.
+    pixels = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
+    resize = partial(to_pixels, size=size)
+    for row, decoded in decoded_rows(split, column, resize, path, bad, problems):
+        pixels[len(rows)] = decoded
+        rows.append(row)
+    return pixels[: len(rows)], rows
+
+
+def decode_each(
+    split: Dataset,
+    column: str,
+    resize: Callable[[Image.Image], torch.Tensor],
+    path: str,
+    bad: BadSamples,
+    problems: Mapping[int, str],
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Decode every image of a split once, each to a size of its own.
+
+    Arguments and errors are those of `decode_all`, but for `resize`, which makes the pixels of an image,
+    uint8 (3, height, width).
+
+    Returns:
+        The pixels of each image, and the row number of each.
+    """
+    found = list(decoded_rows(split, column, resize, path, bad, problems))
+    return [pixels for _, pixels in found], [row for row, _ in found]
+
+
+def decoded_rows(
+    split: Dataset,
+    column: str,
+    resize: Callable[[Image.Image], torch.Tensor],
+    path: str,
+    bad: BadSamples,
+    problems: Mapping[int, str],
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The rows of a split that can be used, with their pixels; arguments as for `decode_each`."""
     images = split[column]
 
     def decode_row(row: int) -> torch.Tensor | BadImageError:
         if row in problems:
             return BadImageError(problems[row])
         try:
-            return to_pixels(decode_image(images[row]), size)
+            return resize(decode_image(images[row]))
         except BadImageError as error:
             return error
 
     bad.seen += len(split)
-    rows: list[int] = []
-    # Filled in place: a list and its stack would take the memory twice.
-    pixels = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
+    count = 0
     with ThreadPoolExecutor(cpu_count()) as pool:
         for row, decoded in enumerate(pool.map(decode_row, range(len(split)))):
             if isinstance(decoded, BadImageError):
                 bad.add(image_name(images[row], row), str(decoded))
             else:
-                pixels[len(rows)] = decoded
-                rows.append(row)
+                count += 1
+                yield row, decoded
     bad.check(path)
-    if not rows:
+    if not count:
         raise DataError(f"no row of {path!r} can be used; the first: {bad.examples[0]}")
-    return pixels[: len(rows)], rows
 
 
 def image_name(source: Any, row: int) -> str:

@@ -30,11 +30,11 @@ class StoredImages:
     """Images that were all decoded beforehand.
 
     Args:
-        pixels: uint8 (N, 3, S, S).
+        pixels: uint8 (3, height, width) of each.
         rows: the row of each.
     """
 
-    def __init__(self, pixels: torch.Tensor, rows: list[int]):
+    def __init__(self, pixels: torch.Tensor | list[torch.Tensor], rows: list[int]):
         self.pixels = pixels
         self.position = {row: position for position, row in enumerate(rows)}
 
@@ -84,7 +84,7 @@ class ImageTextSamples(MapDataset):
         #: What takes the place of pixels, of texts or of both, once it is set.
         self.features: StoredFeatures | None = None
 
-    def __getitem__(self, index: tuple[int, int]) -> Sample | SkippedSample:
+    def __getitem__(self, index: tuple[int, ...]) -> Sample | SkippedSample:
         number, draw = index
         if self.features is None:
             return self.maker.make(self.find_row(number), draw, number)

@@ -72,7 +72,10 @@ class SampleMaker:
         """The same for images with this side in pixels."""
         if size == self.augment.size:
             return self
-        augment = SampleAugment(self.augment.options, size)
+        return self.with_augment(SampleAugment(self.augment.options, size))
+
+    def with_augment(self, augment: SampleAugment) -> "SampleMaker":
+        """The same with images cut to size and varied in another way."""
         return SampleMaker(self.image_column, self.texts, augment, self.seed, self.concept_column)
 
     def make(self, row: Row, *key: int) -> Sample | SkippedSample:

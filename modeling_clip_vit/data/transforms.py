@@ -103,12 +103,12 @@ def augment(pixels: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) 
     """Vary images.
 
     Args:
-        pixels: uint8, (B, 3, S, S).
+        pixels: uint8, (B, 3, height, width).
         noise: uniform numbers from 0 to 1, (B, NOISE_SIZE).
         options: how strongly.
 
     Returns:
-        Pixels from 0 to 1, float32, (B, 3, S, S).
+        Pixels from 0 to 1, float32, (B, 3, height, width).
     """
     images = pixels.float().div_(255)
     images = move(images, noise[:, :6], options)
@@ -123,13 +123,15 @@ def move(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) -> 
         is_mirrored = (noise[:, 5] < 0.5)[:, None, None, None]
         return torch.where(is_mirrored, images.flip(-1), images) if options.flip else images
     signed = 2 * noise - 1
+    aspect = images.shape[-1] / images.shape[-2]  # places are from -1 to 1 on either axis
     angle = signed[:, 0] * math.radians(options.rotation)
     scale = (1 + options.zoom) ** signed[:, 1]
     shear = signed[:, 2] * options.shear
     mirror = torch.where(noise[:, 5] < 0.5, -1.0, 1.0) if options.flip else torch.ones_like(angle)
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    x = torch.stack((cos * mirror, shear * cos - sin, 2 * options.shift * signed[:, 3]), dim=1)
-    y = torch.stack((sin * mirror, shear * sin + cos, 2 * options.shift * signed[:, 4]), dim=1)
+    right, down = (2 * options.shift * signed[:, 3:5]).unbind(dim=1)
+    x = torch.stack((cos * mirror, (shear * cos - sin) / aspect, right), dim=1)
+    y = torch.stack((sin * mirror * aspect, shear * sin + cos, down), dim=1)
     grid = F.affine_grid(torch.stack((x, y), dim=1), list(images.shape), align_corners=False)
     # Outside of the picture grid_sample gives 0: shifting white to 0 and back makes that white.
     return F.grid_sample(images - 1, grid, mode="bilinear", align_corners=False) + 1
@@ -174,14 +176,13 @@ def erase(images: torch.Tensor, noise: torch.Tensor, options: AugmentOptions) ->
     """Paint a rectangle grey in some images (random erasing; Zhong et al., 2020, section 3)."""
     if options.erase_probability == 0:
         return images
-    size = images.shape[-1]
     # Noise that picks the images is stretched again to give the height of the rectangle.
     chosen = noise[:, 0] < options.erase_probability
     height = 0.15 + 0.3 * (noise[:, 0] / options.erase_probability).clamp(max=1)
     width = 0.15 + 0.3 * noise[:, 1]
-    place = torch.arange(size, device=images.device) / size
-    in_rows = between(place, noise[:, 2] * (1 - height), height)
-    in_columns = between(place, noise[:, 3] * (1 - width), width)
+    row, column = (torch.arange(n, device=images.device) / n for n in images.shape[-2:])
+    in_rows = between(row, noise[:, 2] * (1 - height), height)
+    in_columns = between(column, noise[:, 3] * (1 - width), width)
     inside = chosen[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
     return images.masked_fill(inside[:, None], 0.5)
 

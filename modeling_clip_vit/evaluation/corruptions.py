@@ -28,9 +28,10 @@ def shot_noise(image: torch.Tensor, level: float, rng: np.random.Generator) -> t
 
 def gaussian_blur(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
     """Defocus: `level` is the standard deviation in pixels, for an image with sides of 224."""
-    sigma = level * image.shape[-1] / REFERENCE_SIDE
+    side = min(image.shape[-2:])
+    sigma = level * side / REFERENCE_SIDE
     # Reflection at the edge takes less than a side.
-    width = min(2 * round(4 * sigma) + 1, 2 * (image.shape[-1] // 2) - 1)
+    width = min(2 * round(4 * sigma) + 1, 2 * (side // 2) - 1)
     return transforms.gaussian_blur(image, [width, width], [sigma, sigma])
 
 
@@ -56,9 +57,9 @@ def jpeg_compression(image: torch.Tensor, level: float, rng: np.random.Generator
 
 def pixelate(image: torch.Tensor, level: float, rng: np.random.Generator) -> torch.Tensor:
     """Shrink to `level` of the side, and enlarge again."""
-    side = max(1, int(image.shape[-1] * level))
+    height, width = (max(1, int(side * level)) for side in image.shape[-2:])
     whole = transforms.to_pil_image(to_bytes(image))
-    small = whole.resize((side, side), Image.Resampling.BOX)
+    small = whole.resize((width, height), Image.Resampling.BOX)
     return transforms.pil_to_tensor(small.resize(whole.size, Image.Resampling.BOX)).float() / 255
 
 
@@ -87,13 +88,13 @@ def corrupt(pixels: torch.Tensor, name: str, severity: int, seed: int, row: int)
     """Corrupt an image.
 
     Args:
-        pixels: uint8, (3, S, S).
+        pixels: uint8, (3, height, width).
         name: a key of `CORRUPTIONS`.
         severity: from 1 to 5.
         seed, row: of its noise, which is the same wherever the row is read.
 
     Returns:
-        uint8, (3, S, S).
+        uint8, (3, height, width).
     """
     change, levels = CORRUPTIONS[name]
     rng = np.random.default_rng((seed, row))

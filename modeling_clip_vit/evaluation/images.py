@@ -3,7 +3,7 @@
 Shape legend: `N` images, `P` projection, `S` side in pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,9 +17,12 @@ from transformers import BatchFeature
 
 from ..data.decoding import BadImageError, decode_image
 from ..data.errors import DataError
-from ..data.images import decode_all, image_name, to_pixels
+from ..data.images import decode_all, decode_each, image_name, to_pixels
+from ..data.native import fit_image
 from ..data.rows import BadSamples
-from ..inference.embedding import check_finite
+from ..inference.classifier import TorchClassifier
+from ..inference.embedding import check_finite, embed_batches
+from ..inference.loading import Encoder
 from .corruptions import Corruption
 from .sharing import RowSharing, SharedEncoder
 
@@ -82,6 +85,7 @@ class ImagesInMemory:
 
     def __init__(self, source: ImageRows, size: int):
         self.bad = BadSamples(source.max_bad_sample_ratio)
+        self.pixels: Sequence[torch.Tensor] | torch.Tensor
         self.pixels, self.rows = decode_all(
             source.split, source.column, size, source.path, self.bad, source.problems
         )
@@ -89,12 +93,57 @@ class ImagesInMemory:
     def embed(self, encoder: SharedEncoder, corruption: Corruption | None = None) -> EmbeddedImages:
         """Embed the decoded images."""
         share = encoder.sharing.rows(len(self.pixels))
-        pixels = self.pixels if share == list(range(len(self.pixels))) else self.pixels[share]
+        pixels = self.pixels
+        if share != list(range(len(self.pixels))):
+            pixels = [self.pixels[place] for place in share]
         if corruption is not None:
-            rows = [self.rows[place] for place in share]
-            pixels = torch.stack(list(map(corruption, pixels, rows)))
-        embeds = encoder.sharing.collect(encoder.encoder.encode_pixels(pixels), len(self.pixels))
+            pixels = list(map(corruption, pixels, (self.rows[place] for place in share)))
+        embeds = encoder.sharing.collect(self.encode(encoder.encoder, pixels), len(self.pixels))
         return EmbeddedImages(check_finite(embeds, "images"), self.rows, self.bad)
+
+    def encode(
+        self, encoder: Encoder | TorchClassifier, pixels: Sequence[torch.Tensor] | torch.Tensor
+    ) -> torch.Tensor:
+        """Embed some of the decoded images: (N, P)."""
+        if not isinstance(pixels, torch.Tensor):
+            pixels = torch.stack(list(pixels))
+        return encoder.encode_pixels(pixels)
+
+
+class NativeImagesInMemory(ImagesInMemory):
+    """The images of a split in memory in their own aspect ratio, resized to grids of patches.
+
+    Args:
+        source: the rows.
+        patch_size: side of a patch in pixels.
+        max_patches: most patches of an image; that of the model's processor.
+
+    Raises:
+        DataError: more rows are bad than `max_bad_sample_ratio` allows, or all are.
+    """
+
+    def __init__(self, source: ImageRows, patch_size: int, max_patches: int):
+        self.bad = BadSamples(source.max_bad_sample_ratio)
+        self.pixels, self.rows = decode_each(
+            source.split,
+            source.column,
+            lambda image: fit_image(image, patch_size, max_patches),
+            source.path,
+            self.bad,
+            source.problems,
+        )
+
+    def encode(
+        self, encoder: Encoder | TorchClassifier, pixels: Sequence[torch.Tensor] | torch.Tensor
+    ) -> torch.Tensor:
+        """Embed some of the decoded images as patches: (N, P)."""
+        processor: Any = encoder.processor
+        prepare = getattr(processor, "image_processor", processor)
+
+        def embed(batch: list[torch.Tensor]) -> torch.Tensor:
+            return encoder.encode_inputs(prepare(batch, do_resize=False, return_tensors="pt"))
+
+        return embed_batches(embed, list(pixels), 64, self.pixels[0])
 
 
 class ImagesOnDisk:

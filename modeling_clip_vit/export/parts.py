@@ -108,8 +108,14 @@ def shapes_of(model: Any, processor: Any) -> Shapes:
     """The sizes of a CLIP of ours or of Transformers with its processor.
 
     Raises:
-        UserError: nothing says how long a text may be.
+        UserError: nothing says how long a text may be, or images come in their own aspect ratio.
     """
+    if hasattr(getattr(processor, "image_processor", None), "max_num_patches"):
+        raise UserError(
+            "this checkpoint takes images in their own aspect ratio (image_seq_lens), and an "
+            "export takes squares: embed with the checkpoint itself, or save it with a "
+            "CLIPImageProcessor"
+        )
     vision, text = model.config.vision_config, model.config.text_config
     max_text_length = longest_text(text, processor.tokenizer)
     if max_text_length is None:

@@ -51,6 +51,7 @@ class SampleEmbedder:
     def __init__(self, model: ClipVitModel, processor: CLIPProcessor, samples: EvaluationSet):
         images = samples.images
         assert isinstance(images, ImagesInMemory), "read_quantization_set decodes them once"
+        assert isinstance(images.pixels, torch.Tensor), "to squares"
         self.model, self.processor, self.pixels = model, processor, images.pixels
         keys = [samples.keys[row] for row in images.rows]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -16,6 +16,7 @@ from transformers import SchedulerType
 from ..data.captions import CaptionOptions
 from ..data.columns import Columns
 from ..data.mixing import MixOptions
+from ..data.native import NativeOptions
 from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..evaluation.options import EvaluationOptions
@@ -284,6 +285,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images_per_concept": AT_LEAST_1,
     "dataloader_num_workers": AT_LEAST_0,
     "max_bad_sample_ratio": SHARE,
+    "image_seq_lens": (lambda lens: all(one >= 1 for one in lens), "numbers of at least 1"),
+    "max_image_tokens": AT_LEAST_0,
     "frozen_vision_layers": AT_LEAST_0,
     "frozen_text_layers": AT_LEAST_0,
     "stored_views": (lambda views: views is None or views >= 0, "null or at least 0"),
@@ -354,6 +357,7 @@ class TrainArguments:
     data: DataOptions = field(default_factory=DataOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
     captions: CaptionOptions = field(default_factory=CaptionOptions)
+    native: NativeOptions = field(default_factory=NativeOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     mix: MixOptions = field(default_factory=MixOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -391,6 +395,7 @@ class TrainArguments:
             )
         if self.mix.is_on:
             self.check_mix()
+        self.check_native()
         if self.stream.stream_sources:
             self.check_stream()
         if self.loss.view_loss_weight > 0 and data.images_per_concept == 1:
@@ -476,6 +481,8 @@ class TrainArguments:
             return "stream_sources, which has no numbered rows"
         if self.mix.is_on:
             return "mixup_probability or cutmix_probability, as every mixture is new"
+        if self.native.is_on:
+            return "image_seq_lens"
         if self.quantization.quantization_mode != "none":
             return f"quantization_mode={self.quantization.quantization_mode!r}"
         return None
@@ -513,6 +520,48 @@ class TrainArguments:
             raise UserError(
                 "mix_partners='concept' is not allowed with images_per_concept=1: there is no "
                 "other image of a concept to mix with"
+            )
+
+    def check_native(self):
+        """Reject options that images in their own aspect ratio do not support.
+
+        Raises:
+            UserError: with the option to change.
+        """
+        native, budget = self.native, self.native.max_image_tokens
+        if budget and not native.is_on:
+            raise UserError(
+                f"max_image_tokens={budget} is not allowed without image_seq_lens, which says how "
+                "many patches an image has"
+            )
+        if not native.is_on:
+            return
+        fewest = max(2, self.data.images_per_concept)
+        if budget and budget < fewest * native.longest:
+            raise UserError(
+                f"max_image_tokens={budget} is not allowed with image_seq_lens="
+                f"{native.image_seq_lens}: a batch has at least {fewest} images, and "
+                f"{fewest} of {native.longest} patches are {fewest * native.longest}"
+            )
+        if self.mix.is_on:
+            raise UserError(
+                "mixup_probability and cutmix_probability are not allowed with image_seq_lens: "
+                "images of different shapes cannot be mixed"
+            )
+        if self.quantization.quantization_mode != "none":
+            raise UserError(
+                f"quantization_mode={self.quantization.quantization_mode!r} is not allowed with "
+                "image_seq_lens: it is calibrated on squares"
+            )
+        if self.run.save_as:
+            raise UserError(
+                f"save_as={self.run.save_as} is not allowed with image_seq_lens: the processors of "
+                "other implementations cut out squares"
+            )
+        if self.stream.stream_sources and len(set(native.image_seq_lens)) > 1:
+            raise UserError(
+                f"image_seq_lens={native.image_seq_lens} is not allowed with stream_sources: give "
+                "one number"
             )
 
     def check_stream(self):

@@ -1,10 +1,12 @@
 """The batches of a run."""
 
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -22,8 +24,17 @@ from ..data.columns import (
     column_kinds,
     read_keys,
 )
-from ..data.images import decode_all
+from ..data.images import decode_all, decode_each
 from ..data.map_style import EncodedImages, Images, ImageTextSamples, StoredImages
+from ..data.native import (
+    BudgetBatchSampler,
+    NativeAugment,
+    NativeCollator,
+    NativeOptions,
+    NativeSamples,
+    fit_image,
+)
+from ..data.policies import SampleAugment
 from ..data.rows import BadSamples, SkippedSample
 from ..data.samples import SampleMaker
 from ..data.sources import get_problems, get_split, open_shards, peek_kinds
@@ -82,7 +93,12 @@ class TrainingRows(Protocol):
         """Their texts."""
 
     def load(
-        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+        self,
+        maker: SampleMaker,
+        collate: Collator,
+        batch_size: int,
+        pairs_only: bool,
+        sizes: Mapping[int, int] | None = None,
     ) -> TrainingData:
         """Set up the batches.
 
@@ -90,6 +106,8 @@ class TrainingRows(Protocol):
             maker: makes samples of the rows.
             collate: makes batches of samples.
             batch_size: samples per batch of this process.
+            sizes: for images in their own aspect ratio, most patches of an image -> samples per
+                batch, in place of `batch_size`.
             pairs_only: whether the loss takes a text as the only positive of its image.
 
         Raises:
@@ -123,19 +141,32 @@ class TableRows:
         self.captions = CaptionMaker(self.split, captions, options.dataset, classes)
 
     def load(
-        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+        self,
+        maker: SampleMaker,
+        collate: Collator,
+        batch_size: int,
+        pairs_only: bool,
+        sizes: Mapping[int, int] | None = None,
     ) -> TrainingData:
         """Decode or open the images, and set up sampler and loader."""
         options, captions = self.options, self.captions
         concepts = self.find_concepts(pairs_only)
         keys = captions.keys() if concepts is None else concepts
-        images = prepare_images(
-            self.split, options, maker.augment.size, self.unread, captions.problems
-        )
-        samples = ImageTextSamples(images.images, maker, concepts, self.split._fingerprint)
+        images = prepare_images(self.split, options, maker.augment, self.unread, captions.problems)
+        kind = ImageTextSamples if sizes is None else NativeSamples
+        samples = kind(images.images, maker, concepts, self.split._fingerprint)
         by_rows = concepts is None or (options.images_per_concept == 1 and not pairs_only)
         groups = {row: row if by_rows else keys[row] for row in images.rows}
-        loader, sampler = build_loader(samples, groups, collate, options, batch_size, maker.seed)
+        if sizes is None:
+            sampler = ConceptBatchSampler(
+                groups, batch_size, options.images_per_concept, maker.seed
+            )
+        else:
+            processes = PartialState().num_processes
+            sampler = BudgetBatchSampler(
+                groups, sizes, options.images_per_concept, maker.seed, processes
+            )
+        loader = build_loader(samples, sampler, collate, options)
         return TrainingData(loader, sampler, images.bad, len(self.split), len(set(keys)))
 
     def find_concepts(self, pairs_only: bool) -> list[int] | None:
@@ -171,10 +202,17 @@ class StreamRows:
         self.captions = StreamCaptions(stream, options.train_split, captions, column)
 
     def load(
-        self, maker: SampleMaker, collate: Collator, batch_size: int, pairs_only: bool
+        self,
+        maker: SampleMaker,
+        collate: Collator,
+        batch_size: int,
+        pairs_only: bool,
+        sizes: Mapping[int, int] | None = None,
     ) -> TrainingData:
         """Set up the loader of this process."""
         options, state = self.options, PartialState()
+        if sizes is not None:
+            [batch_size] = sizes.values()
         loader = StreamLoader(
             self.stream,
             options.train_split,
@@ -243,7 +281,7 @@ class ReadyImages:
 def prepare_images(
     split: Dataset,
     options: DataOptions,
-    image_size: int,
+    augment: SampleAugment,
     unread: list[SkippedSample],
     problems: dict[int, str],
 ) -> ReadyImages:
@@ -252,7 +290,7 @@ def prepare_images(
     Args:
         split: the rows.
         options: which column, and whether to decode all.
-        image_size: side S of the pixels wanted.
+        augment: varies the images afterwards, and says to what size they are decoded.
         unread: rows that could not be read at all.
         problems: row -> what is wrong with its texts or its class.
 
@@ -265,8 +303,7 @@ def prepare_images(
     for row in unread:
         bad.add(row.name, row.reason)
     if options.cache_images:
-        check_memory(len(split), image_size)
-        pixels, rows = decode_all(split, column, image_size, options.dataset, bad, problems)
+        pixels, rows = decode_for(augment, split, column, options.dataset, bad, problems)
         for example in bad.examples[len(unread) :]:
             logger.warning("skipped %s", example)
         return ReadyImages(StoredImages(pixels, rows), rows, bad)
@@ -279,6 +316,29 @@ def prepare_images(
         bad.seen += len(split)
         bad.check(options.dataset)
     return ReadyImages(images, [row for row in range(len(split)) if row not in problems], bad)
+
+
+def decode_for(
+    augment: SampleAugment,
+    split: Dataset,
+    column: str,
+    path: str,
+    bad: BadSamples,
+    problems: dict[int, str],
+) -> tuple[torch.Tensor | list[torch.Tensor], list[int]]:
+    """The pixels that the augmentation of samples begins with; otherwise as `decode_all`.
+
+    Raises:
+        DataError: more rows are bad than `bad` allows, or all are.
+        UserError: they would not fit into memory.
+    """
+    if isinstance(augment, NativeAugment):
+        size, most = augment.size, augment.max_patches
+        check_memory(len(split), math.ceil(size * most**0.5))
+        resize = partial(fit_image, patch_size=size, max_patches=most)
+        return decode_each(split, column, resize, path, bad, problems)
+    check_memory(len(split), augment.size)
+    return decode_all(split, column, augment.size, path, bad, problems)
 
 
 def check_memory(num_images: int, image_size: int, free: int | None = None):
@@ -304,25 +364,20 @@ def check_memory(num_images: int, image_size: int, free: int | None = None):
 
 def build_loader(
     samples: ImageTextSamples,
-    groups: dict[int, int],
+    sampler: ConceptBatchSampler,
     collate: Callable,
     options: DataOptions,
-    batch_size: int,
-    seed: int,
-) -> tuple[DataLoader, ConceptBatchSampler]:
-    """The batches of a split, and what chooses them.
+) -> DataLoader:
+    """The batches of a split.
 
     Args:
         samples: of the split.
-        groups: row -> its concept, for the rows that can be used.
+        sampler: chooses the rows of each batch.
         collate: makes batches of samples.
-        options: how many images of a concept are in a batch, and how many workers make them.
-        batch_size: images per batch.
-        seed: of their order.
+        options: how many workers make them.
     """
-    sampler = ConceptBatchSampler(groups, batch_size, options.images_per_concept, seed)
     workers = options.dataloader_num_workers
-    loader = DataLoader(
+    return DataLoader(
         samples,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -331,12 +386,16 @@ def build_loader(
         pin_memory=copies_pinned(default_device().type),
         # Its own generator: otherwise each new pass would draw from the one that dropout uses, and
         # a run that is resumed in the middle of a pass would diverge.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(sampler.seed),
     )
-    return loader, sampler
 
 
-def build_collator(processor: CLIPProcessor, augment: AugmentOptions) -> Collator:
+def build_collator(
+    processor: CLIPProcessor, augment: AugmentOptions, native: NativeOptions
+) -> Collator:
     """What makes batches of samples."""
-    images = processor.image_processor
-    return Collator(processor.tokenizer, augment, images.image_mean, images.image_std)
+    images: Any = processor.image_processor
+    arguments = processor.tokenizer, augment, images.image_mean, images.image_std
+    if native.is_on:
+        return NativeCollator(*arguments, images.patch_size, native.image_seq_lens)
+    return Collator(*arguments)

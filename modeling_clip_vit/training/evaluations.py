@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from datasets import Dataset, DatasetDict
 
@@ -11,7 +10,7 @@ from ..data.columns import check_columns, column_kinds
 from ..data.sources import open_dataset
 from ..evaluation.dataset import EvaluationSet, choose_split
 from ..evaluation.evaluate import open_evaluation
-from ..evaluation.images import ImagesInMemory
+from ..evaluation.images import OpenImages
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.tasks import TASKS
 from .arguments import DataOptions
@@ -35,19 +34,18 @@ class TrainedOn:
 
 
 def open_evaluations(
-    trained_on: TrainedOn, image_size: int, is_classifier: bool = False
+    trained_on: TrainedOn, open_images: OpenImages, is_classifier: bool = False
 ) -> list[EvaluationSet]:
     """Open and decode what a run is evaluated on, in the order of its recipe.
 
     Args:
         trained_on: the dataset of the run.
-        image_size: side of the images that the model was made for.
+        open_images: decodes the images of a split as the model takes them.
         is_classifier: whether the model has a class head in place of a text tower.
 
     Raises:
         DataError: a split or a column does not exist, or too many rows cannot be used.
     """
-    open_images = partial(ImagesInMemory, size=image_size)
     class_names = trained_on.class_names if is_classifier else None
     opened = []
     for options in trained_on.data.evaluations:

@@ -12,7 +12,9 @@ from transformers import (
     CLIPProcessor,
     PretrainedConfig,
     PreTrainedTokenizerBase,
+    Siglip2ImageProcessor,
 )
+from transformers.image_utils import PILImageResampling
 
 from ..configuration_clip_vit import ClipVitConfig, ClipVitTextConfig
 from ..conversion.published import local_checkpoint, local_tower
@@ -215,6 +217,26 @@ def load_text_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int) -> CLIPProcessor:
     """Transformers' CLIP processor for square images of this size, over any tokenizer."""
     return CLIPProcessor(image_processor=build_image_processor(image_size), tokenizer=tokenizer)
+
+
+def build_native_processor(
+    image_processor: Any, patch_size: int, max_patches: int
+) -> Siglip2ImageProcessor:
+    """What makes patches of images of any shape, which it keeps, and normalises as another does.
+
+    Args:
+        image_processor: that normalises.
+        patch_size: side of a patch in pixels.
+        max_patches: most patches of an image.
+    """
+    mean, std = mean_and_std(image_processor)
+    return Siglip2ImageProcessor(
+        patch_size=patch_size,
+        max_num_patches=max_patches,
+        image_mean=mean,
+        image_std=std,
+        resample=PILImageResampling.BICUBIC,
+    )
 
 
 def build_image_processor(image_size: int) -> CLIPImageProcessor:

@@ -9,6 +9,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..data.errors import DataError
 from ..data.mixing import mix_batch
+from ..data.native import join_patches
 from ..utils.command_line import CommandParser
 from ..utils.folders import check_picture, replaced_file
 from .arguments import TrainArguments
@@ -83,9 +84,16 @@ def save_preview(args: TrainArguments, path: Path, count: int = 24):
         save_picture_grid(partial, [Found(pixels[row].numpy(), titles[row]) for row in order])
 
 
-def draw_pixels(batch: dict, processor: Any) -> torch.Tensor:
-    """Pixels to look at, uint8 (B, S, S, 3), of normalised ones."""
+def draw_pixels(batch: dict, processor: Any) -> list[torch.Tensor]:
+    """Pixels to look at of each image, uint8 (height, width, 3), of normalised ones."""
     images = getattr(processor, "image_processor", processor)
     mean, std = (torch.tensor(v)[:, None, None] for v in (images.image_mean, images.image_std))
-    pixels = (batch["pixel_values"] * std + mean).clamp(0, 1)
-    return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    values = list(batch["pixel_values"])
+    if "spatial_shapes" in batch:
+        shapes = batch["spatial_shapes"].tolist()
+        values = [
+            join_patches(patches, rows, columns, images.patch_size)
+            for patches, (rows, columns) in zip(values, shapes, strict=True)
+        ]
+    pixels = [(image * std + mean).clamp(0, 1) for image in values]
+    return [(image * 255).round().to(torch.uint8).permute(1, 2, 0) for image in pixels]

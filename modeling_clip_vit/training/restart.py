@@ -7,10 +7,12 @@ and classes that are counted anew have other places.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 
+from ..data.native import NativeOptions
 from ..utils.from_pretrained import read_as_text
 from .arguments import TrainArguments
 from .precision import Precision
@@ -95,7 +97,7 @@ class ImageCounts:
 
     Args:
         processes: number of processes.
-        batch: images of a batch of one process.
+        batch: images of a batch of one process; their mean where a budget of patches decides.
         update: images of an update of all processes.
     """
 
@@ -107,6 +109,9 @@ class ImageCounts:
     def of(cls, recipe: dict[str, Any], processes: int) -> "ImageCounts":
         """Those of a recipe, launched in a number of processes."""
         batch = recipe["per_device_train_batch_size"]
+        if recipe.get("max_image_tokens"):
+            native = NativeOptions(recipe["image_seq_lens"], recipe["max_image_tokens"])
+            batch = round(mean(native.batch_sizes(batch, recipe["images_per_concept"]).values()))
         return cls(processes, batch, batch * processes * recipe["gradient_accumulation_steps"])
 
 

@@ -236,6 +236,8 @@ def test_no_parameter_sits_directly_on_a_model():
 
 NATIVE_VARIANTS = [
     {"pooling": "mean"},
+    {"pooling": "cls"},
+    {"pooling": "map"},
     {"pooling": "cls", "num_register_tokens": 2, "position_embedding_type": "rope"},
     {"pooling": "map", "position_embedding_type": "sincos", "norm_type": "groupnorm"},
     {"pooling": "mean", "position_embedding_type": "none", "norm_type": "batchnorm"},

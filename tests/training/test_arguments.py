@@ -70,6 +70,18 @@ def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_pa
         (["--config", "emoji", "--loss", "clip"], "pairs each image with one text: use 'one'"),
         (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
         (["--warmup_ratio", "1.5"], "warmup_ratio=1.5 is not allowed: it must be from 0 to 1"),
+        (["--max_image_tokens", "64"], "not allowed without image_seq_lens"),
+        (
+            ["--image_seq_lens", "[64,128]", "--max_image_tokens", "200"],
+            "2 of 128 patches are 256",
+        ),
+        (["--image_seq_lens", "[0]"], "image_seq_lens=[0] is not allowed"),
+        (["--image_seq_lens", "[64]", "--mixup_probability", "0.1"], "cannot be mixed"),
+        (["--image_seq_lens", "[64]", "--save_as", "[timm]"], "cut out squares"),
+        (
+            ["--config", "digits_classification", "--image_seq_lens", "[64]"],
+            "task='classification': its images are squares",
+        ),
         (["--config", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["--dataset", "./nowhere"], "no folder './nowhere'"),
     ],

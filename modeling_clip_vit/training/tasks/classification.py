@@ -5,6 +5,7 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -14,7 +15,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
 from ...conversion.published import local_checkpoint
-from ...data.batches import Collator
+from ...data.batches import Collator, ConceptBatchSampler
 from ...data.captions import CaptionOptions
 from ...data.columns import (
     Columns,
@@ -28,6 +29,7 @@ from ...data.mixing import mix_class_targets
 from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
+from ...evaluation.images import ImagesInMemory
 from ...inference.classifier import TorchClassifier
 from ...modeling_clip_vit import ClipVitForImageClassification
 from ...pretrained import load_with_report, refuse_misfits
@@ -68,6 +70,11 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
 
     def __init__(self, args: TrainArguments):
         super().__init__(args)
+        if args.native.is_on:
+            raise UserError(
+                f"image_seq_lens={args.native.image_seq_lens} is not allowed with "
+                "task='classification': its images are squares"
+            )
         if args.quantization.quantization_mode == "static":
             raise UserError(
                 "quantization_mode='static' is not allowed with task='classification', which has "
@@ -200,18 +207,23 @@ def prepare_classification(
         model, processor = build_classifier(args.model, labels.names)
     image_size = model.config.image_size
     trained_on = TrainedOn(splits, args.data, args.captions, labels.names)
-    evaluations = open_evaluations(trained_on, image_size, is_classifier=True)
+    open_images = partial(ImagesInMemory, size=image_size)
+    evaluations = open_evaluations(trained_on, open_images, is_classifier=True)
     unread = get_problems(splits, args.data.train_split)
-    images = prepare_images(split, args.data, image_size, unread, labels.problems)
     augment = SampleAugment(args.augment, image_size)
+    images = prepare_images(split, args.data, augment, unread, labels.problems)
     maker = SampleMaker(columns.image_column, None, augment, args.run.seed)
-    loader, sampler = build_loader(
-        ImageTextSamples(images.images, maker, labels.rows, split._fingerprint),
+    sampler = ConceptBatchSampler(
         {row: row for row in images.rows},
+        args.optimizer.per_device_train_batch_size,
+        args.data.images_per_concept,
+        args.run.seed,
+    )
+    loader = build_loader(
+        ImageTextSamples(images.images, maker, labels.rows, split._fingerprint),
+        sampler,
         Collator(None, args.augment, processor.image_mean, processor.image_std),
         args.data,
-        args.optimizer.per_device_train_batch_size,
-        args.run.seed,
     )
     data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))
     frozen = freeze(model, args.model)

@@ -17,13 +17,12 @@ from transformers import CLIPProcessor, PreTrainedModel
 from ...configuration_clip_vit import is_foreign
 from ...data.captions import CaptionMaker
 from ...data.packing import plan_for_mask
-from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
 from ...data.sources import open_dataset
 from ...evaluation.dataset import EvaluationSet
 from ...evaluation.images import ImagesInMemory
 from ...hub.sentence_transformers import write_sentence_transformers_files
-from ...inference.embedding import embed_pixels, embed_texts
+from ...inference.embedding import embed_texts
 from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
@@ -41,6 +40,7 @@ from ..evaluations import TrainedOn, open_evaluations
 from ..finetuning.options import START
 from ..freezing import freeze
 from ..gradient_cache import cached_backward, cut, refuse_batch_norm
+from ..image_form import check_takes_patches, choose_form
 from ..kernels import choose_packing
 from ..models import build_model, load_model
 from ..restart import Restart
@@ -57,7 +57,8 @@ from .objective import ContrastiveObjective, check_loss, check_teacher, load_tea
 from .task import Preparation, Task, Value, describe_images
 
 INPUTS = (
-    *("pixel_values", "input_ids", "attention_mask", "packed_places"),
+    *("pixel_values", "pixel_attention_mask", "spatial_shapes"),
+    *("input_ids", "attention_mask", "packed_places"),
     *("vision_pooler_output", "text_pooler_output"),
 )
 
@@ -113,6 +114,9 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
             teacher = load_teacher(path)
             if not stores_teacher(self.args, texts_of(preparation)):
                 check_teacher(path, teacher, model, preparation.processor.tokenizer)
+                if self.args.native.is_on:
+                    patch_size = model.config.vision_config.patch_size
+                    check_takes_patches(teacher.vision_model, "the teacher", patch_size)
                 teacher.to(device)
         self.objective = ContrastiveObjective(
             self.args.loss,
@@ -251,23 +255,24 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     else:
         kept = restart.processor.tokenizer if restart.processor else None
         model, processor = build_model(args.model, rows.captions, kept)
-    image_size = model.config.vision_config.image_size
+    form = choose_form(args, model, processor)
     maker = SampleMaker(
         columns.image_column,
         rows.captions,
-        SampleAugment(args.augment, image_size),
+        form.augment,
         args.run.seed,
         args.data.concept_column or columns.label_column,
     )
     data = rows.load(
         maker,
-        build_collator(processor, args.augment),
+        build_collator(processor, args.augment, args.native),
         args.optimizer.per_device_train_batch_size,
         LOSSES[args.loss.loss].pairs_only,
+        form.sizes,
     )
     classes = rows.captions.classes
     trained_on = TrainedOn(splits, args.data, args.captions, classes)
-    evaluations = open_evaluations(trained_on, image_size)
+    evaluations = open_evaluations(trained_on, form.open_images)
     frozen = freeze(model, args.model)
     return Preparation(model, processor, data, evaluations, frozen, columns, classes)
 
@@ -298,7 +303,7 @@ def example_searches(
     places = torch.linspace(0, len(images.rows) - 1, num_queries + 2)[1:-1].long().tolist()
     chosen = [(columns[turn % len(columns)], images.rows[p]) for turn, p in enumerate(places)]
     queries = [data.example(column, row) for column, row in chosen]
-    image_embeds = embed_pixels(model, processor, images.pixels)
+    image_embeds = images.encode(TorchEncoder(model, processor), images.pixels)
     scores = embed_texts(model, processor.tokenizer, queries) @ image_embeds.t()
     best = scores.topk(min(top_k, len(images.rows)), dim=1).indices.tolist()
     return [
