@@ -99,8 +99,8 @@ def decode_each(
 ) -> tuple[list[torch.Tensor], list[int]]:
     """Decode every image of a split once, each to a size of its own.
 
-    Arguments and errors are those of `decode_all`, but for `resize`, which makes the pixels of an image,
-    uint8 (3, height, width).
+    Arguments and errors are those of `decode_all`, but for `resize`, which makes the pixels of an
+    image, uint8 (3, height, width).
 
     Returns:
         The pixels of each image, and the row number of each.

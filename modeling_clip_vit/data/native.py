@@ -22,7 +22,7 @@ from transformers.models.siglip2.image_processing_siglip2 import get_image_size_
 from ..utils.errors import UserError
 from .batches import Collator, ConceptBatchSampler, drawn_pixels
 from .images import resize_part, to_tensor
-from .map_style import ImageTextSamples
+from .map_style import Images, ImageTextSamples
 from .policies import SampleAugment
 from .rows import Sample, SkippedSample
 from .samples import SampleMaker
@@ -148,25 +148,41 @@ class NativeAugment(SampleAugment):
         return top, left, part_height, part_width
 
 
+class SizedMakers(dict[int, SampleMaker]):
+    """What makes the same samples with at most a number of patches, by that number.
+
+    Args:
+        maker: with any number.
+    """
+
+    def __init__(self, maker: SampleMaker):
+        super().__init__()
+        self.maker = maker
+
+    def __missing__(self, max_patches: int) -> SampleMaker:
+        varied = self.maker.augment
+        assert isinstance(varied, NativeAugment)
+        augment = NativeAugment(varied.options, varied.size, max_patches)
+        self[max_patches] = self.maker.with_augment(augment)
+        return self[max_patches]
+
+
 class NativeSamples(ImageTextSamples):
     """Rows of a table, varied anew in each epoch; an index is (row, draw, most patches)."""
 
+    def __init__(
+        self,
+        images: Images,
+        maker: SampleMaker,
+        concepts: Sequence[int] | None = None,
+        fingerprint: str = "",
+    ):
+        super().__init__(images, maker, concepts, fingerprint)
+        self.makers = SizedMakers(maker)
+
     def __getitem__(self, index: tuple[int, ...]) -> Sample | SkippedSample:
         number, draw, max_patches = index
-        return self.maker_for(max_patches).make(self.find_row(number), draw, number)
-
-    def maker_for(self, max_patches: int) -> SampleMaker:
-        """Makes the same samples with at most this many patches."""
-        return with_max_patches(self.maker, max_patches)
-
-
-def with_max_patches(maker: SampleMaker, max_patches: int) -> SampleMaker:
-    """What makes the same samples with at most this many patches."""
-    varied = maker.augment
-    assert isinstance(varied, NativeAugment)
-    if varied.max_patches == max_patches:
-        return maker
-    return maker.with_augment(NativeAugment(varied.options, varied.size, max_patches))
+        return self.makers[max_patches].make(self.find_row(number), draw, number)
 
 
 class BudgetBatchSampler(ConceptBatchSampler):
