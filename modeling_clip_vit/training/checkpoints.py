@@ -1,6 +1,7 @@
 """Checkpoints to resume from: complete or not there at all."""
 
 import glob
+import itertools
 import json
 import logging
 import shutil
@@ -306,7 +307,7 @@ def checkpoint_to_resume(
 
 def load_checkpoint(
     accelerator: Accelerator, path: Path
-) -> tuple[dict[str, torch.Tensor] | None, dict | None]:
+) -> tuple[dict[str, torch.Tensor] | None, list[dict]]:
     """Restore model, optimiser, scaler and random states.
 
     Args:
@@ -314,7 +315,8 @@ def load_checkpoint(
         path: a complete checkpoint.
 
     Returns:
-        The saved running mean of the weights, and the saved place of this process in a stream.
+        The saved running mean of the weights, and the saved places in a stream of all processes
+        that read it.
 
     Raises:
         CheckpointError: it is of another model.
@@ -328,6 +330,13 @@ def load_checkpoint(
             f"cannot resume from {path}: {first_line(error)}; it belongs to another model or "
             "optimiser"
         ) from error
-    reader = path / reader_file(accelerator.process_index)
-    state = json.loads(reader.read_text(encoding="utf-8")) if reader.is_file() else None
-    return tensors, state
+    return tensors, read_places(path)
+
+
+def read_places(path: Path) -> list[dict]:
+    """Where each process read a stream, in the order of their numbers; empty without a stream."""
+    files = (path / reader_file(process) for process in itertools.count())
+    return [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in itertools.takewhile(Path.is_file, files)
+    ]

@@ -1,6 +1,7 @@
 """The batches of a pass over the data, from any batch on, and what could not be read of it."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 
@@ -96,12 +97,12 @@ class ResumableBatches:
         """What a checkpoint must keep besides the number of batches done: nothing."""
         return None
 
-    def resume(self, done: int, state: dict | None, before: ImageCounts, now: ImageCounts) -> int:
+    def resume(self, done: int, states: list[dict], before: ImageCounts, now: ImageCounts) -> int:
         """How many batches of a pass count as done, also where they had another size.
 
         Args:
             done: batches that each process had done.
-            state: what `state_dict` gave.
+            states: what `state_dict` gave on each process.
             before, now: processes and images of a batch, when it was saved and now.
         """
         images, share = done * before.processes * before.batch, now.processes * now.batch
@@ -129,21 +130,18 @@ class ResumableStream(ResumableBatches):
         """Where the stream stands on this process."""
         return self.loader.state_dict()
 
-    def resume(self, done: int, state: dict | None, before: ImageCounts, now: ImageCounts) -> int:
-        """Go on where the stream stood; from the epoch's beginning where other processes read.
+    def resume(self, done: int, states: list[dict], before: ImageCounts, now: ImageCounts) -> int:
+        """Go on where the stream stood, also where other processes or workers read.
 
         Raises:
             DataError: it was another stream.
         """
-        if state is None or before.processes != now.processes:
-            logger.warning(
-                "the stream was read by %d processes: its epoch begins again, so that samples of "
-                "it come a second time",
-                before.processes,
-            )
+        if not states:
+            logger.warning("the checkpoint is of a run without a stream: its epoch begins")
             return 0
-        self.loader.load_state_dict(state)
-        return done
+        self.loader.load_state_dict(*states)
+        images = done * before.processes * before.batch
+        return math.ceil(images / (now.processes * now.batch))
 
 
 def build_batches(

@@ -526,7 +526,7 @@ class Trainer:
             check_zero_checkpoint(path, state["processes"], self.accelerator.num_processes)
         optimizer = self.scheduler.optimizer  # without what Accelerate or DeepSpeed put around it
         fields = keep_fields(optimizer)
-        average, reader = load_checkpoint(self.accelerator, path)
+        average, readers = load_checkpoint(self.accelerator, path)
         if (average is None) != (self.average is None):
             raise CheckpointError(
                 f"cannot resume from {path}: it was saved {'with' if average else 'without'} "
@@ -546,5 +546,5 @@ class Trainer:
         self.progress.step = rescale_step(self.progress.step, done, now, self.max_steps, is_fixed)
         position = {**state["scheduler"], **place_of(self.scheduler, self.progress.step)}
         restore_fields(optimizer, self.scheduler, fields, position)
-        self.progress.batch = self.reader.resume(self.progress.batch, reader, done, now)
+        self.progress.batch = self.reader.resume(self.progress.batch, readers, done, now)
         self.last_log = (self.progress.seconds, self.progress.images)

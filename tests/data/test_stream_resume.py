@@ -161,7 +161,7 @@ def test_a_resume_counts_what_was_given_away_not_what_workers_prepared(streams):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("tar", {"num_workers": 2}, "dataloader_num_workers was 0 and is 2"),
+        ("tar", {"seed": 2}, "seed was 0 and is 2"),
         ("other", {}, r"shards was \[5\] and is \[2\]"),
     ],
 )

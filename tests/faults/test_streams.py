@@ -98,3 +98,23 @@ def test_a_stream_without_a_batch_for_every_process_is_rejected(tmp_path, linear
         tmp_path, tmp_path, linear_config, **fields, per_device_train_batch_size=2
     )
     assert "gave no batch for every process" in fail(start(recipe, launch=TWO_PROCESSES))
+
+
+def test_a_run_on_a_stream_goes_on_in_one_process_where_two_stopped(tmp_path, linear_config):
+    write_square_tars(tmp_path, shards=4)
+    fields = {
+        **STREAM,
+        "stream_sources": [str(tmp_path / "*.tar")],
+        "samples_per_epoch": 96,
+        "per_device_train_batch_size": 4,
+        "lr_scheduler_type": "constant",
+        "save_steps": 2,
+    }
+    recipe = write_recipe(tmp_path, tmp_path, linear_config, **fields)
+    finish(start(recipe, "--max_steps", "2", launch=TWO_PROCESSES))
+    train(recipe, "--max_steps", "6", "--resume_from_checkpoint", "latest")
+    newest = max((output_of(recipe) / "checkpoints").glob("step-*"))
+    place = json.loads((newest / "reader_0.json").read_text())
+    assert place["epoch"] == 0
+    assert place["remainder"]["samples"] == 2 * 8
+    assert place["workers"][0]["batches"] == 4

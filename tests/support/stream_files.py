@@ -135,6 +135,41 @@ def all_workers(make, world_size: int, workers: int):
             yield from loader.start_worker(worker)
 
 
+def begin(sources, world_size: int, workers: int, **options) -> list[StreamLoader]:
+    """The loader of every process."""
+    return [
+        make_loader(sources, rank=rank, world_size=world_size, num_workers=workers, **options)
+        for rank in range(world_size)
+    ]
+
+
+def read_in_turn(loaders: list[StreamLoader], count: int | None = None) -> list:
+    """Batches of every worker of every process, in turn, read in this process.
+
+    Args:
+        loaders: of all processes; they stand behind these batches then.
+        count: of batches; None for all up to the end.
+    """
+    waiting = [(loader, worker) for worker in range(loaders[0].consumers) for loader in loaders]
+    begun = {place: iter_with_states(*place) for place in waiting}
+    batches: list = []
+    while waiting and (count is None or len(batches) < count):
+        place = waiting.pop(0)
+        batch = next(begun[place], None)
+        if batch is not None:
+            batches.append(batch)
+            waiting.append(place)
+    return batches
+
+
+def iter_with_states(loader: StreamLoader, worker: int):
+    """The batches of a worker, whose state the loader keeps as when it gives them away."""
+    batches = loader.start_worker(worker)
+    for batch in batches:
+        loader.states[worker] = batches.state()
+        yield batch
+
+
 def order_of(folder: Path, epoch: int = 0, **options) -> list[int]:
     """The numbers of the samples of an epoch in order."""
     loader = make_loader([folder], **options)

@@ -8,7 +8,8 @@ from ..files.tars import IMAGE_EXTENSIONS
 from ..rows import Row, SkippedSample
 from ..sources import open_shards
 from ..templates import clean_class_name
-from .interleave import Consumer, MixedRows, StoppingStrategy
+from .dealing import Consumer
+from .interleave import MixedRows, StoppingStrategy
 from .options import StreamOptions
 
 
@@ -140,7 +141,8 @@ class StreamCaptions(StreamTexts):
         ]
         strategy: StoppingStrategy = "all_exhausted_without_replacement"
         rows = MixedRows(sources, self.stream.weights(), Consumer(), strategy)
-        while rows.count < self.count and (row := rows.read()) is not None:
+        while rows.count < self.count and (placed := rows.read()) is not None:
+            row = placed.row
             if isinstance(row, SkippedSample):
                 continue
             for column in columns:

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 import fsspec
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -16,9 +17,13 @@ from ...utils.devices import copies_pinned, default_device
 from ..errors import DataError
 from ..samples import SampleMaker
 from ..sources import open_shards
-from .interleave import Consumer
+from .dealing import Remainder
 from .options import StreamOptions
+from .redealing import consumer_of, find_remainder
 from .samples import Collate, SampleBatches
+
+#: Fields of a loader's identity that no saved state can do without.
+STREAM_FIELDS = ("seed", "shards", "stream_weights", "samples_per_epoch")
 
 
 @dataclass
@@ -144,6 +149,7 @@ class StreamLoader:
     def begin(self, epoch: int):
         """Stand before the first batch of an epoch."""
         self.epoch = epoch
+        self.remainder: Remainder | None = None
         self.next_worker = 0
         self.states: list[dict | None] = [None] * self.consumers
 
@@ -170,22 +176,17 @@ class StreamLoader:
         self.begin(self.epoch)
 
     def quotas(self) -> list[int | None]:
-        """Batches of each worker in an epoch."""
-        if not self.options.samples_per_epoch:
+        """Batches of each worker in an epoch, or in what remains of it."""
+        samples = self.options.samples_per_epoch
+        if not samples:
             return [None] * self.consumers
-        each, rest = divmod(len(self), self.consumers)
+        samples -= self.remainder.samples if self.remainder else 0
+        each, rest = divmod(samples // (self.batch_size * self.world_size), self.consumers)
         return [each + (worker < rest) for worker in range(self.consumers)]
 
     def start_worker(self, worker: int) -> SampleBatches:
         """The batches of one worker, from where it stands."""
-        # Consecutive consumers belong to different processes, so that shards that do not suffice
-        # for all consumers are still spread over all processes.
-        consumer = Consumer(
-            worker * self.world_size + self.rank,
-            self.consumers * self.world_size,
-            self.seed,
-            self.epoch,
-        )
+        consumer = consumer_of(worker, self.identity(), self.epoch)
         return SampleBatches(
             self.sources,
             self.options,
@@ -194,10 +195,11 @@ class StreamLoader:
             self.batch_size,
             consumer,
             self.states[worker],
+            self.remainder,
         )
 
     def identity(self) -> dict:
-        """Everything that must match for a saved state to be valid."""
+        """Everything that must match for a saved state to go on bit for bit."""
         options = self.options
         return {
             "processes": self.world_size,
@@ -217,24 +219,47 @@ class StreamLoader:
         return {
             "epoch": self.epoch,
             "next_worker": self.next_worker,
-            "workers": list(self.states),
+            "workers": [state and {**state, "pending": plain(state)} for state in self.states],
             "fingerprint": self.identity(),
+            "remainder": self.remainder and self.remainder.state_dict(),
         }
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, *states: dict):
         """Go on from a state.
 
+        Where as many processes, workers and batches read as before, each goes on bit for bit.
+        Otherwise what remains of the epoch is dealt anew: what was delivered does not come again,
+        and all else comes once.
+
+        Args:
+            states: of all processes that read the stream; this process's own is enough where
+                nothing has changed.
+
         Raises:
-            DataError: it is of another stream.
+            DataError: they are of another stream, or not enough.
         """
-        for name, value in self.identity().items():
-            if state["fingerprint"].get(name) != value:
+        identity = self.identity()
+        for name in STREAM_FIELDS:
+            before = states[0]["fingerprint"].get(name)
+            if before != identity[name]:
                 raise DataError(
-                    f"cannot go on with the stream: {name} was {state['fingerprint'].get(name)} "
-                    f"and is {value}"
+                    f"cannot go on with the stream: {name} was {before} and is {identity[name]}"
                 )
+        own = [state for state in states if state["fingerprint"] == identity]
+        if not own:
+            self.begin(states[0]["epoch"])
+            self.remainder = find_remainder(self.sources, self.options, states)
+            return
+        [state] = own
         self.epoch, self.next_worker = state["epoch"], state["next_worker"]
         self.states = list(state["workers"])
+        remainder = state.get("remainder")  # older releases have none
+        self.remainder = Remainder.from_state_dict(remainder) if remainder else None
+
+
+def plain(state: dict) -> list[list[int]]:
+    """The pending rows of a worker's state as plain values; a loaded state has them so."""
+    return np.asarray(state.get("pending", ())).tolist()
 
 
 def leave(sent: WorkerBatch) -> WorkerBatch:

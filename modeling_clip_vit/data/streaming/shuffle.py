@@ -3,8 +3,8 @@
 import heapq
 from typing import Any
 
-from ..rows import Row, SkippedSample
-from .interleave import Consumer, MixedRows
+from .dealing import Consumer, PlacedRow, RowPlace
+from .interleave import MixedRows
 
 
 class ShuffledRows:
@@ -35,7 +35,7 @@ class ShuffledRows:
         self.delays = consumer.random(1, drawn=rows.count)
         self.left_before = left_before
         #: Rows held: key, number, position before it, row.
-        self.held: list[tuple[float, int, Any, Row | SkippedSample]] = []
+        self.held: list[tuple[float, int, Any, PlacedRow]] = []
         self.is_draining = False
 
     def state(self) -> dict:
@@ -46,7 +46,11 @@ class ShuffledRows:
         left_before = -1.0 if self.is_draining else self.left_before
         return {"position": self.rows.position(), "left_before": left_before}
 
-    def read(self) -> Row | SkippedSample | None:
+    def pending(self) -> list[RowPlace]:
+        """The rows held, and the pending ones of other consumers that have not been read."""
+        return [entry[3].place for entry in self.held] + self.rows.unread()
+
+    def read(self) -> PlacedRow | None:
         """The next row in shuffled order; None at the end."""
         while True:
             if self.held and (self.is_draining or self.held[0][0] <= self.rows.count):
