@@ -4,6 +4,7 @@ It imports the package, and with it torch, only to run a command: `clip-vit --he
 Commands in `LIGHT` do without torch as far as they can.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -114,6 +115,8 @@ def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | 
     module, function, _ = COMMANDS[name]
     if name in LIGHT:
         prepare_package()
+    # A notice for the developers of torchao, at every start: enumerations need no registration.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     kwargs = {"default_config": default_config} if name == "train" else {}
     from modeling_clip_vit.utils.errors import UserError, one_line
 

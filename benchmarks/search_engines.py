@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("LANCE_LOG", "error")
 
 import numpy as np
 import pyarrow as pa

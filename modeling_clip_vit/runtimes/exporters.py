@@ -5,10 +5,11 @@ and call NNCF, torchao or ONNX Runtime to quantise.
 """
 
 import copy
+import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +59,7 @@ class TransformersRuntime(Runtime):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what exporters and quantisers log about their versions and every node."""
+    """Silence what exporters and quantisers print and log: versions, progress and every node."""
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf", None)]
@@ -68,7 +69,8 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         for logger, level in zip(loggers, levels, strict=True):

@@ -96,7 +96,8 @@ class PictureIndex:
         """LanceDB's connection."""
         require(("lancedb",), "search", "an index of pictures")
         # It warns of every table that it makes, and of queries without distances.
-        os.environ.setdefault("LANCE_LOG", "error")
+        for variable in ("LANCE_LOG", "LANCEDB_LOG"):
+            os.environ.setdefault(variable, "error")
         import lancedb
 
         return lancedb.connect(self.place.uri, storage_options=self.place.storage_options)

@@ -87,15 +87,26 @@ def test_it_searches_with_an_export_and_saves_a_picture(site, place, exported):
     assert (place / "new" / "out.png").is_file()
 
 
-def test_it_indexes_and_searches_the_index(site, place, model):
-    run(site, place, "index", model, "pictures", "pictures.index")
+@pytest.fixture(scope="module")
+def indexing(site, place, model) -> str:
+    """What is printed while pictures.index is made."""
+    return run(site, place, "index", model, "pictures", "pictures.index")
+
+
+@pytest.mark.parametrize("noise", ["[torch.onnx]", "WARN", "deprecated"])
+def test_an_index_is_made_without_messages_of_other_packages(indexing, noise):
+    assert noise not in indexing
+
+
+@pytest.mark.usefixtures("indexing")
+def test_it_indexes_and_searches_the_index(site, place):
     printed = run(site, place, "search", "pictures.index", "a red square", "--format", "paths")
     assert Path(printed.splitlines()[0]).is_file()
 
 
-def test_it_writes_the_page_of_an_index(site, place, model):
-    run(site, place, "index", model, "pictures", "shown.index")
-    run(site, place, "demo", "shown.index", "--target", "page")
+@pytest.mark.usefixtures("indexing")
+def test_it_writes_the_page_of_an_index(site, place):
+    run(site, place, "demo", "pictures.index", "--target", "page")
     assert (place / "page" / "index.html").is_file()
 
 
