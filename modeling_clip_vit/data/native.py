@@ -246,6 +246,11 @@ class BudgetBatchSampler(ConceptBatchSampler):
                 start += count
 
 
+def draw_length(lengths: Sequence[int], key: Sequence[int]) -> int:
+    """One of the numbers of patches, as a function of the key alone."""
+    return lengths[int(np.random.default_rng(key).integers(len(lengths)))]
+
+
 def plan_lengths(takes: Mapping[int, int], count: int, seed: int) -> list[int]:
     """Draw numbers of patches for the updates of an epoch, evenly, as long as something fits.
 

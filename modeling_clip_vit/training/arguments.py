@@ -558,11 +558,6 @@ class TrainArguments:
                 f"save_as={self.run.save_as} is not allowed with image_seq_lens: the processors of "
                 "other implementations cut out squares"
             )
-        if self.stream.stream_sources and len(set(native.image_seq_lens)) > 1:
-            raise UserError(
-                f"image_seq_lens={native.image_seq_lens} is not allowed with stream_sources: give "
-                "one number"
-            )
 
     def check_stream(self):
         """Reject options that a stream does not support.

@@ -211,8 +211,6 @@ class StreamRows:
     ) -> TrainingData:
         """Set up the loader of this process."""
         options, state = self.options, PartialState()
-        if sizes is not None:
-            [batch_size] = sizes.values()
         loader = StreamLoader(
             self.stream,
             options.train_split,
@@ -223,6 +221,7 @@ class StreamRows:
             options.dataloader_num_workers,
             state.process_index,
             state.num_processes,
+            sizes,
         )
         bad, samples = BadSamples(options.max_bad_sample_ratio), self.stream.samples_per_epoch
         return TrainingData(loader, loader, bad, samples, samples)

@@ -1,5 +1,7 @@
 """Images in their own aspect ratio: patches, sizes, and batches under a budget of patches."""
 
+import itertools
+import json
 from collections import Counter
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.testing import assert_close
 from transformers import CLIPImageProcessor
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
+from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.native import (
     BudgetBatchSampler,
     NativeAugment,
@@ -20,9 +23,14 @@ from modeling_clip_vit.data.native import (
     join_patches,
 )
 from modeling_clip_vit.data.rows import Sample
+from modeling_clip_vit.data.samples import SampleMaker
+from modeling_clip_vit.data.streaming.captions import StreamTexts
+from modeling_clip_vit.data.streaming.loader import StreamLoader
+from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.transforms import NOISE_SIZE, AugmentOptions, augment
 from modeling_clip_vit.training.models import build_native_processor
 from modeling_clip_vit.utils.errors import UserError
+from tests.support.stream_files import write_parquet
 
 SHAPES = [(40, 64), (300, 31), (17, 17), (90, 200)]
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -139,3 +147,48 @@ def test_a_budget_makes_fewer_images_of_more_patches():
     assert options.batch_sizes(7) == {64: 17, 128: 8, 256: 4}
     assert options.batch_sizes(7, images_per_concept=4) == {64: 16, 128: 8, 256: 4}
     assert NativeOptions([64, 256]).batch_sizes(7) == {64: 7, 256: 7}
+
+
+def stream(folder, **options) -> StreamLoader:
+    """A stream of pictures in patches of 4 pixels; its batches are lists of samples."""
+    maker = SampleMaker(
+        "image",
+        StreamTexts(CaptionOptions(["caption"]), ()),
+        NativeAugment(AugmentOptions(), 4, 16),
+        5,
+    )
+    reading = StreamOptions([str(folder)], shuffle_buffer_size=6, samples_per_epoch=120)
+    sizes = {4: 6, 9: 4, 16: 2}
+    return StreamLoader(reading, "train", maker, list, 0, sizes=sizes, **options)
+
+
+def shapes_of(batches) -> list[tuple[int, int]]:
+    """The number of samples of each batch, and that of pixels of its images."""
+    return [(len(batch), batch[0].pixels[0].numel()) for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_parquet(tmp_path_factory.mktemp("stream") / "shards", [20, 25, 30])
+
+
+def test_batches_of_a_stream_have_the_size_of_their_number_of_patches(shards):
+    loader = stream(shards)
+    shapes = shapes_of(loader)
+    assert set(shapes) == {(6, 2 * 2 * 16), (4, 3 * 3 * 16), (2, 4 * 4 * 16)}
+    assert len(shapes) == len(loader) == 120 // 4
+
+
+def test_all_processes_read_a_stream_in_the_same_numbers_of_patches(shards):
+    shapes = [shapes_of(stream(shards, rank=rank, world_size=2)) for rank in range(2)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_stream_goes_on_at_any_batch(shards):
+    whole = [[sample.texts for sample in batch] for batch in stream(shards)]
+    for done in (1, 4, 11):
+        begun, resumed = stream(shards), stream(shards)
+        for _ in itertools.islice(begun, done):
+            pass
+        resumed.load_state_dict(json.loads(json.dumps(begun.state_dict())))
+        assert [[sample.texts for sample in batch] for batch in resumed] == whole[done:]

@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoTokenizer, Siglip2ImageProcessor
 
-from modeling_clip_vit import ClipVitModel
+from modeling_clip_vit import ClipVitForImageClassification, ClipVitModel
+from modeling_clip_vit.data.native import cut_patches
 from modeling_clip_vit.embeddings import drop_patches, patch_places
 from modeling_clip_vit.normalization import build_norm
 from tests.support.models import make_images, make_texts, small_config, small_model
@@ -278,6 +279,17 @@ def test_images_of_different_shapes_in_one_batch_embed_as_alone(vision, attentio
     assert processor.patch_size == 8
     again = model.get_image_features(**inputs).pooler_output
     assert again.shape == together.shape
+
+
+def test_a_classifier_takes_patches_too():
+    config = small_config(vision={"pooling": "mean"}).vision_config
+    torch.manual_seed(0)
+    model = ClipVitForImageClassification(config).eval()
+    images = make_images(2)
+    mask, shapes = torch.ones(2, 16, dtype=torch.long), torch.tensor([[4, 4]] * 2)
+    patches = cut_patches(images, config.patch_size)
+    logits = model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).logits
+    assert_close(logits, model(images).logits, atol=1e-5, rtol=0)
 
 
 def test_patches_that_do_not_fit_are_refused():

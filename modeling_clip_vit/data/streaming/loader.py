@@ -3,9 +3,10 @@
 rows of shards → mixed → shuffled → text drawn → sorted by length in a window → decoded → batch
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from statistics import mean
 
 import fsspec
 import numpy as np
@@ -86,6 +87,8 @@ class StreamLoader:
         seed: of the order.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         rank, world_size: this process, and how many there are.
+        sizes: for images in their own aspect ratio, most patches of an image -> samples a batch, in
+            place of `batch_size`.
 
     Raises:
         DataError: a source cannot be opened.
@@ -102,9 +105,11 @@ class StreamLoader:
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        sizes: Mapping[int, int] | None = None,
     ):
         self.options, self.maker, self.collate = options, maker, collate
-        self.batch_size, self.seed = batch_size, seed
+        self.seed, self.sizes = seed, sizes
+        self.batch_size = round(mean(sizes.values())) if sizes else batch_size
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self.sources = [
             open_shards(path, split, maker.columns(), maker.image_column)
@@ -116,7 +121,7 @@ class StreamLoader:
         if options.samples_per_epoch and len(self) == 0:
             raise DataError(
                 f"samples_per_epoch={options.samples_per_epoch} is not allowed: one batch of every "
-                f"process takes {batch_size * world_size}"
+                f"process takes {self.batch_size * world_size}"
             )
         self.begin(0)
 
@@ -196,11 +201,15 @@ class StreamLoader:
             consumer,
             self.states[worker],
             self.remainder,
+            self.sizes,
+            worker,
         )
 
     def identity(self) -> dict:
         """Everything that must match for a saved state to go on bit for bit."""
-        options = self.options
+        options, sizes = self.options, {}
+        if self.sizes is not None:  # lists, as JSON has them
+            sizes["image_seq_lens"] = [list(size) for size in self.sizes.items()]
         return {
             "processes": self.world_size,
             "rank": self.rank,
@@ -212,6 +221,7 @@ class StreamLoader:
             "samples_per_epoch": options.samples_per_epoch,
             "shuffle_buffer_size": options.shuffle_buffer_size,
             "length_window": options.length_window,
+            **sizes,
         }
 
     def state_dict(self) -> dict:

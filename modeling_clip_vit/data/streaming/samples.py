@@ -1,12 +1,13 @@
 """The batches of one consumer: windows of samples, sorted by the length of their texts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
 
 from ..captions import stable_number
 from ..errors import DataError
+from ..native import SizedMakers, draw_length
 from ..rows import Row, Sample, SkippedSample
 from ..samples import DrawnSample, SampleMaker
 from ..sources import Shards
@@ -36,6 +37,9 @@ class SampleBatches:
         consumer: who reads.
         state: where to go on, of `state()`.
         remainder: what other consumers left of this epoch.
+        sizes: for images in their own aspect ratio, most patches of an image -> samples a batch.
+        worker: number of the consumer in its process: with it, all processes draw the same numbers
+            of patches.
     """
 
     def __init__(
@@ -48,11 +52,15 @@ class SampleBatches:
         consumer: Consumer,
         state: dict | None = None,
         remainder: Remainder | None = None,
+        sizes: Mapping[int, int] | None = None,
+        worker: int = 0,
     ):
         state = state or {"rows": {"position": None, "left_before": -1.0}, "left": [], "batches": 0}
         self.maker, self.collate, self.consumer = maker, collate, consumer
+        self.sizes, self.worker, self.makers = sizes, worker, SizedMakers(maker)
         self.batch_size = batch_size
-        self.window_size = batch_size * options.length_window
+        self.has_window = options.length_window > 1
+        self.window_size = max(sizes.values() if sizes else [batch_size]) * options.length_window
         mixed = MixedRows(
             sources,
             options.weights(),
@@ -109,6 +117,11 @@ class SampleBatches:
         """
         if not self.left:
             self.fill_window()
+        maker = self.maker
+        if self.sizes is not None:
+            key = (self.consumer.seed, self.consumer.epoch, self.worker, self.batches)
+            length = draw_length(list(self.sizes), key)
+            maker, self.batch_size = self.makers[length], self.sizes[length]
         place = self.choose_place()
         samples: list[Sample | SkippedSample] = []
         usable = 0
@@ -116,7 +129,7 @@ class SampleBatches:
             drawn = self.take(place)
             if drawn is None:
                 break
-            sample = self.maker.decode(drawn) if isinstance(drawn, DrawnSample) else drawn
+            sample = maker.decode(drawn) if isinstance(drawn, DrawnSample) else drawn
             samples.append(sample)
             usable += isinstance(sample, Sample)
             if isinstance(sample, SkippedSample) and len(samples) - usable >= LONGEST_FAILURE:
@@ -134,13 +147,13 @@ class SampleBatches:
             self.window.append(self.draw(placed.row))
             self.window_places.append(placed.place)
         self.left = list(range(len(self.window)))
-        if self.window_size > self.batch_size:
+        if self.has_window:
             lengths = [getattr(drawn, "length", 0) for drawn in self.window]
             self.left.sort(key=lengths.__getitem__)
 
     def choose_place(self) -> int:
         """Where in the window a batch begins: a random one of the batches that it still holds."""
-        if self.window_size == self.batch_size or len(self.left) < self.batch_size:
+        if not self.has_window or len(self.left) < self.batch_size:
             return 0
         random = self.consumer.random(2, drawn=self.batches)
         return int(random.random() * (len(self.left) // self.batch_size)) * self.batch_size
