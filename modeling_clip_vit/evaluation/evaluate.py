@@ -127,14 +127,21 @@ def evaluate(
 
 
 def evaluate_run(
-    sources: Sequence[EvaluationSet], encoder: Encoder | TorchClassifier, is_end: bool = True
+    sources: Sequence[EvaluationSet],
+    encoder: Encoder | TorchClassifier,
+    is_end: bool = True,
+    is_alone: bool = True,
 ) -> list[Metric]:
-    """Evaluate a model on all that a recipe names, in this process alone.
+    """Evaluate a model on all that a recipe names.
 
     Args:
         sources: the splits.
         encoder: a CLIP, an export of one, or a classifier.
         is_end: also evaluate what the recipe evaluates at the end only.
+        is_alone: this process does all the work. Otherwise all processes call this together.
+
+    Returns:
+        The metrics; where processes share the rows, in the main process only.
 
     Raises:
         DataError: a split has only one usable image.
@@ -142,7 +149,6 @@ def evaluate_run(
     metrics: list[Metric] = []
     for source in sources:
         if is_end or not source.options.only_at_end:
-            report = evaluate(source, encoder, is_alone=True)
-            assert report is not None, "this process does all the work"
-            metrics += report.metrics
+            report = evaluate(source, encoder, is_alone)
+            metrics += report.metrics if report else []
     return metrics

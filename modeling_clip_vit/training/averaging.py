@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -58,9 +59,19 @@ class WeightAverage:
             mean.copy_(weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The mean by name, all-gathered if it is sharded; all processes must call this."""
-        means = (full_tensor(mean).contiguous() for mean in self.means)
-        return dict(zip(self.names, means, strict=True))
+        """The mean by name; all processes must call this.
+
+        Where it is sharded, it is gathered one weight at a time to the main process's CPU: it may
+        not fit on a device as a whole. Other processes then get nothing.
+        """
+        state: dict[str, torch.Tensor] = {}
+        for name, mean in zip(self.names, self.means, strict=True):
+            whole = full_tensor(mean).contiguous()
+            if not isinstance(mean, DTensor):
+                state[name] = whole
+            elif dist.get_rank() == 0:
+                state[name] = whole.cpu()
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]):

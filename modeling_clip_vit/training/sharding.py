@@ -1,13 +1,19 @@
-"""A model whose weights FSDP2 shards over processes: what it cannot do, and its number formats."""
+"""A model whose weights FSDP2 shards over processes: what it cannot do, formats, evaluation."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    register_fsdp_forward_method,
+)
 
 from ..normalization import upcast
 from ..utils.errors import UserError
@@ -72,3 +78,26 @@ def set_sharded_precision(accelerator: Accelerator, model: nn.Module):
 def upcast_output(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     """A forward hook: the output of a module in float32 or better."""
     return upcast(output)
+
+
+@contextmanager
+def embedding_sharded(model: nn.Module) -> Iterator[None]:
+    """Have a sharded model gather its weights where it embeds images or texts alone.
+
+    All processes must embed as often. Without a backward pass, FSDP2 keeps what it has gathered,
+    although weights change: after this, they are gathered again.
+
+    Args:
+        model: as FSDP2 sharded it, after a step.
+    """
+    names = [name for name in ("get_image_features", "get_text_features") if hasattr(model, name)]
+    for name in names:
+        register_fsdp_forward_method(model, name)
+    try:
+        yield
+    finally:
+        for name in names:  # within `forward`, they would give up weights too early
+            delattr(model, name)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()

@@ -50,7 +50,7 @@ from .restart import (
 from .resumable_batches import build_batches
 from .revisions import Revisions
 from .save_as import check_save_as
-from .sharding import check_sharded, set_sharded_precision
+from .sharding import check_sharded, embedding_sharded, set_sharded_precision
 from .signals import Interrupted, StopSignals
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
@@ -424,13 +424,23 @@ class Trainer:
     def evaluate_on_the_way(self):
         """Evaluate the model that training would give if it ended now, and log the metrics."""
         with self.average.applied() if self.average else nullcontext():
-            model = self.whole_model()
+            is_sharded = self.accelerator.is_fsdp2
+            # All of it is too large for one device, and is needed to be uploaded only.
+            is_whole = not is_sharded or self.args.run.uploads_revisions
+            model = self.whole_model() if is_whole else None
             with warn_only("the evaluation"):
-                metrics = self.evaluate(model, is_end=False)
+                metrics = self.evaluate_sharded() if is_sharded else self.evaluate(model, False)
                 self.log_metrics(as_dict(metrics))
-                if self.revisions:
+                if self.revisions and model is not None:
                     self.revisions.add(model, metrics)
         self.set_training_mode()
+
+    def evaluate_sharded(self) -> list[Metric]:
+        """Metrics of the model as it is sharded, on the main process; all processes call it."""
+        model = self.unwrapped()
+        encoder = self.task.encoder(model.eval(), self.processor)
+        with embedding_sharded(model):
+            return evaluate_run(self.preparation.evaluations, encoder, False, is_alone=False)
 
     def evaluate(self, model: Any, is_end: bool) -> list[Metric]:
         """Metrics of a model, on the main process; empty where nothing is evaluated.
