@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import RNG_STATE_NAME
+from accelerate.utils.other import load
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file, save_file
 
+from ..utils.devices import read_random_state
 from ..utils.errors import UserError, first_line
 from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
 from ..utils.processes import all_reduce_max, from_main
@@ -305,6 +308,31 @@ def checkpoint_to_resume(
         raise error
 
 
+def check_random_states(accelerator: Accelerator, path: Path):
+    """Warn where random states were saved, but not restored: Accelerate says nothing of it.
+
+    Args:
+        accelerator: has loaded the checkpoint.
+        path: of the checkpoint.
+    """
+    file = path / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl"
+    if not file.is_file():  # another number of processes, which is said elsewhere
+        return
+    states, device = load(file), accelerator.device
+    here, on_device = read_random_state(device)
+    pairs = [(states.get("torch_manual_seed"), here)]
+    saved = states.get(f"torch_{device.type}_manual_seed")
+    if saved is not None and on_device is not None:
+        index = device.index or 0
+        pairs.append((saved[index] if index < len(saved) else None, on_device))
+    if any(then is None or not torch.equal(then, now) for then, now in pairs):
+        logger.warning(
+            "the random numbers of %s are not restored, as on a machine with another number of "
+            "GPUs: dropout and augmentation differ from those of a run that goes on uninterrupted",
+            path,
+        )
+
+
 def load_checkpoint(
     accelerator: Accelerator, path: Path
 ) -> tuple[dict[str, torch.Tensor] | None, list[dict]]:
@@ -323,6 +351,7 @@ def load_checkpoint(
     """
     try:
         accelerator.load_state(str(path))
+        check_random_states(accelerator, path)
         average = path / AVERAGE_FILE
         tensors = load_file(average) if average.is_file() else None
     except (RuntimeError, ValueError, KeyError) as error:

@@ -327,8 +327,15 @@ class Trainer:
         """Clip the gradient to the maximum norm; returns its norm before clipping."""
         if self.quantization:
             self.quantization.before_update(self.progress.step)
-        longest = self.args.optimizer.max_grad_norm or torch.inf
-        return self.accelerator.clip_grad_norm_(self.model.parameters(), longest)
+        parameters = list(self.model.parameters())
+        longest = self.args.optimizer.max_grad_norm
+        sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if longest or self.accelerator.distributed_type in sharding:
+            return self.accelerator.clip_grad_norm_(parameters, longest or torch.inf)
+        # Clipping to infinity would read and write every gradient, to multiply it by 1.
+        self.accelerator.unscale_gradients()
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
     def can_guard_on_device(self) -> bool:
         """Whether the optimiser can skip an update without the CPU knowing of it.

@@ -310,6 +310,17 @@ def test_an_update_reads_the_loss_and_the_norm_or_nothing(is_on_device, expected
     assert reads.count - READS_OF_A_CPU == expected
 
 
+@pytest.mark.parametrize(("longest", "is_changed"), [(0, False), (0.01, True)])
+def test_gradients_are_written_only_where_they_are_clipped(tmp_path, longest, is_changed):
+    trainer = build(tmp_path, max_grad_norm=longest)
+    trainer.backward(make_batch())
+    gradients = [one.grad for one in trainer.model.parameters() if one.grad is not None]
+    expected = torch.stack([one.norm() for one in gradients]).norm()
+    versions = [one._version for one in gradients]
+    assert_close(trainer.clip_gradients(), expected)
+    assert ([one._version for one in gradients] != versions) == is_changed
+
+
 @pytest.mark.parametrize("is_compiled", [True, False])
 def test_blocks_are_compiled_if_the_recipe_says_so(tmp_path, is_compiled):
     trainer = build(tmp_path, torch_compile=str(is_compiled).lower())
