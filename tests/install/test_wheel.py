@@ -93,7 +93,7 @@ def indexing(site, place, model) -> str:
     return run(site, place, "index", model, "pictures", "pictures.index")
 
 
-@pytest.mark.parametrize("noise", ["[torch.onnx]", "WARN", "deprecated"])
+@pytest.mark.parametrize("noise", ["[torch.onnx]", "WARN"])
 def test_an_index_is_made_without_messages_of_other_packages(indexing, noise):
     assert noise not in indexing
 
