@@ -273,6 +273,24 @@ class RunOptions:
         return self.push_to_hub and not self.hub_dry_run and self.hub_strategy != "end"
 
 
+@dataclass
+class DiagnosticOptions:
+    """How to see what a run spends its time on, and that it hangs.
+
+    Args:
+        profile_steps: number of updates to profile, after the first few: traces and tables of
+            operators, on CUDA the memory's history too, in `profile` in output_dir; 0 disables it.
+        hang_timeout: seconds that an update may take, after the first; a process that takes longer
+            writes the stacks of its threads to `hangs` in output_dir and ends. 0 disables it.
+        ddp_timeout: seconds that processes wait for each other in an update, after the first;
+            before it, in evaluations and while saving, they wait for two hours.
+    """
+
+    profile_steps: int = 0
+    hang_timeout: float = 0.0
+    ddp_timeout: float = 600.0
+
+
 AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
     lambda value: 0 <= value < float("inf"),
     "a number of at least 0",
@@ -335,6 +353,9 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "wise_ft_alpha": SHARE,
     "logging_steps": AT_LEAST_1,
     "hub_patience": AT_LEAST_0,
+    "profile_steps": AT_LEAST_0,
+    "hang_timeout": AT_LEAST_0,
+    "ddp_timeout": (lambda seconds: 0 < seconds < float("inf"), "a number above 0"),
 }
 
 
@@ -367,6 +388,7 @@ class TrainArguments:
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    diagnostics: DiagnosticOptions = field(default_factory=DiagnosticOptions)
 
     def __post_init__(self):
         values = self.to_flat_dict()

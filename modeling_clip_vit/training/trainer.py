@@ -32,10 +32,12 @@ from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
 from .guard import DeviceGuard, UpdateGuard
+from .hangs import StepLimits
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator, start_launched
 from .optimizer import build_optimizer, build_schedule
 from .precision import FLOAT32, Precision
+from .profiling import UpdateProfiler
 from .quantization_aware import QuantizedTraining
 from .restart import (
     ImageCounts,
@@ -55,6 +57,7 @@ from .signals import Interrupted, StopSignals
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
 from .tasks.task import Value
+from .throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +183,17 @@ class Trainer:
         self.max_steps = self.count_steps()
         args.quantization.check_steps(self.max_steps)
         self.scheduler = build_schedule(optimizer, args.optimizer, self.max_steps)
-        self.last_log: tuple[float, int] = (0.0, 0)
+        steps, is_compiled = args.optimizer.gradient_accumulation_steps, args.model.torch_compile
+        self.throughput = Throughput(accelerator, precision, steps, is_compiled)
+        self.limits = StepLimits(
+            self.output_dir / "hangs",
+            accelerator.process_index,
+            args.diagnostics.hang_timeout,
+            args.diagnostics.ddp_timeout,
+            accelerator.wait_for_everyone,
+        )
+        #: Seconds, images and updates at the last log.
+        self.last_log: tuple[float, int, int] = (0.0, 0, 0)
 
     def prepare_blocks(self, model: PreTrainedModel):
         """Recompute or compile the blocks of the towers, where the arguments ask for it."""
@@ -262,36 +275,53 @@ class Trainer:
             return None
         return self.quantization.quantize(self.trained, self.preparation.model)
 
+    def build_profiler(self) -> UpdateProfiler:
+        """What profiles some of the updates that are left."""
+        return UpdateProfiler(
+            self.output_dir / "profile",
+            self.accelerator.process_index,
+            self.args.diagnostics.profile_steps,
+            self.max_steps - self.progress.step,
+            self.accelerator.device,
+        )
+
     def fit(self):
         """Train to the last step, logging, evaluating and saving on the way."""
         options, progress = self.args.run, self.progress
         self.set_training_mode()
         started = time.perf_counter() - progress.seconds
-        with tqdm(
+        bar = tqdm(
             total=self.max_steps,
             initial=progress.step,
             unit="step",
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
-        ) as bar:
+        )
+        with bar, self.limits, self.build_profiler() as profiler:
             for batch in self.batches():
                 batch = mix_batch(batch, self.args.mix, self.progress.step / self.max_steps)
                 values = self.train_step(batch)
                 progress.images += len(batch["image_ids"]) * self.accelerator.num_processes
+                self.throughput.add_tokens(batch)
                 if not self.accelerator.sync_gradients:
                     continue
                 progress.step += 1
                 progress.seconds = time.perf_counter() - started
                 bar.update()
+                profiler.update_done()
+                self.limits.update_done()
                 is_last = progress.step == self.max_steps
                 if self.is_logged(progress.step):
                     self.log(values, bar)
                 if options.eval_steps and progress.step % options.eval_steps == 0 and not is_last:
-                    self.evaluate_on_the_way()
+                    with self.limits.lifted():
+                        self.evaluate_on_the_way()
                 if self.stop_signal:
+                    self.limits.lift()
                     raise Interrupted(self.stop_signal, self.save())
                 if options.save_steps and (progress.step % options.save_steps == 0 or is_last):
-                    self.save_on_the_way(is_last)
+                    with self.limits.lifted():
+                        self.save_on_the_way(is_last)
 
     def is_logged(self, step: int) -> bool:
         """Whether the values of an update are logged."""
@@ -304,7 +334,8 @@ class Trainer:
         if self.finetuning.begin_step(self.progress.step):
             self.set_training_mode()
         with self.accelerator.accumulate(self.model):
-            values = self.backward(batch)
+            with self.throughput.counted():
+                values = self.backward(batch)
             if self.accelerator.sync_gradients:
                 scaler, is_logged = self.accelerator.scaler, self.is_logged(self.progress.step + 1)
                 values |= self.finetuning.before_update(scaler, is_logged)
@@ -475,8 +506,10 @@ class Trainer:
         numbers = {name: float(full_tensor(value)) for name, value in values.items()}
         seconds = self.progress.seconds - self.last_log[0]
         images = self.progress.images - self.last_log[1]
-        self.last_log = (self.progress.seconds, self.progress.images)
+        updates = self.progress.step - self.last_log[2]
+        self.note_log()
         numbers["images_per_second"] = images / seconds
+        numbers |= self.throughput.describe(seconds, updates, self.accelerator.num_processes)
         numbers["data_wait"] = min(1.0, self.reader.take_waiting() / seconds)
         numbers["memory_megabytes"] = peak_memory(self.accelerator.device)
         numbers["learning_rate"] = float(self.scheduler.get_last_lr()[-1])
@@ -487,6 +520,10 @@ class Trainer:
             f"{numbers['images_per_second']:.0f} images/s"
         )
         self.log_metrics(numbers)
+
+    def note_log(self):
+        """Remember where the next log begins."""
+        self.last_log = (self.progress.seconds, self.progress.images, self.progress.step)
 
     def log_metrics(self, metrics: dict[str, float]):
         """Log values to trackers and history."""
@@ -564,4 +601,4 @@ class Trainer:
         position = {**state["scheduler"], **place_of(self.scheduler, self.progress.step)}
         restore_fields(optimizer, self.scheduler, fields, position)
         self.progress.batch = self.reader.resume(self.progress.batch, readers, done, now)
-        self.last_log = (self.progress.seconds, self.progress.images)
+        self.note_log()

@@ -40,6 +40,20 @@ def start_processes(**kwargs: Any) -> PartialState:
     return state
 
 
+def set_timeout(timeout: timedelta):
+    """Set how long processes wait for each other in what they begin from now on.
+
+    This holds for the group of all processes, which exchanges gradients under DDP. The groups of a
+    device mesh (FSDP2) have that of the start.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # torch before 2.14
+        dist.distributed_c10d._set_pg_timeout(timeout)
+
+
 def from_main(value: Value) -> Value:
     """The main process's value; all processes call it, with any value that pickle takes."""
     if not PartialState._shared_state or PartialState().num_processes == 1:
