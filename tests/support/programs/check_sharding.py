@@ -141,6 +141,9 @@ def check_evaluation(accelerator: Accelerator, folder: Path):
     say(accelerator, "embeddings of the sharded model")
     live = embed_sharded()
     assert (live - averaged).abs().max() > 1e-3
+    whole = trainer.whole_model()
+    if accelerator.is_main_process:  # weights that were gathered before are not used again
+        torch.testing.assert_close(live, embed(whole))
     trainer.evaluate_on_the_way()
     if accelerator.is_main_process:
         assert len(expected) > 5
