@@ -1,6 +1,6 @@
 """Wrong captions in the training data: are they found, and what is it worth to drop them?
 
-    python benchmarks/filtering.py [--wrong 0.2] [--steps 120] [--batch_size 128] [--seed 0]
+    python benchmarks/filtering.py [--wrong 0.2] [--steps 100] [--batch_size 96] [--seed 0]
         [--cross_fit] [--json filtering.json]
 
 A share of the pictures of data/emoji's training split get the texts, tags and concept of another
@@ -157,8 +157,8 @@ def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wrong", type=float, default=0.2, help="share of wrong captions")
-    parser.add_argument("--steps", type=int, default=120, help="updates of each training run")
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100, help="updates of each training run")
+    parser.add_argument("--batch_size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cross_fit", action="store_true", help="score by two more models")
     parser.add_argument("--json", type=Path)
