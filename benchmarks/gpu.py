@@ -8,7 +8,7 @@ Each section is a program of its own, of this folder or of the tests; what they 
 `gpu-NAME.json`, section by section, so that a run that is cut short keeps what it has, and
 --missing goes on with the rest. A section that is run again replaces its former figures. The run
 ends after --minutes; all sections together may take twice the default of ten. `python
-benchmarks/gpu_tables.py` writes the tables of docs/gpu.md from that file.
+benchmarks/measurement_tables.py` writes the tables of docs/gpu.md from that file.
 
 --small runs each section on a few inputs, to see that it works; on a CPU it is always small. Fused
 losses and adapters are measured where their packages are installed: `pip install memeff inf-cl

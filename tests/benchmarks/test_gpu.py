@@ -1,4 +1,4 @@
-"""The programs of benchmarks/gpu.py in their small form, and the tables of what they measure."""
+"""The programs of benchmarks/gpu.py in their small form."""
 
 import json
 import subprocess
@@ -9,19 +9,11 @@ import pytest
 
 from tests.support import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "docs" / "measurements"
-
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
     """A program of benchmarks/."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-
-
-@pytest.mark.parametrize("figures", sorted(MEASUREMENTS.glob("gpu-*.json")))
-def test_the_tables_of_the_pages_are_those_of_the_figures(figures):
-    done = run("benchmarks/gpu_tables.py", figures, "--check")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

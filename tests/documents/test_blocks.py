@@ -1,6 +1,7 @@
 """The code blocks of the documents run: commands made short, and programs as they are."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,15 +28,25 @@ OTHER_TESTS = {
     "uv run --extra dev": "the checks of a change",
     "uv run --extra docs": "a step of .ci/run builds the site",
     "python benchmarks/gpu": "tests/benchmarks, in a small form",
+    "python benchmarks/measurement_tables": "tests/benchmarks",
     "python -m http.server": "it serves until it is interrupted",
     "clip-vit serve": "tests/page",
     "curl": "tests/page",
 }
+#: Commands of the shell, by what does the same.
+SHELL = {"cp": shutil.copy, "mv": shutil.move, "rm": os.remove}
 #: What stands for something of the reader's own in an example.
 PLACEHOLDERS = {"MODEL": "outputs/emoji", "user/name": "on_the_hub"}
 #: The recipe that train.py takes when none is named.
 DEFAULT = REPOSITORY / "configuration" / "train" / "emoji.yaml"
-BLOCKS = [block for path in DOCUMENTS if path.name not in ELSEWHERE for block in read_blocks(path)]
+#: Stories, whose blocks run one after the other.
+TUTORIALS = [path for path in DOCUMENTS if path.parent.name == "tutorials"]
+BLOCKS = [
+    block
+    for path in DOCUMENTS
+    if path.name not in ELSEWHERE and path not in TUTORIALS
+    for block in read_blocks(path)
+]
 
 
 def named(language: str) -> list[Block]:
@@ -55,6 +66,9 @@ def run(words: list[str]):
         return
     if words[0] == "clip-vit":
         assert main_code([*words[1:], *options]) == 0, words
+        return
+    if words[0] in SHELL:
+        SHELL[words[0]](*words[1:])
         return
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     programs = {
@@ -82,6 +96,10 @@ def is_run_here(words: list[str]) -> bool:
 
 @pytest.mark.parametrize("block", named("sh"), ids=lambda block: block.name)
 def test_the_commands_of_a_document_run(block, trained):
+    run_commands(block)
+
+
+def run_commands(block: Block):
     for words in block.commands:
         for part in split_at(words, "&&"):
             if is_run_here(part):
@@ -101,5 +119,16 @@ def split_at(words: list[str], mark: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("block", named("python"), ids=lambda block: block.name)
 def test_the_programs_of_a_document_run(block, trained):
+    run_program(block)
+
+
+@pytest.mark.parametrize("document", TUTORIALS, ids=lambda document: document.stem)
+def test_a_tutorial_runs_from_its_beginning_to_its_end(document, trained):
+    run_block = {"sh": run_commands, "python": run_program}
+    for block in read_blocks(document):
+        run_block.get(block.language, lambda block: None)(block)
+
+
+def run_program(block: Block):
     image = Image.open("picture.png").convert("RGB")
     exec(compile(block.text, block.name, "exec"), {"image": image, "__name__": "__main__"})

@@ -10,7 +10,7 @@ from . import REPOSITORY
 #: Documents in English; those with a twin in Chinese say the same.
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "data/emoji", "data/digits", "tests")
+    for folder in (".", "docs", "docs/tutorials", "data/emoji", "data/digits", "tests")
     for path in (REPOSITORY / folder).glob("*.md")
     if ".zh-CN" not in path.name
 )

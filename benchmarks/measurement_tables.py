@@ -1,10 +1,12 @@
-"""Write the tables of docs/gpu.md and its Chinese twin from what benchmarks/gpu.py measured.
+"""Write the tables of README, docs/gpu.md and docs/measurements.md, and of their Chinese twins.
 
-    python benchmarks/gpu_tables.py docs/measurements/gpu-h200.json [--check]
+    python benchmarks/measurement_tables.py [--check]
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and only what is between them is
-written. A section that was not measured leaves a sentence that says so. With --check nothing is
-written, and the exit status is 1 where a page differs.
+The figures are those of docs/measurements: default_run.json (what the model card is made of) and
+gpu-h200.json (of benchmarks/gpu.py). A table stands between `<!-- table: NAME -->` and
+`<!-- end -->`, and only what is between them is written. A section that was not measured leaves a
+sentence that says so. With --check nothing is written, and the exit status is 1 where a page
+differs.
 """
 
 import argparse
@@ -16,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"en": ROOT / "docs" / "gpu.md", "zh": ROOT / "docs" / "gpu.zh-CN.md"}
+MEASUREMENTS = ROOT / "docs" / "measurements"
+#: Pages with tables; their Chinese twins end in .zh-CN.md.
+PAGES = ("README.md", "docs/gpu.md", "docs/measurements.md")
+GPU = "gpu-h200"
 #: What the Chinese page says instead.
 CHINESE = {
     "not measured": "没有测量",
@@ -71,6 +76,29 @@ CHINESE = {
     "tiled": "分块",
     "plain formula": "普通公式",
     "best plain formula": "最好的普通公式",
+    "queries": "查询",
+    "English names → the third artist's drawings (1,439)": "英文名称 → 第三位画师的画（1,439 幅）",
+    "Chinese names → the same drawings": "中文名称 → 同样的画",
+    "English names of concepts that were not in training (160) → 1,599 drawings": (
+        "训练中没有的概念的英文名称（160 个）→ 1,599 幅画"
+    ),
+    "measurement": "测量",
+    "value": "值",
+    "processor": "处理器",
+    "precision": "精度",
+    "versions": "版本",
+    "date": "日期",
+    "training time": "训练时间",
+    "images per second": "每秒图像数",
+    "parameters, image tower": "图像塔的参数",
+    "parameters, text tower": "文本塔的参数",
+    "zero-shot accuracy, group": "零样本准确率，9 个组",
+    "zero-shot accuracy, subgroup": "零样本准确率，98 个子组",
+    "majority": "总猜最常见的类",
+    "section": "部分",
+    "device": "设备",
+    "command": "命令",
+    "code": "代码",
 }
 Row = list[str]
 
@@ -199,7 +227,74 @@ def inference_table(say: Language, figures: dict) -> str:
     return say.table([*header, "cosine"], rows)
 
 
-TABLES: dict[str, Callable[[Language, dict], str]] = {
+def find_metric(run: dict, **fields: str) -> float:
+    """The value of the one metric with these fields."""
+    (value,) = [
+        metric["value"]
+        for metric in run["metrics"]
+        if all(metric.get(name) == expected for name, expected in fields.items())
+    ]
+    return value
+
+
+def default_retrieval_table(say: Language, run: dict) -> str:
+    """Retrieval by text of the default model."""
+    queries = {
+        "English names → the third artist's drawings (1,439)": ("caption_en", "validation"),
+        "Chinese names → the same drawings": ("caption_zh", "validation"),
+        "English names of concepts that were not in training (160) → 1,599 drawings": (
+            "caption_en",
+            "new_concepts",
+        ),
+    }
+    names = ("R@1", "R@5", "R@10")
+    rows = []
+    for text, (column, evaluation) in queries.items():
+        fields = {"column": column, "evaluation": evaluation, "direction": "text_to_image"}
+        values = [find_metric(run, name=name, **fields) for name in names]
+        rows.append([say(text), *(f"{100 * value:.1f} %" for value in values)])
+    return say.table(["queries", *names], rows)
+
+
+def default_run_table(say: Language, run: dict) -> str:
+    """Where and how the default model was trained, and what else was measured."""
+    machine = run["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    rows = [
+        ["processor", machine["processor"]],
+        ["precision", run["precision"]],
+        ["date", machine["date"]],
+        ["code", machine["code"].removeprefix("commit ")],
+        ["versions", versions],
+        ["updates", f"{run['steps']:,}"],
+        ["training time", f"{run['seconds']:.0f} s"],
+        ["images per second", f"{run['images_per_second']:.0f}"],
+        ["parameters, image tower", f"{run['num_vision_parameters']:,}"],
+        ["parameters, text tower", f"{run['num_text_parameters']:,}"],
+    ]
+    for column in ("group", "subgroup"):
+        accuracy, majority = (
+            find_metric(run, task="zero_shot", column=column, name=name)
+            for name in ("accuracy", "majority")
+        )
+        words = f"{100 * accuracy:.1f} % ({say('majority')} {100 * majority:.1f} %)"
+        rows.append([f"zero-shot accuracy, {column}", words])
+    return say.table(["measurement", "value"], [[say(name), value] for name, value in rows])
+
+
+def gpu_sections_table(say: Language, sections: dict) -> str:
+    """Each section of benchmarks/gpu.py with its machine and command."""
+    rows = []
+    for name, section in sections.items():
+        machine = section["on"]
+        rate = machine["product_rates"]["bfloat16"] / 1e12
+        cells = [machine["device"], f"{rate:.0f} TFLOP/s", machine["date"]]
+        rows.append([f"`{name}`", *cells, f"`{section['command']}`"])
+    return say.table(["section", "device", "bfloat16", "date", "command"], rows)
+
+
+#: Table of a section of benchmarks/gpu.py -> what writes it.
+SECTIONS: dict[str, Callable[[Language, dict], str]] = {
     "tests": tests_table,
     "attention": attention_table,
     "loss": loss_table,
@@ -213,17 +308,36 @@ TABLES: dict[str, Callable[[Language, dict], str]] = {
     "default_job": default_job_table,
     "inference": inference_table,
 }
+#: Any other table -> the file with its figures, the key in it (or all of it), and what writes it.
+TABLES: dict[str, tuple[str, str, Callable[[Language, dict], str]]] = {
+    "default_retrieval": ("default_run", "", default_retrieval_table),
+    "default_run": ("default_run", "", default_run_table),
+    "gpu_sections": (GPU, "sections", gpu_sections_table),
+}
 
 
-def fill(page: str, result: dict, language: str) -> str:
+def read_measurements() -> dict[str, dict]:
+    """Name of a file -> what is in it."""
+    return {path.stem: json.loads(path.read_text()) for path in MEASUREMENTS.glob("*.json")}
+
+
+def write_table(name: str, measurements: dict[str, dict], say: Language) -> str:
+    """One table; a sentence where there are no figures."""
+    if name in TABLES:
+        file, key, write = TABLES[name]
+        return write(say, measurements[file][key] if key else measurements[file])
+    figures = measurements[GPU]["sections"].get(name, {}).get("figures")
+    return SECTIONS[name](say, figures) if figures else say("not measured")
+
+
+def fill(page: str, measurements: dict[str, dict], language: str) -> str:
     """A page with its tables written."""
     say = Language(language)
 
     def write(match: re.Match) -> str:
-        name = match[1]
-        figures = result["sections"].get(name, {}).get("figures")
-        table = TABLES[name](say, figures) if figures else say("not measured")
-        return f"<!-- table: {name} -->\n{table}\n<!-- end -->"
+        return (
+            f"<!-- table: {match[1]} -->\n{write_table(match[1], measurements, say)}\n<!-- end -->"
+        )
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", write, page, flags=re.DOTALL)
 
@@ -231,15 +345,19 @@ def fill(page: str, result: dict, language: str) -> str:
 def main():
     """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figures", type=Path, help="of benchmarks/gpu.py")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    result = json.loads(options.figures.read_text())
+    measurements = read_measurements()
     differ = []
-    for language, path in PAGES.items():
-        page = path.read_text(encoding="utf-8")
-        filled = fill(page, result, language)
-        if filled != page:
+    for name in PAGES:
+        for language, path in (
+            ("en", ROOT / name),
+            ("zh", (ROOT / name).with_suffix(".zh-CN.md")),
+        ):
+            page = path.read_text(encoding="utf-8")
+            filled = fill(page, measurements, language)
+            if filled == page:
+                continue
             differ.append(path.name)
             if not options.check:
                 path.write_text(filled, encoding="utf-8")
