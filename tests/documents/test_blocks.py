@@ -32,6 +32,8 @@ OTHER_TESTS = {
     "python -m http.server": "it serves until it is interrupted",
     "clip-vit serve": "tests/page",
     "curl": "tests/page",
+    "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1": "for the next line",
+    "torchrun --standalone --nproc-per-node 8 --max-restarts": "tests/faults, with two processes",
 }
 #: Commands of the shell, by what does the same.
 SHELL = {"cp": shutil.copy, "mv": shutil.move, "rm": os.remove}

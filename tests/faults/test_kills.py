@@ -4,15 +4,16 @@ import os
 import random
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.processes import (
     TWO_PROCESSES,
     finish,
     kill,
+    kill_second_rank,
     outputs,
     start,
+    start_elastic,
     wait_for,
     wait_until,
 )
@@ -103,11 +104,7 @@ def broken_job(tmp_path_factory, color_dataset, linear_config) -> tuple[Path, st
     )
     job = start(recipe, *END[2:], "--max_steps", "100000", launch=TWO_PROCESSES)
     wait_for(output_of(recipe) / "checkpoints" / "step-*", job)
-    ranks = [
-        child for child in psutil.Process(job.pid).children() if "train.py" in str(child.cmdline())
-    ]
-    assert len(ranks) == 2
-    ranks[1].kill()
+    kill_second_rank(job)
     _, errors = outputs(job)
     assert job.returncode != 0
     return recipe, errors
@@ -118,21 +115,45 @@ def test_a_process_that_dies_takes_the_job_down(broken_job):
     assert "SIGKILL" in errors
 
 
-def test_a_job_that_went_down_restarts_from_its_checkpoint(
-    broken_job, tmp_path, color_dataset, linear_config
-):
-    broken, _ = broken_job
-    [whole] = write_recipes(
-        tmp_path,
+@pytest.fixture(scope="module")
+def whole_job(tmp_path_factory, color_dataset, linear_config) -> Path:
+    """The recipe of the same job, which nothing stops."""
+    [recipe] = write_recipes(
+        tmp_path_factory.mktemp("unbroken"),
         ["whole"],
         color_dataset,
         linear_config,
         per_device_train_batch_size=8,
         report_to="none",
     )
-    finish(start(whole, *END, launch=TWO_PROCESSES))
+    finish(start(recipe, *END, launch=TWO_PROCESSES))
+    return recipe
+
+
+def test_a_job_that_went_down_restarts_from_its_checkpoint(broken_job, whole_job):
+    broken, _ = broken_job
     saved = min((output_of(broken) / "checkpoints").glob("step-*"))
     resume = ("--resume_from_checkpoint", str(saved))
     finish(start(broken, *END, *resume, launch=TWO_PROCESSES))
     # The processes' sums are added in an order that is not the same every time.
-    assert_same_weights(output_of(broken), output_of(whole), tolerance=1e-6)
+    assert_same_weights(output_of(broken), output_of(whole_job), tolerance=1e-6)
+
+
+def test_an_elastic_job_replaces_a_process_that_dies_and_ends_as_it_would_have(
+    tmp_path, color_dataset, linear_config, whole_job
+):
+    [recipe] = write_recipes(
+        tmp_path,
+        ["elastic"],
+        color_dataset,
+        linear_config,
+        per_device_train_batch_size=8,
+        report_to="none",
+        save_steps=3,
+    )
+    auto = ("--resume_from_checkpoint", "auto")
+    job = start_elastic(recipe, *END, *auto, max_restarts=1)
+    wait_for(output_of(recipe) / "checkpoints" / "step-*", job)
+    kill_second_rank(job)
+    assert "exitcode: -9" in finish(job)
+    assert_same_weights(output_of(recipe), output_of(whole_job), tolerance=1e-6)

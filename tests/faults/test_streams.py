@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import TWO_PROCESSES, fail, finish, start
+from tests.support.processes import (
+    TWO_PROCESSES,
+    fail,
+    finish,
+    kill_second_rank,
+    start,
+    start_elastic,
+    wait_for,
+)
 from tests.support.runs import (
     assert_same_weights,
     kill_after,
@@ -118,3 +126,25 @@ def test_a_run_on_a_stream_goes_on_in_one_process_where_two_stopped(tmp_path, li
     assert place["epoch"] == 0
     assert place["remainder"]["samples"] == 2 * 8
     assert place["workers"][0]["batches"] == 4
+
+
+def test_an_elastic_run_on_a_stream_counts_every_batch_once(tmp_path, linear_config):
+    write_square_tars(tmp_path, shards=4)
+    fields = {
+        **STREAM,
+        "stream_sources": [str(tmp_path / "*.tar")],
+        "samples_per_epoch": 640,
+        "per_device_train_batch_size": 4,
+        "save_steps": 3,
+        "max_steps": 60,
+        "report_to": "none",
+    }
+    recipe = write_recipe(tmp_path, tmp_path, linear_config, **fields)
+    job = start_elastic(recipe, "--resume_from_checkpoint", "auto", max_restarts=1)
+    wait_for(output_of(recipe) / "checkpoints" / "step-*", job)
+    kill_second_rank(job)
+    assert "exitcode: -9" in finish(job)
+    last = output_of(recipe) / "checkpoints" / "step-00000060"
+    places = [json.loads((last / f"reader_{rank}.json").read_text()) for rank in (0, 1)]
+    assert [place["epoch"] for place in places] == [0, 0]
+    assert [place["workers"][0]["batches"] for place in places] == [60, 60]

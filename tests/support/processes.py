@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from . import REPOSITORY
 
 
@@ -84,6 +86,28 @@ def start(recipe: Path, *arguments: str, launch: Sequence[str] = (), **options) 
         text=True,
         **options,
     )
+
+
+def start_elastic(recipe: Path, *arguments: str, max_restarts: int) -> subprocess.Popen:
+    """Start train.py in two processes that torchrun replaces when one dies, a number of times."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [str(REPOSITORY / "train.py"), "--config", str(recipe)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, "--max-restarts", str(max_restarts), *script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # By default, restarted processes find the addresses of those before them in torch's store.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
+
+
+def kill_second_rank(job: subprocess.Popen):
+    """Kill the second of the two processes that a launcher has started."""
+    children = psutil.Process(job.pid).children()
+    ranks = [child for child in children if "train.py" in str(child.cmdline())]
+    assert len(ranks) == 2
+    ranks[1].kill()
 
 
 def outputs(process: subprocess.Popen, seconds: float = PATIENCE) -> tuple[str, str]:
