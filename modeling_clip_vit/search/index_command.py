@@ -45,10 +45,11 @@ def run_index(arguments: list[str]) -> int:
     if launched_processes()[0] > 0:
         return help_main()
     check_place(place)
+    changes = watch(options.images) if options.watch else None
     report, count = index_once(place, options)
-    print(f"{options.index}: {report}; {count:,} pictures in the index")
-    if options.watch:
-        follow(place, options)
+    print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
+    if changes is not None:
+        follow(changes, place, options)
     return 0
 
 
@@ -70,16 +71,35 @@ def say(line: str):
     print(line, file=sys.stderr)
 
 
-def follow(place: IndexPlace, options: Any):
-    """Bring an index in step whenever something changes in its folder, until interrupted."""
+def watch(images: str) -> Iterator[set]:
+    """Watch a folder from now on, so that changes during the first run are seen after it.
+
+    Yields:
+        What has changed; at times nothing has.
+
+    Raises:
+        PictureIndexError: it is not a folder.
+    """
     require(("watchfiles",), "search", "--watch")
     import watchfiles
 
-    folder = Path(options.images).expanduser()
+    folder = Path(images).expanduser()
     if not folder.is_dir():
-        raise PictureIndexError(f"--watch follows a folder, and {options.images!r} is none")
+        raise PictureIndexError(f"--watch follows a folder, and {images!r} is none")
+    changes = watchfiles.watch(
+        folder, debounce=2000, rust_timeout=500, yield_on_timeout=True, raise_interrupt=False
+    )
+    next(changes, None)  # it begins to watch
+    return changes
+
+
+def follow(changes: Iterator[set], place: IndexPlace, options: Any):
+    """Bring an index in step whenever something changes in its folder, until interrupted."""
+    folder = Path(options.images).expanduser()
     print(f"watching {folder}; Ctrl-C ends", file=sys.stderr)
-    for _ in watchfiles.watch(folder, debounce=2000, raise_interrupt=False):
+    for changed in changes:
+        if not changed:
+            continue
         try:
             report, count = index_once(place, options)
             print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class Update:
         self.seen: set[str] = set()
         #: Ids of files that were gone when they were to be read.
         self.gone: set[str] = set()
+        #: Contents of rows that vanished -> rows that took their place.
+        self.moved_to: Counter[str] = Counter()
 
     def run(self, plan: Plan, staged: Iterable[str] | None = None) -> Report:
         """Bring the table in step, a shard at a time; rows are taken out last.
@@ -198,13 +201,20 @@ class Update:
         return rows
 
     def count(self, rows: pa.Table, origins: pa.Table, vanished: set[str]):
-        """Count rows that could not be read, and those whose vectors come from vanished ones."""
+        """Count rows that could not be read, and those that take the place of vanished ones.
+
+        Of several new rows with the content of one that vanished, one was moved; the others are
+        copies, and count as new.
+        """
         self.report.unreadable += rows.num_rows - rows["error"].null_count
         sources = origins.to_pylist()
-        moved_from = {row["sha256"] for row in sources if row["id"] in vanished}
+        moved_from = Counter(row["sha256"] for row in sources if row["id"] in vanished)
         own = {row["id"] for row in sources}
         for row in rows.select(["id", "sha256"]).to_pylist() if moved_from else []:
-            self.report.moved += row["sha256"] in moved_from and row["id"] not in own
+            content = row["sha256"]
+            if row["id"] not in own and self.moved_to[content] < moved_from[content]:
+                self.moved_to[content] += 1
+                self.report.moved += 1
 
     def commit(self, rows: pa.Table, several: set[str]):
         """Put the rows of a shard into the table."""

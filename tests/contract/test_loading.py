@@ -14,14 +14,11 @@ from modeling_clip_vit import (
     ClipVitConfig,
     ClipVitForImageClassification,
     ClipVitModel,
-    ClipVitTextModel,
-    ClipVitTextModelWithProjection,
     ClipVitVisionModel,
-    ClipVitVisionModelWithProjection,
 )
-from tests.support.models import VISION, make_images, make_texts, small_config, small_model
+from tests.support.models import PARTS, VISION, make_images, make_texts, small_config, small_model
 
-PARTS = ("vision_model", "text_model", "visual_projection", "text_projection", "similarity")
+SUBMODULES = ("vision_model", "text_model", "visual_projection", "text_projection", "similarity")
 BERT = BertConfig(
     hidden_size=24,
     intermediate_size=48,
@@ -49,8 +46,8 @@ PLACEMENTS = {
     "auto": {"device_map": "auto"},
     "auto, state offloaded": {"device_map": "auto", "offload_state_dict": True},
     "auto, little memory": {"device_map": "auto", "max_memory": {"cpu": 20_000}},
-    "text on disk": {"device_map": dict.fromkeys(PARTS, "cpu") | {"text_model": "disk"}},
-    "images in memory": {"device_map": dict.fromkeys(PARTS, "disk") | {"vision_model": "cpu"}},
+    "text on disk": {"device_map": dict.fromkeys(SUBMODULES, "cpu") | {"text_model": "disk"}},
+    "images in memory": {"device_map": dict.fromkeys(SUBMODULES, "disk") | {"vision_model": "cpu"}},
     "all on disk": {"device_map": {"": "disk"}},
 }
 
@@ -311,34 +308,9 @@ def test_the_index_lists_every_weight_and_shard(shards):
     assert len(files) > 3
 
 
-#: Class -> what it computes of images and texts, and the joint model's computation of it.
-PARTS_OF_SHARDS = {
-    ClipVitModel: (
-        lambda model, images, texts: model(pixel_values=images, **texts).logits_per_image,
-        lambda joint, images, texts: joint(pixel_values=images, **texts).logits_per_image,
-    ),
-    ClipVitVisionModel: (
-        lambda model, images, texts: model(images).pooler_output,
-        lambda joint, images, texts: joint.vision_model(images).pooler_output,
-    ),
-    ClipVitTextModel: (
-        lambda model, images, texts: model(**texts).pooler_output,
-        lambda joint, images, texts: joint.text_model(**texts).pooler_output,
-    ),
-    ClipVitVisionModelWithProjection: (
-        lambda model, images, texts: model(images).image_embeds,
-        lambda joint, images, texts: joint.get_image_features(images).pooler_output,
-    ),
-    ClipVitTextModelWithProjection: (
-        lambda model, images, texts: model(**texts).text_embeds,
-        lambda joint, images, texts: joint.get_text_features(**texts).pooler_output,
-    ),
-}
-
-
-@pytest.mark.parametrize("model_class", PARTS_OF_SHARDS)
+@pytest.mark.parametrize("model_class", PARTS)
 def test_shards_come_back_bit_equal_whole_and_as_towers(shards, model_class):
-    compute, expect = PARTS_OF_SHARDS[model_class]
+    compute, expect = PARTS[model_class]
     inputs = make_images(2), make_texts([4, 6])
     loaded, info = model_class.from_pretrained(shards, output_loading_info=True)
     assert not any(info.values())

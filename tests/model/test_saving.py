@@ -14,13 +14,9 @@ from transformers.dynamic_module_utils import get_relative_imports
 from modeling_clip_vit import (
     ClipVitForImageClassification,
     ClipVitModel,
-    ClipVitTextModel,
-    ClipVitTextModelWithProjection,
     ClipVitVisionConfig,
-    ClipVitVisionModel,
-    ClipVitVisionModelWithProjection,
 )
-from tests.support.models import make_images, make_texts, small_model
+from tests.support.models import PARTS, make_images, make_texts, small_model
 from tests.support.pictures import COLORS, draw_picture
 from tests.support.processes import run_without_package
 
@@ -73,27 +69,12 @@ def test_the_file_of_the_models_imports_every_other_itself(tmp_path):
     assert {f"{name}.py" for name in imported} == MODEL_FILES - {"modeling_clip_vit.py"}
 
 
-#: Class of a part of the model -> what it computes, and what the whole model computes.
-PARTS = {
-    ClipVitVisionModel: (
-        lambda part, images, _: part(images).pooler_output,
-        lambda whole, images, _: whole.vision_model(images).pooler_output,
-    ),
-    ClipVitTextModel: (
-        lambda part, _, texts: part(**texts).pooler_output,
-        lambda whole, _, texts: whole.text_model(**texts).pooler_output,
-    ),
-    ClipVitVisionModelWithProjection: (
-        lambda part, images, _: part(images).image_embeds,
-        lambda whole, images, _: whole.get_image_features(images).pooler_output,
-    ),
-    ClipVitTextModelWithProjection: (
-        lambda part, _, texts: part(**texts).text_embeds,
-        lambda whole, _, texts: whole.get_text_features(**texts).pooler_output,
-    ),
+#: A class head takes the image tower alone.
+WITH_HEAD = {
+    **PARTS,
     ClipVitForImageClassification: (
-        lambda part, images, _: part.vision_model(images).pooler_output,
-        lambda whole, images, _: whole.vision_model(images).pooler_output,
+        lambda part, images, texts: part.vision_model(images).pooler_output,
+        lambda whole, images, texts: whole.vision_model(images).pooler_output,
     ),
 }
 
@@ -106,16 +87,16 @@ def joint(tmp_path_factory):
     return model, folder
 
 
-@pytest.mark.parametrize("model_class", PARTS)
+@pytest.mark.parametrize("model_class", WITH_HEAD)
 def test_every_part_loads_from_the_joint_folder(joint, model_class):
     model, folder = joint
-    of_part, of_whole = PARTS[model_class]
+    of_part, of_whole = WITH_HEAD[model_class]
     part = model_class.from_pretrained(folder).eval()
     images, texts = make_images(2), make_texts([4, 6])
     assert torch.equal(of_part(part, images, texts), of_whole(model, images, texts))
 
 
-@pytest.mark.parametrize("model_class", PARTS)
+@pytest.mark.parametrize("model_class", WITH_HEAD)
 def test_a_part_misses_no_weight_of_the_joint_folder_but_a_class_head(joint, model_class):
     _, info = model_class.from_pretrained(joint[1], output_loading_info=True)
     is_classifier = model_class is ClipVitForImageClassification

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from modeling_clip_vit.search.index import PictureIndex
+from modeling_clip_vit.search.index_command import watch
 from tests.support import REPOSITORY
 from tests.support.indexes import make_index, rows_of, write_pictures
 from tests.support.pictures import COLORS, draw_picture
@@ -126,6 +127,12 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, exported
     assert len(rows_of(PictureIndex.open(place))) == 4
     finish(start_index(exported, pictures, place))
     assert len(rows_of(PictureIndex.open(place))) == 200
+
+
+def test_a_change_while_the_index_is_made_is_seen_afterwards(tmp_path):
+    changes = watch(str(tmp_path))
+    draw_picture("blue", 50).save(tmp_path / "new.png")
+    assert any(next(changes) for _ in range(20))
 
 
 def test_a_watched_folder_is_followed(tmp_path, exported):

@@ -92,6 +92,16 @@ def test_a_moved_picture_keeps_its_vector(pictures, index, run_again):
     assert rows["c/red.png"]["perceptual_hash"] == before["perceptual_hash"]
 
 
+def test_a_copy_of_a_moved_picture_is_new_and_hides_no_deletion(pictures, index, run_again):
+    shutil.move(pictures / "b", pictures / "renamed")
+    first, second = sorted((pictures / "renamed").glob("*.png"))[:2]
+    shutil.copy(first, pictures / "renamed" / "copy.png")
+    second.unlink()
+    printed, rows = run_again()
+    assert "1 new, 3 moved, 1 deleted, 4 as before" in printed
+    assert len(rows) == 8
+
+
 def test_a_renamed_folder_embeds_nothing(pictures, index, run_again):
     shutil.move(pictures / "b", pictures / "renamed")
     printed, rows = run_again()

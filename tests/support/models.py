@@ -2,7 +2,14 @@
 
 import torch
 
-from modeling_clip_vit import ClipVitConfig, ClipVitModel
+from modeling_clip_vit import (
+    ClipVitConfig,
+    ClipVitModel,
+    ClipVitTextModel,
+    ClipVitTextModelWithProjection,
+    ClipVitVisionModel,
+    ClipVitVisionModelWithProjection,
+)
 
 VISION = {
     "hidden_size": 32,
@@ -85,3 +92,29 @@ def make_texts(lengths: list[int], length: int | None = None) -> dict[str, torch
 def make_images(count: int, size: int = 32) -> torch.Tensor:
     """Random normalised pixels."""
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+#: Class of the model or of a part -> what it computes of images and texts, and what the whole model
+#: computes.
+PARTS = {
+    ClipVitModel: (
+        lambda part, images, texts: part(pixel_values=images, **texts).logits_per_image,
+        lambda whole, images, texts: whole(pixel_values=images, **texts).logits_per_image,
+    ),
+    ClipVitVisionModel: (
+        lambda part, images, texts: part(images).pooler_output,
+        lambda whole, images, texts: whole.vision_model(images).pooler_output,
+    ),
+    ClipVitTextModel: (
+        lambda part, images, texts: part(**texts).pooler_output,
+        lambda whole, images, texts: whole.text_model(**texts).pooler_output,
+    ),
+    ClipVitVisionModelWithProjection: (
+        lambda part, images, texts: part(images).image_embeds,
+        lambda whole, images, texts: whole.get_image_features(images).pooler_output,
+    ),
+    ClipVitTextModelWithProjection: (
+        lambda part, images, texts: part(**texts).text_embeds,
+        lambda whole, images, texts: whole.get_text_features(**texts).pooler_output,
+    ),
+}
