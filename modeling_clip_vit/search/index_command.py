@@ -14,6 +14,7 @@ from ..utils.command_line import CommandParser
 from ..utils.errors import UserError, one_line
 from ..utils.packages import require
 from ..utils.resources import find_data
+from ..utils.signals import StopSignals
 from ..utils.versions import package_versions
 from .engine import prepare_search
 from .index import PictureIndex
@@ -94,19 +95,29 @@ def watch(images: str) -> Iterator[set]:
 
 
 def follow(changes: Iterator[set], place: IndexPlace, options: Any):
-    """Bring an index in step whenever something changes in its folder, until interrupted."""
+    """Bring an index in step whenever something changes in its folder, until interrupted.
+
+    An update that is under way is finished first.
+    """
     folder = Path(options.images).expanduser()
-    print(f"watching {folder}; Ctrl-C ends", file=sys.stderr)
-    for changed in changes:
-        if not changed:
-            continue
-        try:
-            report, count = index_once(place, options)
-            print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
-        except UserError as error:  # a folder that is renamed now may be back in a moment
-            print(f"error: {one_line(error)}", file=sys.stderr)
-            if not folder.is_dir():
+    with StopSignals() as stop:
+        print(f"watching {folder}; Ctrl-C ends", file=sys.stderr)
+        for changed in changes:
+            if stop.noted:
                 return
+            if changed:
+                follow_once(place, options)
+                if not folder.is_dir():
+                    return
+
+
+def follow_once(place: IndexPlace, options: Any):
+    """Bring an index in step; an error is printed, as the next change may mend it."""
+    try:
+        report, count = index_once(place, options)
+        print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def find_or_add_source(index: PictureIndex, options: Any) -> IndexSource:

@@ -24,6 +24,7 @@ from ..utils.devices import peak_memory
 from ..utils.errors import warn_only
 from ..utils.folders import SaveError
 from ..utils.processes import all_reduce_max, full_tensor
+from ..utils.signals import StopSignals
 from .arguments import TrainArguments
 from .averaging import WeightAverage
 from .blocks import compile_blocks
@@ -53,7 +54,7 @@ from .resumable_batches import build_batches
 from .revisions import Revisions
 from .save_as import check_save_as
 from .sharding import check_sharded, embedding_sharded, set_sharded_precision
-from .signals import Interrupted, StopSignals
+from .signals import Interrupted
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
 from .tasks.task import Value

@@ -126,7 +126,11 @@ def test_the_programs_of_a_document_run(block, trained):
 
 @pytest.mark.parametrize("document", TUTORIALS, ids=lambda document: document.stem)
 def test_a_tutorial_runs_from_its_beginning_to_its_end(document, trained):
-    for name in ("drawings.index", "page"):  # which other documents write as well
+    for name in (
+        "drawings.index",
+        "page",
+        "outputs/between",
+    ):  # which other documents write as well
         shutil.rmtree(name, ignore_errors=True)
     run_block = {"sh": run_commands, "python": run_program}
     for block in read_blocks(document):
