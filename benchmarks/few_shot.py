@@ -12,8 +12,6 @@ weights is trained on the same examples of data/digits, too, by the recipe `digi
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from statistics import mean, stdev
 import torch
 from datasets import load_dataset
 from matplotlib.figure import Figure
+from training_runs import ROOT, train
 
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.evaluation.evaluate import evaluate, open_evaluation
@@ -33,7 +32,6 @@ from modeling_clip_vit.inference.few_shot import draw_shots
 from modeling_clip_vit.inference.loading import load_encoder
 from modeling_clip_vit.utils.figures import figure_style
 
-ROOT = Path(__file__).parent.parent
 #: What changes of the recipe `digits_classification`, whose 60 epochs are some 700 updates of 128.
 FROM_NOTHING = {"max_steps": 300, "eval_steps": 0, "report_to": "none", "bf16": False}
 
@@ -50,12 +48,7 @@ def train_from_nothing(shots: int, draw: int) -> float:
         splits["validation"].to_parquet(data / "validation.parquet")
         options = {"dataset": data, "output_dir": out, "seed": draw, **FROM_NOTHING}
         options["per_device_train_batch_size"] = min(128, len(rows))
-        command = [sys.executable, str(ROOT / "train.py"), "--config", "digits_classification"]
-        command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr[-2000:])
-        metrics = json.loads((out / "metrics.json").read_text())["metrics"]
+        metrics = train("digits_classification", options)
     return next(value for name, value in metrics.items() if name.endswith("top1_accuracy"))
 
 

@@ -14,19 +14,17 @@ data, for equally many updates; prints R@1 on the validation split.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets, load_dataset
+from training_runs import ROOT, train
 
 from modeling_clip_vit.filtering.filter import filter_dataset
 from modeling_clip_vit.filtering.options import FilterOptions
 from modeling_clip_vit.inference.loading import load_encoder
 
-ROOT = Path(__file__).parent.parent
 #: What a picture gets from another concept.
 TEXT_SIDE = ["caption_en", "caption_zh", "tags_en", "tags_zh", "hexcode", "group", "subgroup"]
 CAPTIONS = ["caption_en", "caption_zh"]
@@ -65,12 +63,7 @@ def train_and_report(data: Path, output: Path, options: argparse.Namespace) -> d
         "save_steps": 0,
         "report_to": "none",
     }
-    command = [sys.executable, str(ROOT / "train.py"), "--config", "emoji"]
-    command += [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+    metrics = train("emoji", arguments)
     return {name: value for name, value in metrics.items() if name.endswith("R@1")}
 
 

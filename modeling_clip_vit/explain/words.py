@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..utils.errors import UserError
 
-#: Most characters of a text: no model reads so many.
+#: Maximum number of characters of a text, which is more than any model reads.
 LONGEST_TEXT = 2000
 
 #: First words of the Unicode names of characters whose languages put no spaces between words.

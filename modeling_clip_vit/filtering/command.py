@@ -1,12 +1,11 @@
 """The command `clip-vit filter`."""
 
-from dataclasses import fields
 from pathlib import Path
 
 from ..conversion.published import local_checkpoint
 from ..inference.loading import load_encoder
 from ..runtimes import RUNTIMES
-from ..utils.command_line import CommandParser
+from ..utils.command_line import CommandParser, build_options
 from .filter import filter_dataset
 from .options import FilterOptions
 from .writing import describe_counts
@@ -15,9 +14,7 @@ from .writing import describe_counts
 def run_filter(arguments: list[str]) -> int:
     """Write the rows of a dataset that meet conditions, and print what was dropped and why."""
     parsed = build_parser().parse(arguments, FilterOptions)
-    options = FilterOptions(
-        **{option.name: parsed[option.name] for option in fields(FilterOptions)}
-    )
+    options = build_options(parsed, FilterOptions)
     encoder = None
     if parsed.checkpoint != "none":
         encoder = load_encoder(local_checkpoint(parsed.checkpoint), parsed.runtime)

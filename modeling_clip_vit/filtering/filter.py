@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from ..data.errors import DataError
 from ..data.sources import Shards, open_shards, peek_kinds
 from ..inference.loading import Encoder
 from ..search.engine import MOST_EXACT
+from ..utils.ahead import batched, map_ahead
 from ..utils.folders import check_new, new_folder, saving
 from .facts import FactWriter
 from .options import EMBEDDED_REASONS, FilterOptions
-from .pairs import PairReader, map_ahead, read_rows
+from .pairs import PairReader, read_rows
 from .rules import PairRules, decide
 from .writing import (
     DatasetWriter,
@@ -130,9 +132,10 @@ def read_facts(
         has_hashes=options.drop_duplicates,
     )
     writer = FactWriter(work, rules, encoder, options.compares_embeddings)
-    threads = min(8, os.cpu_count() or 1)
-    for pairs in map_ahead(reader, read_rows(shards), options.batch_size, threads):
-        writer.add(pairs)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        pairs = map_ahead(pool, reader, read_rows(shards), options.batch_size)
+        for batch in batched(pairs, options.batch_size):
+            writer.add(batch)
     return writer
 
 

@@ -6,9 +6,7 @@ Shape legend: `B` rows of a batch.
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,15 +143,3 @@ def read_rows(shards: Shards) -> Iterator[tuple[int, int, Row | SkippedSample]]:
     for shard in range(len(shards)):
         for number, row in shards.read(shard, 0, lambda _: True):
             yield shard, number, row
-
-
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterator[Item], batch_size: int, threads: int
-) -> Iterator[list[Result]]:
-    """Results of a function in batches, of which the next is computed by threads meanwhile."""
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(function, item) for item in islice(items, batch_size)]
-        while ahead:
-            current, ahead = ahead, []
-            ahead = [pool.submit(function, item) for item in islice(items, batch_size)]
-            yield [future.result() for future in current]

@@ -5,9 +5,8 @@ Shape legend: `N` pictures, `P` projection.
 
 import json
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from PIL import Image
 from ..search.cut import DEFAULT_MARGIN, Cut
 from ..search.engine import PictureSearch
 from ..search.index import PictureIndex
+from ..utils.ahead import map_ahead
 from ..utils.errors import UserError
 from ..utils.folders import new_folder
 from .fields import choose_columns, describe_columns
@@ -155,14 +155,8 @@ def read_thumbnails(
             return None
 
     rows = table.drop_columns(["vector"]).to_pylist()
-    pending: deque[Future[Image.Image | None]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        for row in rows:
-            pending.append(pool.submit(read, row))
-            if len(pending) > 8 * THREADS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from map_ahead(pool, read, rows, 8 * THREADS)
 
 
 def describe_cut(index: PictureIndex, vectors: np.ndarray) -> dict[str, Any] | None:

@@ -235,7 +235,7 @@ def is_file(name: str) -> bool:
 
 
 def state_of(file: Path) -> list[int] | None:
-    """Size and time of a file; None for what is none, which is read again each time."""
+    """Size and time of a file; None for anything else, which is read again each time."""
     try:
         state = file.stat()
     except OSError:

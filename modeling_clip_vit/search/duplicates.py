@@ -16,9 +16,10 @@ import pyarrow as pa
 
 #: Why pictures are a group, from the strictest reason on.
 REASONS = ("bytes", "pixels", "perceptual", "alike")
-#: Perceptual hashes of the same picture differ in at most so many of their 64 bits.
+#: The most of their 64 bits in which perceptual hashes of the same picture differ.
 SAME_BITS = 4
-#: Besides, its vectors have at least this cosine: flat drawings often have equal hashes.
+#: The vectors of the same picture also have at least this cosine, since flat drawings often have
+#: equal hashes.
 SAME_COSINE = 0.98
 BLOCK = 2048
 

@@ -47,8 +47,8 @@ class Hit:
     Args:
         row: columns of the index -> values.
         score: cosine similarity.
-        margin: by how many standard deviations the score exceeds what the best of so many pictures
-            reaches by chance; None in a collection that is too small to tell.
+        margin: number of standard deviations by which the score exceeds the best score that a
+            collection of this size reaches by chance; None if the collection is too small to tell.
         fits: whether the margin is large enough; None if there is none.
         probability: that picture and query belong together, by a sigmoid model; None otherwise.
     """

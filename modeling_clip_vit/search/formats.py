@@ -112,7 +112,7 @@ def has_developed_twin(names: set[str], name: str) -> bool:
 
 
 def video_frames(path: Path, seconds: float) -> Iterator[tuple[float, Image.Image]]:
-    """Frames of a video, one at every so many seconds, with their times.
+    """Frames of a video at regular intervals, with their times.
 
     Frames between key frames are decoded only as far as they are needed.
 

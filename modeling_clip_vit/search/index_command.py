@@ -324,7 +324,7 @@ class IndexOptions:
         threads: threads that read pictures and that the model computes with; all cores by default.
         batch_size: pictures that are embedded at a time.
         shard_size: pictures of a commit; a run that was killed goes on behind the last one.
-        video_seconds: index videos, too, with a frame at every so many seconds.
+        video_seconds: index videos as well, with one frame per this many seconds.
         ray: share the work with the machines of a Ray cluster, or with processes of this one.
         workers: most workers of Ray at a time; by default as many as there are processors, but one.
         allow_empty: take a folder that has become empty out of the index.

@@ -5,21 +5,18 @@ The same function of a shard runs in this process, in several, and on other mach
 Shape legend: `N` pictures, `S` side in pixels, `P` projection.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from ..utils.ahead import batched, map_ahead
 from ..utils.errors import UserError
 from .reading import Item, PictureReader, Prepared
 from .schema import VECTOR
-
-Value = TypeVar("Value")
-Result = TypeVar("Result")
 
 
 class PixelEncoder(Protocol):
@@ -113,28 +110,3 @@ def make_vectors(vectors: Sequence[np.ndarray | None], size: int) -> pa.Array:
             filled_NP[place] = vector
     missing = pa.array([vector is None for vector in vectors], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(filled_NP.reshape(-1)), size, mask=missing)
-
-
-def map_ahead(
-    pool: Executor, function: Callable[[Value], Result], values: Iterable[Value], ahead: int
-) -> Iterator[Result]:
-    """Results of a function in the order of its values, of which some are computed ahead."""
-    waiting: deque[Future[Result]] = deque()
-    for value in values:
-        waiting.append(pool.submit(function, value))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def batched(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
-    """Values in lists of a size; the last may be shorter."""
-    batch: list[Value] = []
-    for value in values:
-        batch.append(value)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

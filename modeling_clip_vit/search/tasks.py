@@ -93,7 +93,7 @@ class TaskWorker:
 
     @cached_property
     def embedder(self) -> ShardEmbedder:
-        """What embeds a shard; contents that the index knows are left to who has the table."""
+        """Embeds a shard; vectors of contents that the index has are filled in from the table."""
         encoder = pick_encoder(self.index, self.checkpoint, self.runtime, self.threads)
         known = KnownContents.read(self.index.table)
         preparation = self.index.image_encoder().preparation

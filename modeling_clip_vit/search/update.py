@@ -254,7 +254,7 @@ class Progress:
         self.said = self.started
 
     def __call__(self, done: int):
-        """Say so many pictures are done, unless something was said just now."""
+        """Print how many pictures are done, at most once in `PROGRESS_SECONDS`."""
         now = time.monotonic()
         if now - self.said > PROGRESS_SECONDS:
             self.said = now

@@ -23,7 +23,7 @@ from ..utils.devices import read_random_state
 from ..utils.errors import UserError, first_line
 from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
 from ..utils.processes import all_reduce_max, from_main
-from .arguments import RunOptions
+from .options import RunOptions
 from .restart import PROCESSOR_FOLDER
 
 logger = logging.getLogger(__name__)

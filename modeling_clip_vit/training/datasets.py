@@ -44,7 +44,7 @@ from ..data.streaming.options import StreamOptions
 from ..data.transforms import AugmentOptions
 from ..utils.devices import copies_pinned, default_device, free_memory
 from ..utils.errors import UserError
-from .arguments import DataOptions
+from .options import DataOptions
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from ..evaluation.metrics import Metric
 from ..hub.base_model import BaseModel
 from ..hub.card_facts import CardFacts, describe_environment
 from ..utils.errors import warn_only
-from .arguments import ModelOptions
+from .options import ModelOptions
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -13,7 +13,7 @@ from ..evaluation.evaluate import open_evaluation
 from ..evaluation.images import OpenImages
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.tasks import TASKS
-from .arguments import DataOptions
+from .options import DataOptions
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from torch import nn
 
 from ..utils.errors import UserError
-from .arguments import ModelOptions
 from .blocks import depths, find_blocks
+from .options import ModelOptions
 
 
 def freeze(model: nn.Module, options: ModelOptions) -> list[nn.Module]:

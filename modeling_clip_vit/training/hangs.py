@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..utils.processes import TIMEOUT, set_timeout
 
@@ -50,12 +49,7 @@ class StepLimits:
     def __enter__(self) -> "StepLimits":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ):
+    def __exit__(self, *error: Any):
         self.lift()
         if self.watch:
             self.watch.close()

@@ -34,7 +34,7 @@ from ..utils.from_pretrained import (
 )
 from ..utils.from_pretrained import load_model as load_whole_model
 from ..utils.resources import find_resource
-from .arguments import ModelOptions
+from .options import ModelOptions
 
 #: Texts are never cut to more tokens than this.
 LONGEST_TEXT = 100_000

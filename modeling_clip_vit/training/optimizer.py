@@ -5,9 +5,9 @@ from torch import nn
 from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
-from .arguments import OptimizerOptions
 from .blocks import depths
 from .muon import Muon
+from .options import OptimizerOptions
 
 
 def build_optimizer(

@@ -13,7 +13,8 @@ import torch
 from ..utils.devices import bfloat16_gain
 from ..utils.errors import UserError
 from ..utils.processes import from_main
-from .arguments import RunOptions, TrainArguments
+from .arguments import TrainArguments
+from .options import RunOptions
 
 logger = logging.getLogger(__name__)
 

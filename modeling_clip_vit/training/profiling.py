@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,12 +47,7 @@ class UpdateProfiler:
         self.begin()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ):
+    def __exit__(self, *error: Any):
         """Write what there is, also of a run that is stopped."""
         self.end()
 

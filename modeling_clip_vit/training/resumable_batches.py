@@ -11,8 +11,8 @@ from accelerate.utils import send_to_device
 from ..data.errors import DataError
 from ..data.streaming.loader import StreamLoader
 from ..utils.devices import copies_pinned
-from .arguments import DataOptions
 from .datasets import TrainingData
+from .options import DataOptions
 from .restart import ImageCounts
 
 logger = logging.getLogger(__name__)

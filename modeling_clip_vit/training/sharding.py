@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -17,10 +18,12 @@ from torch.distributed.fsdp import (
 
 from ..normalization import upcast
 from ..utils.errors import UserError
-from .arguments import OptimizerOptions
+from .options import OptimizerOptions
 
 logger = logging.getLogger(__name__)
 
+#: Strategies under which no process holds all weights of a model.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 #: Their outputs are normalised and compared.
 PROJECTIONS = ("visual_projection", "text_projection")
 

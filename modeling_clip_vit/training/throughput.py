@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..utils.devices import product_speeds
 from .precision import Precision
+from .sharding import SHARDED
 
 #: Part of a GPU's name -> its peak in dense half precision by the manufacturer's data sheet, in
 #: operations per second; the first that fits counts.
@@ -66,8 +66,7 @@ class Throughput:
     ):
         self.device, self.autocast = accelerator.device, precision.autocast
         self.steps_per_update = steps_per_update
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        self.is_countable = not is_compiled and accelerator.distributed_type not in sharded
+        self.is_countable = not is_compiled and accelerator.distributed_type not in SHARDED
         #: Of an update; 0 until it is counted.
         self.operations = 0
         self.tokens: int | torch.Tensor = 0

@@ -53,7 +53,7 @@ from .restart import (
 from .resumable_batches import build_batches
 from .revisions import Revisions
 from .save_as import check_save_as
-from .sharding import check_sharded, embedding_sharded, set_sharded_precision
+from .sharding import SHARDED, check_sharded, embedding_sharded, set_sharded_precision
 from .signals import Interrupted
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
@@ -361,8 +361,7 @@ class Trainer:
             self.quantization.before_update(self.progress.step)
         parameters = list(self.model.parameters())
         longest = self.args.optimizer.max_grad_norm
-        sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        if longest or self.accelerator.distributed_type in sharding:
+        if longest or self.accelerator.distributed_type in SHARDED:
             return self.accelerator.clip_grad_norm_(parameters, longest or torch.inf)
         # Clipping to infinity would read and write every gradient, to multiply it by 1.
         self.accelerator.unscale_gradients()

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targets, mix_seed
-from modeling_clip_vit.training.arguments import LossOptions
 from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.options import LossOptions
 from modeling_clip_vit.training.tasks.objective import ContrastiveObjective
 from tests.support.runs import train, write_recipe
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from modeling_clip_vit.training.arguments import OptimizerOptions
+from modeling_clip_vit.training.options import OptimizerOptions
 from modeling_clip_vit.training.sharding import check_sharded
 from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY

@@ -108,17 +108,17 @@ def test_a_stream_without_a_batch_for_every_process_is_rejected(tmp_path, linear
     assert "gave no batch for every process" in fail(start(recipe, launch=TWO_PROCESSES))
 
 
+def write_stream_recipe(folder, linear_config, **fields):
+    """A recipe for four tars of squares, in batches of 4."""
+    write_square_tars(folder, shards=4)
+    sources = {"stream_sources": [str(folder / "*.tar")], "per_device_train_batch_size": 4}
+    return write_recipe(folder, folder, linear_config, **STREAM, **sources, **fields)
+
+
 def test_a_run_on_a_stream_goes_on_in_one_process_where_two_stopped(tmp_path, linear_config):
-    write_square_tars(tmp_path, shards=4)
-    fields = {
-        **STREAM,
-        "stream_sources": [str(tmp_path / "*.tar")],
-        "samples_per_epoch": 96,
-        "per_device_train_batch_size": 4,
-        "lr_scheduler_type": "constant",
-        "save_steps": 2,
-    }
-    recipe = write_recipe(tmp_path, tmp_path, linear_config, **fields)
+    recipe = write_stream_recipe(
+        tmp_path, linear_config, samples_per_epoch=96, lr_scheduler_type="constant", save_steps=2
+    )
     finish(start(recipe, "--max_steps", "2", launch=TWO_PROCESSES))
     train(recipe, "--max_steps", "6", "--resume_from_checkpoint", "latest")
     newest = max((output_of(recipe) / "checkpoints").glob("step-*"))
@@ -129,17 +129,13 @@ def test_a_run_on_a_stream_goes_on_in_one_process_where_two_stopped(tmp_path, li
 
 
 def test_an_elastic_run_on_a_stream_counts_every_batch_once(tmp_path, linear_config):
-    write_square_tars(tmp_path, shards=4)
-    fields = {
-        **STREAM,
-        "stream_sources": [str(tmp_path / "*.tar")],
-        "samples_per_epoch": 640,
-        "per_device_train_batch_size": 4,
-        "save_steps": 3,
-        "max_steps": 60,
-        "report_to": "none",
-    }
-    recipe = write_recipe(tmp_path, tmp_path, linear_config, **fields)
+    recipe = write_stream_recipe(
+        *(tmp_path, linear_config),
+        samples_per_epoch=640,
+        save_steps=3,
+        max_steps=60,
+        report_to="none",
+    )
     job = start_elastic(recipe, "--resume_from_checkpoint", "auto", max_restarts=1)
     wait_for(output_of(recipe) / "checkpoints" / "step-*", job)
     kill_second_rank(job)

@@ -212,6 +212,7 @@ def test_an_existing_folder_is_not_overwritten(color_dataset, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_what_is_kept_trains(color_dataset, model_config_folder, checkpoint, tmp_path):
     options = ["--keep_share", "0.75", "--caption_columns", "caption_en,caption_zh"]
     run(checkpoint, color_dataset, tmp_path / "kept", *options)

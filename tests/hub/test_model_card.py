@@ -13,7 +13,8 @@ from modeling_clip_vit.evaluation.metrics import Metric
 from modeling_clip_vit.hub.base_model import BaseModel
 from modeling_clip_vit.hub.card_facts import CardFacts
 from modeling_clip_vit.hub.model_card import build_model_cards
-from modeling_clip_vit.training.arguments import RunOptions, TrainArguments
+from modeling_clip_vit.training.arguments import TrainArguments
+from modeling_clip_vit.training.options import RunOptions
 from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY
 

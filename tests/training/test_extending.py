@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import open_dataset
 from modeling_clip_vit.losses import LOSSES
-from modeling_clip_vit.training.arguments import LossOptions
+from modeling_clip_vit.training.options import LossOptions
 from modeling_clip_vit.training.tasks import TASKS
 from modeling_clip_vit.training.tasks.objective import build_loss
 from modeling_clip_vit.utils.errors import UserError

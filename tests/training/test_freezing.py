@@ -5,10 +5,10 @@ import torch
 from transformers import BertConfig
 
 from modeling_clip_vit import ClipVitConfig, ClipVitModel
-from modeling_clip_vit.training.arguments import ModelOptions, OptimizerOptions
 from modeling_clip_vit.training.blocks import depths
 from modeling_clip_vit.training.freezing import freeze
 from modeling_clip_vit.training.optimizer import build_optimizer
+from modeling_clip_vit.training.options import ModelOptions, OptimizerOptions
 from tests.support.models import TEXT, VISION, small_model
 
 BERT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 300}

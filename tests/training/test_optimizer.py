@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from modeling_clip_vit.training.arguments import OptimizerOptions
 from modeling_clip_vit.training.optimizer import (
     build_optimizer,
     build_schedule,
     learning_rate_scales,
 )
+from modeling_clip_vit.training.options import OptimizerOptions
 from tests.support.models import small_model
 
 

@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from modeling_clip_vit.training import precision
-from modeling_clip_vit.training.arguments import OptimizerOptions, RunOptions, TrainArguments
+from modeling_clip_vit.training.arguments import TrainArguments
 from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.options import OptimizerOptions, RunOptions
 from modeling_clip_vit.training.precision import Precision, choose_precision
 from modeling_clip_vit.training.trainer import Trainer, build_trainer
 from modeling_clip_vit.utils.errors import UserError

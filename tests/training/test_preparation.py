@@ -8,16 +8,16 @@ from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.columns import Columns
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.streaming.options import StreamOptions
-from modeling_clip_vit.training.arguments import (
+from modeling_clip_vit.training.arguments import TrainArguments
+from modeling_clip_vit.training.command import parse_arguments
+from modeling_clip_vit.training.datasets import check_memory, find_columns
+from modeling_clip_vit.training.models import build_model, build_processor, load_model
+from modeling_clip_vit.training.options import (
     DataOptions,
     LossOptions,
     ModelOptions,
     OptimizerOptions,
-    TrainArguments,
 )
-from modeling_clip_vit.training.command import parse_arguments
-from modeling_clip_vit.training.datasets import check_memory, find_columns
-from modeling_clip_vit.training.models import build_model, build_processor, load_model
 from modeling_clip_vit.training.restart import Restart
 from modeling_clip_vit.training.tasks.contrastive import prepare
 from modeling_clip_vit.utils.errors import UserError

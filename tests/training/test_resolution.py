@@ -9,8 +9,8 @@ from open_clip.model import resize_pos_embed
 from transformers import AutoProcessor
 
 from modeling_clip_vit import ClipVitForImageClassification, ClipVitModel
-from modeling_clip_vit.training.arguments import ModelOptions
 from modeling_clip_vit.training.models import build_model, build_processor, load_model
+from modeling_clip_vit.training.options import ModelOptions
 from modeling_clip_vit.training.tasks.classification import load_classifier
 from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY

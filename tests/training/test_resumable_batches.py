@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from modeling_clip_vit.data.batches import Collator, ConceptBatchSampler
 from modeling_clip_vit.data.rows import BadSamples
 from modeling_clip_vit.data.transforms import AugmentOptions
-from modeling_clip_vit.training.arguments import DataOptions
 from modeling_clip_vit.training.datasets import TrainingData
+from modeling_clip_vit.training.options import DataOptions
 from modeling_clip_vit.training.resumable_batches import ResumableBatches
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

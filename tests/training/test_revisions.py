@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.evaluation.metrics import Metric
-from modeling_clip_vit.training.arguments import RunOptions, TrainArguments
+from modeling_clip_vit.training.arguments import TrainArguments
+from modeling_clip_vit.training.options import RunOptions
 from modeling_clip_vit.training.revisions import Revisions
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.runs import write_recipe

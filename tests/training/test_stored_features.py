@@ -10,14 +10,12 @@ from torch.testing import assert_close
 from modeling_clip_vit.data.features import read_features
 from modeling_clip_vit.training import stored_features
 from modeling_clip_vit.training.arguments import (
-    DataOptions,
-    LossOptions,
     MixOptions,
-    ModelOptions,
     QuantizationOptions,
     StreamOptions,
     TrainArguments,
 )
+from modeling_clip_vit.training.options import DataOptions, LossOptions, ModelOptions
 from modeling_clip_vit.utils.errors import UserError
 from tests.support.runs import (
     output_of,

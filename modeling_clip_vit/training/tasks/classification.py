@@ -42,11 +42,12 @@ from ...utils.from_pretrained import (
     load_processor,
     loading,
 )
-from ..arguments import DataOptions, LossOptions, ModelOptions, TrainArguments
+from ..arguments import TrainArguments
 from ..datasets import TrainingData, build_loader, prepare_images
 from ..evaluations import TrainedOn, open_evaluations
 from ..freezing import freeze
 from ..models import build_image_processor, find_config, refuse_quantized, resize_processor
+from ..options import DataOptions, LossOptions, ModelOptions
 from ..restart import Restart
 from ..stored_features import Embedder, embed_images_with, stores_images
 from .task import Preparation, Task, Value, describe_images

@@ -53,14 +53,16 @@ from ..stored_features import (
     stores_teacher,
     stores_texts,
 )
-from .objective import ContrastiveObjective, check_loss, check_teacher, load_teacher
+from .objective import (
+    MODEL_INPUTS,
+    ContrastiveObjective,
+    check_loss,
+    check_teacher,
+    load_teacher,
+)
 from .task import Preparation, Task, Value, describe_images
 
-INPUTS = (
-    *("pixel_values", "pixel_attention_mask", "spatial_shapes"),
-    *("input_ids", "attention_mask", "packed_places"),
-    *("vision_pooler_output", "text_pooler_output"),
-)
+INPUTS = (*MODEL_INPUTS, "packed_places", "vision_pooler_output", "text_pooler_output")
 
 ContrastivePreparation = Preparation[ClipVitModel, CLIPProcessor]
 

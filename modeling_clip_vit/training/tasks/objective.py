@@ -14,14 +14,14 @@ from ...losses.targets import Ids
 from ...modeling_clip_vit import ClipVitModel
 from ...utils.errors import UserError
 from ...utils.from_pretrained import load_config, load_model
-from ..arguments import LossOptions
 from ..gradient_cache import cut
+from ..options import LossOptions
 from ..stored_features import TEACHER_IMAGES, TEACHER_TEXTS
 
 #: The accuracy in a batch is computed on at most this many images.
 ACCURACY_IMAGES = 1024
-#: What a teacher takes of a batch.
-TEACHER_INPUTS = (
+#: What any model of two towers takes of a batch.
+MODEL_INPUTS = (
     *("pixel_values", "pixel_attention_mask", "spatial_shapes"),
     *("input_ids", "attention_mask"),
 )
@@ -186,7 +186,7 @@ class ContrastiveObjective:
         scale = self.teacher.get_logit_scale()
         if TEACHER_IMAGES in batch:
             return batch[TEACHER_IMAGES], batch[TEACHER_TEXTS], scale.to(batch[TEACHER_IMAGES])
-        inputs = {name: batch[name] for name in TEACHER_INPUTS if name in batch}
+        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
         parts = cut(inputs, self.part_size) if self.part_size else [inputs]
         with self.autocast():
             outputs = [self.teacher(**part, return_logits=False) for part in parts]
