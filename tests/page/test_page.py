@@ -365,7 +365,7 @@ def test_a_dropped_picture_is_classified(browser, emoji):
 def test_the_map_draws_every_picture_and_opens_one(browser):
     browser.click("a[data-view=map]")
     count = browser.run("return Number(document.querySelector('#count').textContent.split(' ')[0])")
-    browser.wait(f"return document.querySelector('canvas').dataset.painted === '{count}'")
+    browser.wait(f"return document.querySelector('#map-view canvas')?.dataset.painted === '{count}'")
     browser.find("#map-view canvas").send_keys(Keys.ENTER)
     browser.wait("return document.querySelector('#picture').open")
 
