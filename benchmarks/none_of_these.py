@@ -12,13 +12,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import load_dataset
 
 from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.inference.loading import load_encoder
-from modeling_clip_vit.inference.rejection import LEAST_MARGIN, class_margins
 from modeling_clip_vit.search.cut import background_texts
+from modeling_clip_vit.search.rejection import LEAST_MARGIN, class_margins
 
 DATA = Path(__file__).parents[1] / "data" / "emoji" / "data"
 
@@ -34,8 +33,9 @@ def main():
     print("| model | classes | AUC | error |\n| --- | --- | --- | --- |")
     for model in options.models:
         encoder = load_encoder(model)
-        embeds, names = encoder.encode_image(images), encoder.encode_text(list(rows["caption_en"]))
-        background = encoder.encode_text(background_texts())
+        embeds = encoder.encode_image(images).numpy()
+        names = encoder.encode_text(list(rows["caption_en"])).numpy()
+        background = encoder.encode_text(background_texts()).numpy()
         for count in (5, 20, 100):
             area, error = measure(embeds, names, background, count)
             results[f"{Path(model).name}, {count}"] = {"area": area, "error": error}
@@ -45,7 +45,7 @@ def main():
 
 
 def measure(
-    embeds: torch.Tensor, names: torch.Tensor, background: torch.Tensor, count: int
+    embeds: np.ndarray, names: np.ndarray, background: np.ndarray, count: int
 ) -> tuple[float, float]:
     """Area and error over twenty draws of classes.
 
@@ -61,10 +61,10 @@ def measure(
         classes, others = drawn[:count], drawn[count : 2 * count]
         inside.append(class_margins(embeds[classes], names[classes], background))
         outside.append(class_margins(embeds[others], names[classes], background))
-    fits, rest = torch.cat(inside), torch.cat(outside)
-    area = (fits[:, None] > rest[None]).float().mean().item()
-    misses, alarms = (fits < LEAST_MARGIN).float().mean(), (rest >= LEAST_MARGIN).float().mean()
-    return area, ((misses + alarms) / 2).item()
+    fits, rest = np.concatenate(inside), np.concatenate(outside)
+    area = float((fits[:, None] > rest[None]).mean())
+    misses, alarms = (fits < LEAST_MARGIN).mean(), (rest >= LEAST_MARGIN).mean()
+    return area, float((misses + alarms) / 2)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..search.cut import background_texts
+from ..search.rejection import LEAST_MARGIN, class_margins
 from ..utils.errors import UserError
 from .class_names import average_templates, class_texts
 from .classifier import TorchClassifier
@@ -17,7 +18,6 @@ from .embedding import check_finite
 from .few_shot import METHODS, Classifier, Examples, ZeroShot, check_method
 from .gallery import Picture, embed_gallery
 from .loading import Encoder
-from .rejection import LEAST_MARGIN, class_margins
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Classified:
         names: of the classes.
         probabilities: (N, C).
         unreadable: names of the other pictures, each with the reason.
-        margins: of the best class of each picture, see `rejection.class_margins`; None if it was
-            not asked for.
+        margins: of the best class of each picture, see `search.rejection.class_margins`; None if
+            it was not asked for.
     """
 
     pictures: list[Picture]
@@ -130,7 +130,8 @@ def classify(
     if rejects:
         assert isinstance(classifier, ZeroShot)
         background = encoder.encode_text(background_texts())
-        margins = class_margins(gallery.embeds, classifier.class_embeds, background)
+        embeds = (gallery.embeds, classifier.class_embeds, background)
+        margins = class_margins(*(tensor.numpy() for tensor in embeds))
         result.margins = margins.tolist()
     return result
 

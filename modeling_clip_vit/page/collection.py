@@ -1,6 +1,6 @@
 """The pictures of an index that may grow while it is served.
 
-Shape legend: `N` pictures.
+Shape legend: `T` texts, `P` projection.
 """
 
 import logging
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import pyarrow as pa
 
 from ..search.engine import PictureSearch
@@ -104,6 +105,11 @@ class Collection:
             }
             self._described = contents.version
             return self._description
+
+    def read_background(self) -> np.ndarray:
+        """Embeddings of the fixed texts about everything, (T, P)."""
+        with self.lock:
+            return self.search.background
 
     def picture(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of the index as the page shows it."""

@@ -1,10 +1,14 @@
-"""The model of an index as the page runs it: its files, and how inputs are prepared."""
+"""The model of an index as the page runs it: its files, and how inputs are prepared.
+
+Shape legend: `T` texts, `P` projection.
+"""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..search.index import PictureIndex
@@ -36,6 +40,11 @@ def describe_model(index: PictureIndex) -> dict[str, Any]:
         "splits_special_tokens": bool(config.get("split_special_tokens")),
         "files": {name: graph_files(folder, part["file"]) for name, part in parts.items()},
     }
+
+
+def pack_background(embeds: np.ndarray) -> bytes:
+    """The embeddings of the fixed texts about everything, (T, P), as rejection.js reads them."""
+    return embeds.astype("<f2").tobytes()
 
 
 def graph_files(folder: Path, graph: str) -> list[str]:

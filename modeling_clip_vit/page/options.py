@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..search.index import PictureIndex
+from ..search.rejection import LEAST_MARGIN
 from ..utils.errors import UserError
 from .fields import Field
 from .placement import spread_evenly
@@ -61,6 +62,7 @@ class PageOptions:
             "fields": [field.to_json() for field in fields],
             "examples": choose_examples(pictures) if self.examples is None else self.examples,
             "labels": self.labels or [],
+            "min_class_margin": LEAST_MARGIN,
         }
 
 

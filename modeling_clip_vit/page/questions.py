@@ -21,6 +21,7 @@ from ..search.filters import (
     under_folder,
 )
 from ..search.query import MOST_CHARACTERS, EmbeddedQuery, Part, embed_query, parse_text
+from ..search.rejection import LEAST_MARGIN, class_margins
 from .collection import Collection, RequestError
 from .placement import spread_evenly
 
@@ -183,8 +184,14 @@ def read_value(name: str, value: Any, kind: pa.DataType) -> Any:
     return found
 
 
-def classify(collection: Collection, labels: Any) -> list[dict[str, Any]]:
+def classify(collection: Collection, labels: Any, rejects: bool = False) -> list[dict[str, Any]]:
     """Every picture under the label that fits best: how many, and the surest of each label.
+
+    Args:
+        collection: that the page shows.
+        labels: as the visitor typed them.
+        rejects: whether pictures that no label fits go into a group of their own, which is the
+            last one and otherwise empty.
 
     Raises:
         RequestError: the labels are too few, too many or not texts, or the index is too large.
@@ -198,8 +205,11 @@ def classify(collection: Collection, labels: Any) -> list[dict[str, Any]]:
     with collection.lock:
         texts_CP = collection.search.text_encoder([label[:MOST_CHARACTERS] for label in labels])
     best, shares = choose_labels(contents.vectors, texts_CP, collection.model["logit_scale"])
+    if rejects:
+        margins = class_margins(contents.vectors, texts_CP, collection.read_background())
+        best = np.where(margins < LEAST_MARGIN, len(labels), best)
     groups = []
-    for label in range(len(labels)):
+    for label in range(len(labels) + 1):
         rows = np.flatnonzero(best == label)
         chosen = rows[np.argsort(-shares[rows], kind="stable")[:PER_LABEL]]
         found = zip(contents.rows.take(chosen).to_pylist(), shares[chosen].tolist(), strict=True)

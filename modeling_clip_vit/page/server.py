@@ -27,6 +27,7 @@ from . import questions
 from .collection import LARGE_SIDE, Collection, without_paths
 from .files import VENDOR_FOLDER, WEB_FOLDER
 from .live_map import LiveMap
+from .model_files import pack_background
 
 #: Bytes of a question in JSON, at most.
 MOST_JSON = 1_000_000
@@ -60,6 +61,7 @@ class Server:
         routes = [
             Route("/", self.page),
             Route("/data/site.json", self.site),
+            Route("/data/background.bin", self.background),
             Route("/data/map.json", self.map_json),
             Route("/data/map.webp", self.map_sheet),
             Route("/search", self.search, methods=["GET", "POST"]),
@@ -115,6 +117,11 @@ class Server:
         """What the page must know first."""
         return JSONResponse(await run_in_threadpool(self.collection.describe))
 
+    async def background(self, request: Request) -> Response:
+        """The embeddings of the fixed texts about everything."""
+        content = pack_background(await run_in_threadpool(self.collection.read_background))
+        return Response(content, media_type="application/octet-stream")
+
     async def map_json(self, request: Request) -> Response:
         """Places of some pictures."""
         live = await run_in_threadpool(self.map.refresh)
@@ -140,8 +147,9 @@ class Server:
 
     async def classify(self, request: Request) -> Response:
         """Every picture under the label that fits best."""
-        labels = (await read_question(request)).get("labels")
-        groups = await run_in_threadpool(questions.classify, self.collection, labels)
+        question = await read_question(request)
+        labels, rejects = question.get("labels"), question.get("rejects") is True
+        groups = await run_in_threadpool(questions.classify, self.collection, labels, rejects)
         return JSONResponse({"groups": groups})
 
     async def embed(self, request: Request) -> Response:

@@ -24,7 +24,7 @@ from ..utils.errors import UserError
 from ..utils.folders import new_folder
 from .fields import choose_columns, describe_columns
 from .files import copy_page
-from .model_files import copy_model, describe_model, describe_preparation
+from .model_files import copy_model, describe_model, describe_preparation, pack_background
 from .options import PageOptions
 from .placement import place_on_map, spread_evenly
 from .thumbnails import TILES, describe_sheets, encode, make_sheets, make_thumbnail, make_tile
@@ -74,6 +74,8 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
         table, tiles = write_thumbnails(index, read_pictures(index), data, options.thumbnail_size)
         vectors_NP = vectors_of(table)
         vectors_NP.astype(options.vector_type).tofile(data / "vectors.bin")
+        background_TP = PictureSearch(index).background
+        (data / "background.bin").write_bytes(pack_background(background_TP))
         fields, values = describe_columns(table, columns)
         on_map = spread_evenly(len(table), MOST_ON_MAP)
         places = place_on_map(vectors_NP[on_map])
@@ -84,7 +86,7 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
             "vector_type": options.vector_type,
             "model": model,
             "prepare": preparation,
-            "cut": describe_cut(index, vectors_NP),
+            "cut": describe_cut(background_TP, vectors_NP),
             "map": write_sheets([tiles[row] for row in on_map], data),
             "load_bytes": bytes_to_load(folder, model),
         }
@@ -159,14 +161,14 @@ def read_thumbnails(
         yield from map_ahead(pool, read, rows, 8 * THREADS)
 
 
-def describe_cut(index: PictureIndex, vectors: np.ndarray) -> dict[str, Any] | None:
+def describe_cut(background: np.ndarray, vectors: np.ndarray) -> dict[str, Any] | None:
     """What cut.js needs to tell which hits fit; None if the collection is too small to tell.
 
     Args:
-        index: whose model is measured.
+        background: embeddings of the fixed texts about everything, (T, P).
         vectors: of the pictures, (N, P).
     """
-    cut = Cut.measure(PictureSearch(index).background, vectors)
+    cut = Cut.measure(background, vectors)
     if cut is None:
         return None
     return {

@@ -7,6 +7,7 @@ from selenium.webdriver.common.keys import Keys
 
 from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.search.engine import PictureSearch
+from modeling_clip_vit.search.rejection import LEAST_MARGIN, class_margins
 from tests.support.browsers import Browser, to_base64
 from tests.support.pictures import encode
 
@@ -336,6 +337,34 @@ def test_a_word_is_left_out_of_its_term_alone(browser, picture_index):
     assert values == pytest.approx([score - other for other in others], abs=1e-5)
 
 
+def test_labels_fit_the_pictures_that_they_fit_in_python(browser, picture_index, vectors):
+    labels = ["a cat", "a house", "食物"]
+    texts = picture_index.text_encoder()(labels)
+    margins = class_margins(vectors[0], texts, PictureSearch(picture_index).background)
+    least = float(np.median(margins))
+    script = """
+    const strict = new Computer();
+    await strict.call("load", { ...site, min_class_margin: values[1] });
+    return strict.call("classifyAll", values[0], true);
+    """
+    found = np.array([label for label, _ in browser.compute(LOAD + script, labels, least)])
+    expected = np.where(margins >= least, (texts @ vectors[0].T).argmax(0), 3)
+    is_clear = abs(margins - least) > 1e-2  # the texts of the page are rounded to half precision
+    assert is_clear.sum() > 100
+    np.testing.assert_array_equal(found[is_clear], expected[is_clear])
+
+
+def shown_counts(browser, labels: list[str]) -> list[int]:
+    """How many pictures the page shows under each label, which must be all that it shows."""
+    notes = dict(zip(browser.texts(".group h2"), browser.texts(".group h2 small"), strict=True))
+    counts = {
+        title.removesuffix(note).strip(): int(note.split()[0].replace(",", ""))
+        for title, note in notes.items()
+    }
+    assert counts.keys() <= set(labels)
+    return [counts.get(label, 0) for label in labels]
+
+
 def test_labels_have_the_probabilities_of_python(browser, picture_index, vectors):
     labels = ["a cat", "a house", "食物"]
     browser.click("a[data-view=labels]")
@@ -344,16 +373,25 @@ def test_labels_have_the_probabilities_of_python(browser, picture_index, vectors
     field.send_keys("\n".join(labels))
     browser.click(".labels .main")
     browser.wait("return document.querySelector('#sorted .group')")
-    logits = (
-        similarities(picture_index, vectors[0], labels) * picture_index.settings.model.logit_scale
-    )
-    counts = np.bincount(logits.argmax(0), minlength=3)
-    shown = dict(zip(browser.texts(".group h2"), browser.texts(".group h2 small"), strict=True))
-    for label, count in zip(labels, counts, strict=True):
-        if count:
-            assert any(
-                label in title and f"{count} picture" in note for title, note in shown.items()
-            )
+    texts = picture_index.text_encoder()(labels)
+    fits = class_margins(vectors[0], texts, PictureSearch(picture_index).background) >= LEAST_MARGIN
+    best = np.where(fits, (texts @ vectors[0].T).argmax(0), 3)
+    expected = np.bincount(best, minlength=4).tolist()
+    assert shown_counts(browser, [*labels, "None of these"]) == expected
+
+
+def test_no_picture_is_set_aside_unless_that_is_asked(browser, picture_index, vectors):
+    labels = ["a dog", "a tree"]
+    browser.click("a[data-view=labels]")
+    browser.click("#rejects")
+    field = browser.find("#labels")
+    field.clear()
+    field.send_keys("\n".join(labels))
+    browser.click(".labels .main")
+    browser.wait("return document.querySelector('#sorted .group h2')?.textContent.startsWith('a ')")
+    browser.click("#rejects")
+    best = similarities(picture_index, vectors[0], labels).argmax(0)
+    assert shown_counts(browser, labels) == np.bincount(best, minlength=2).tolist()
 
 
 def test_a_dropped_picture_is_classified(browser, emoji):
@@ -365,7 +403,9 @@ def test_a_dropped_picture_is_classified(browser, emoji):
 def test_the_map_draws_every_picture_and_opens_one(browser):
     browser.click("a[data-view=map]")
     count = browser.run("return Number(document.querySelector('#count').textContent.split(' ')[0])")
-    browser.wait(f"return document.querySelector('#map-view canvas')?.dataset.painted === '{count}'")
+    browser.wait(
+        f"return document.querySelector('#map-view canvas')?.dataset.painted === '{count}'"
+    )
     browser.find("#map-view canvas").send_keys(Keys.ENTER)
     browser.wait("return document.querySelector('#picture').open")
 

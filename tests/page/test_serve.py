@@ -219,6 +219,18 @@ def test_labels_share_out_all_pictures(served):
         assert all(1 / 3 <= share <= 1 for share in shares)
 
 
+def test_pictures_that_no_label_fits_are_a_group_of_their_own(served):
+    labels = ["a cat", "a house", "食物"]
+    plain, kept = (
+        ask(f"{served}classify", {"labels": labels, "rejects": rejects})["groups"]
+        for rejects in (False, True)
+    )
+    assert len(plain) == len(kept) == 4
+    assert plain[-1]["count"] == 0 < kept[-1]["count"]
+    assert sum(it["count"] for it in plain) == sum(it["count"] for it in kept)
+    assert all(fewer["count"] <= all["count"] for fewer, all in zip(kept[:3], plain, strict=False))
+
+
 def test_only_who_has_the_token_is_answered(own_index):
     with serving(own_index, "--token", "let-me-in") as address:
         plain = address.partition("?")[0]

@@ -112,10 +112,13 @@ export class LocalBackend {
     return this.computer.call("embedPicture", pixels);
   }
 
-  /** Every picture under the label that fits best: rows by label, the surest first. */
-  async sort(labels) {
-    const best = await this.computer.call("classifyAll", labels);
-    const groups = labels.map(() => []);
+  /**
+   * Every picture under the label that fits best, the surest first: one group for each label, and
+   * a last one for pictures that none fits, which is empty unless `rejects`.
+   */
+  async sort(labels, rejects) {
+    const best = await this.computer.call("classifyAll", labels, rejects);
+    const groups = Array.from({ length: labels.length + 1 }, () => []);
     best.forEach(([label, share], row) => groups[label].push({ row, share }));
     for (const group of groups) group.sort((a, b) => b.share - a.share);
     return groups.map((group) => ({
@@ -149,8 +152,8 @@ export class ServerBackend {
     return Float32Array.from(vector);
   }
 
-  async sort(labels) {
-    return (await ask("classify", { labels })).groups;
+  async sort(labels, rejects) {
+    return (await ask("classify", { labels, rejects })).groups;
   }
 }
 

@@ -16,6 +16,7 @@ export class LabelsView {
     Object.assign(this, { site, backend, computer, onopen, report });
     this.view = byId("labels-view");
     this.typed = null;
+    this.rejects = true;
   }
 
   /** Draw the form in the current language; the labels that were typed stay. */
@@ -24,6 +25,8 @@ export class LabelsView {
     this.field = element("textarea", { id: "labels", rows: 7, "aria-describedby": "labels-help", spellcheck: "false" });
     this.field.value = this.typed ?? examples.join("\n");
     this.field.addEventListener("input", () => (this.typed = this.field.value));
+    this.box = element("input", { type: "checkbox", id: "rejects", checked: this.rejects });
+    this.box.addEventListener("change", () => (this.rejects = this.box.checked));
     this.result = element("div", { id: "sorted" });
     this.view.replaceChildren(
       element("form", { class: "labels", onsubmit: (event) => {
@@ -33,6 +36,7 @@ export class LabelsView {
         element("label", { for: "labels" }, t("labelsLabel")),
         this.field,
         element("p", { class: "help", id: "labels-help" }, t("labelsHelp")),
+        element("label", { for: "rejects", class: "choice" }, this.box, t("rejectsLabel")),
         element("button", { type: "submit", class: "main" }, t("sortNow"))),
       this.result);
   }
@@ -51,35 +55,38 @@ export class LabelsView {
   async run() {
     if (!this.check()) return;
     const { labels } = this;
-    const groups = await this.backend.sort(labels);
+    const groups = await this.backend.sort(labels, this.rejects);
     const order = labels.map((_, i) => i).sort((a, b) => groups[b].count - groups[a].count);
-    const all = groups.reduce((sum, { count }) => sum + count, 0);
-    this.result.replaceChildren(...order.filter((i) => groups[i].count).map((i) => {
+    const sorted = labels.reduce((sum, _, i) => sum + groups[i].count, 0);
+    this.result.replaceChildren(...[...order, labels.length].filter((i) => groups[i].count).map((i) => {
       const { count, pictures } = groups[i];
-      return element("section", { class: "group" },
-        element("h2", {}, labels[i], " ", element("small", {}, t("pictures", count))),
-        gallery(pictures, (picture) => this.onopen(picture, pictures, { name: labels[i], terms: [{ text: labels[i], weight: 1 }] }), ({ share }) => percent(share)));
+      const isNone = i === labels.length, name = isNone ? t("noneOfThese") : labels[i];
+      const query = { name, terms: isNone ? [] : [{ text: name, weight: 1 }] };
+      return element("section", { class: isNone ? "group none" : "group" },
+        element("h2", {}, name, " ", element("small", {}, t("pictures", count))),
+        gallery(pictures, (picture) => this.onopen(picture, pictures, query), ({ share }) => isNone ? null : percent(share)));
     }));
-    this.report(t("sorted", all, labels.length), false);
+    this.report(t("sorted", sorted, labels.length), false);
   }
 
   /** The probabilities of the labels for a picture that the visitor brought. */
   async classify({ name, vector, thumbnail }) {
     if (!this.check()) return;
     const { labels } = this;
-    const shares = await this.computer.call("classifyVector", labels, vector);
+    const { shares, fits } = await this.computer.call("classifyVector", labels, vector, this.rejects);
     const order = labels.map((_, i) => i).sort((a, b) => shares[b] - shares[a]).slice(0, 12);
     this.result.replaceChildren(element("section", { class: "group one" },
       element("img", { src: thumbnail, alt: name }),
       element("div", {},
         element("h2", {}, t("sortOne", name)),
+        fits ? null : element("p", { class: "help none" }, t("noLabelFits")),
         element("ul", { class: "words" }, order.map((i) => {
           const bar = element("span", { class: "bar" });
           bar.style.setProperty("--share", shares[i]);
           return element("li", {}, element("span", { class: "word" }, labels[i]), bar,
             element("span", { class: "score" }, percent(shares[i])));
         })))));
-    this.report(`${labels[order[0]]}: ${percent(shares[order[0]])}`, false);
+    this.report(fits ? `${labels[order[0]]}: ${percent(shares[order[0]])}` : t("noLabelFits"), false);
   }
 }
 

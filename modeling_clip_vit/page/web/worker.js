@@ -2,11 +2,12 @@
 
 import { margins } from "./cut.js";
 import { explain } from "./explain.js";
+import { classMargin, otherTexts } from "./rejection.js";
 import { pixelValues } from "./resize.js";
 import { Towers, download } from "./towers.js";
 import { combine, dot, fromHalves, lengthOf, similarities, softmax, topRows } from "./vectors.js";
 
-let site, towers, matrix;
+let site, towers, matrix, background;
 
 const report = (bytes) => postMessage({ progress: bytes });
 
@@ -38,6 +39,22 @@ async function embedQuery(terms) {
     textNorm: lengthOf(texts),
     pictureNorm: lengthOf(pictures),
   };
+}
+
+async function embedTexts(texts) {
+  const vectors = [];
+  for (const text of texts) vectors.push(await towers.embedText(text));
+  return vectors;
+}
+
+/** The probabilities of labels, from their cosines. */
+const sharesOf = (cosines) => softmax(cosines.map((cosine) => site.model.logit_scale * cosine));
+
+/** A function that says whether the best label fits, of a picture's vector and that label's cosine. */
+async function judgeOf(labels) {
+  background ??= download("data/background.bin").then(({ buffer }) => fromHalves(buffer));
+  const others = otherTexts(await background, labels);
+  return (vector, best) => classMargin(vector, best, others, labels.length) >= site.min_class_margin;
 }
 
 const methods = {
@@ -76,24 +93,29 @@ const methods = {
     return towers.embedPicture(picture, site.prepare);
   },
 
-  /** The probability of each label, for one vector. */
-  async classifyVector(labels, vector) {
-    const texts = [];
-    for (const label of labels) texts.push(await towers.embedText(label));
-    const logits = texts.map((text) => site.model.logit_scale * dot(text, vector));
-    return softmax(logits);
+  /** The probability of each label for one vector, and whether the best fits, if that is asked. */
+  async classifyVector(labels, vector, rejects) {
+    const texts = await embedTexts(labels);
+    const cosines = texts.map((text) => dot(text, vector));
+    const fits = !rejects || (await judgeOf(texts))(vector, Math.max(...cosines));
+    return { shares: sharesOf(cosines), fits };
   },
 
-  /** The best label of every row of the collection, and its probability. */
-  async classifyAll(labels) {
-    const columns = [];
-    for (const label of labels) columns.push(similarities(matrix, await towers.embedText(label)));
-    return columns[0].reduce((all, _, row) => {
-      const shares = softmax(columns.map((column) => site.model.logit_scale * column[row]));
+  /**
+   * The best label of every row of the collection, and its probability; with `rejects`, one more
+   * than the last label where not even the best fits.
+   */
+  async classifyAll(labels, rejects) {
+    const texts = await embedTexts(labels), size = site.embedding_size;
+    const columns = texts.map((text) => similarities(matrix, text));
+    const fits = rejects ? await judgeOf(texts) : () => true;
+    return Array.from(columns[0], (_, row) => {
+      const cosines = columns.map((column) => column[row]);
+      const shares = sharesOf(cosines);
       const best = shares.indexOf(Math.max(...shares));
-      all.push([best, shares[best]]);
-      return all;
-    }, []);
+      const vector = matrix.subarray(row * size, (row + 1) * size);
+      return [fits(vector, cosines[best]) ? best : labels.length, shares[best]];
+    });
   },
 
   async explain(picture, terms) {
