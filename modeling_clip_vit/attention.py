@@ -71,10 +71,19 @@ class ClipVitAttention(nn.Module):
     grouped-query attention (Ainslie et al., 2023), one gives multi-query (Shazeer, 2019). With
     `qk_norm`, queries and keys are normalised within each head (Dehghani et al., 2023, section 2).
 
+    With `attention_gate`, what a head attends to is multiplied by a sigmoid of a linear layer over
+    the token that attends: one number for each head or for each feature (Qiu et al., 2025, section
+    2.2). It starts near one half. With `value_residual`, the values of a block are mixed with the
+    first block's (Zhou et al., 2024, section 3): `value_share` of their own, one half at first.
+
     Other types of attention are subclasses: `attend` is what weighs the values.
+
+    Args:
+        config: of the tower.
+        layer_idx: number of the block; the first one has no values to mix its own with.
     """
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: TowerConfig, layer_idx: int = 0):
         super().__init__()
         self.config = config
         # The configuration fills them in.
@@ -103,12 +112,25 @@ class ClipVitAttention(nn.Module):
             norm = NORM_LAYERS["rmsnorm" if config.norm_type == "rmsnorm" else "layernorm"]
             self.q_norm = norm(config, self.head_dim)
             self.k_norm = norm(config, self.head_dim)
+        gates = {"none": 0, "headwise": self.num_heads, "elementwise": width}[config.attention_gate]
+        self.gate_proj = (
+            nn.Linear(config.hidden_size, gates, bias=bool(config.attention_gate_bias))
+            if gates
+            else None
+        )
+        self.gives_values = config.value_residual and layer_idx == 0
+        # Of one dimension: FSDP2 does not shard a scalar.
+        self.value_share = (
+            nn.Parameter(torch.full((1,), 0.5)) if config.value_residual and layer_idx > 0 else None
+        )
 
     def initialize(self):
-        """Set the separate biases of queries, keys and values to 0."""
+        """Set the separate biases of queries, keys and values to 0, the share of values to 1/2."""
         for bias in (self.q_bias, self.k_bias, self.v_bias):
             if bias is not None:
                 init.zeros_(bias)
+        if self.value_share is not None:
+            init.constant_(self.value_share, 0.5)
 
     def project(
         self,
@@ -170,8 +192,9 @@ class ClipVitAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         is_causal: bool | None = None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+        first_value: torch.Tensor | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Attend within each sequence.
 
         Args:
@@ -179,18 +202,33 @@ class ClipVitAttention(nn.Module):
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
             is_causal: whether a token sees only those before it; as configured when None.
             rotation: what `rotate` takes of rotary positions, or None.
+            first_value: values of the first block, (B, K, L, A), with `value_residual`.
 
         Returns:
-            The new hidden states (B, L, D), and the weights (B, H, L, L) or None, as `attend`
-            returns them.
+            The new hidden states (B, L, D); the weights (B, H, L, L) or None, as `attend` returns
+            them; and the values (B, K, L, A) that later blocks take as `first_value`, or None.
         """
+        query_BHLA, key_BKLA, value_BKLA = self.project(hidden_states, rotation)
+        if self.value_share is not None and first_value is not None:
+            share = self.value_share.to(value_BKLA.dtype)
+            value_BKLA = first_value + share * (value_BKLA - first_value)
         attended_BLHA, weights_BHLL = self.attend(
-            *self.project(hidden_states, rotation),
+            query_BHLA,
+            key_BKLA,
+            value_BKLA,
             attention_mask,
             self.is_causal if is_causal is None else is_causal,
             **kwargs,
         )
-        return self.out_proj(attended_BLHA.flatten(-2)), weights_BHLL
+        if self.gate_proj is not None:
+            # A number for each head, or for each of its features.
+            gate_BLHA = self.gate_proj(hidden_states).sigmoid().unflatten(-1, (self.num_heads, -1))
+            attended_BLHA = attended_BLHA * gate_BLHA
+        return (
+            self.out_proj(attended_BLHA.flatten(-2)),
+            weights_BHLL,
+            value_BKLA if self.gives_values else None,
+        )
 
 
 class SigmoidAttention(ClipVitAttention):
@@ -249,9 +287,9 @@ ATTENTIONS: dict[str, type[ClipVitAttention]] = {
 }
 
 
-def build_attention(config: TowerConfig) -> ClipVitAttention:
+def build_attention(config: TowerConfig, layer_idx: int) -> ClipVitAttention:
     """Build the attention that `config.attention_type` names: (B, L, D) to (B, L, D)."""
-    return ATTENTIONS[config.attention_type](config)
+    return ATTENTIONS[config.attention_type](config, layer_idx=layer_idx)
 
 
 def add_bias(states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -22,6 +22,7 @@ NORM_TYPES = ["layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt"]
 IMAGE_POOLINGS = ["cls", "mean", "map", "flatten"]
 TEXT_POOLINGS = ["cls", "mean", "map", "eos", "last"]
 #: Allowed values of fields without such a table.
+ATTENTION_GATES = ("none", "headwise", "elementwise")
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
 FINAL_NORMS = ("before_pooling", "after_pooling", "none")
 POSITION_EMBEDDINGS = ("learned", "sincos", "rope", "none")
@@ -105,8 +106,13 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         num_key_value_heads: number K of key/value heads, a divisor of H; H when None.
         head_dim: size A of a head; hidden_size / num_attention_heads when None.
         attention_bias: whether the attention's linear layers have biases.
-        attention_q_bias, attention_k_bias, attention_v_bias, attention_out_bias: the same for
-            queries, keys, values and the output apart; attention_bias when None.
+        attention_q_bias, attention_k_bias, attention_v_bias, attention_out_bias,
+            attention_gate_bias: the same for queries, keys, values, the output and the gate apart;
+            attention_bias when None.
+        attention_gate: a sigmoid gate on what each head attends to (Qiu et al., 2025, section 2.2):
+            `headwise` (a number for each head), `elementwise` (one for each feature) or `none`.
+        value_residual: mix the values of each block with the first block's by a learned share
+            (Zhou et al., 2024, section 3).
         qk_norm: normalise queries and keys within each head (Dehghani et al., 2023, section 2).
         mlp_type: `mlp` (two layers) or `glu` (gated).
         mlp_bias: whether the feed-forward module's linear layers have biases.
@@ -155,6 +161,9 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     attention_k_bias: bool | None = None
     attention_v_bias: bool | None = None
     attention_out_bias: bool | None = None
+    attention_gate: str = "none"
+    attention_gate_bias: bool | None = None
+    value_residual: bool = False
     qk_norm: bool = False
     mlp_type: str = "mlp"
     mlp_bias: bool = True
@@ -184,7 +193,8 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     position_axes: ClassVar[int] = 1
 
     def __post_init__(self, **kwargs):
-        for part in ("q", "k", "v", "out"):
+        parts = ("q", "k", "v", "out") + (("gate",) if self.attention_gate != "none" else ())
+        for part in parts:
             if getattr(self, f"attention_{part}_bias") is None:
                 setattr(self, f"attention_{part}_bias", self.attention_bias)
         if self.num_key_value_heads is None:
@@ -221,6 +231,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
             f"a divisor of num_attention_heads={self.num_attention_heads}",
         )
         self._require_one_of("attention_type", ATTENTION_TYPES)
+        self._require_one_of("attention_gate", ATTENTION_GATES)
         self._require_one_of("mlp_type", FEED_FORWARDS)
         if is_torch_available():
             from transformers.activations import ACT2FN

@@ -1,9 +1,8 @@
 """The encoder block that both towers stack, and the stack.
 
-Shape legend: `B` batch, `L` sequence, `D` hidden.
+Shape legend: `B` batch, `L` sequence, `D` hidden, `K` key/value heads, `A` head size.
 """
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -26,13 +25,18 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
     `x + drop_path(scale(f(norm(x))))`; with `post` (Vaswani et al., 2017, section 3.1),
     `norm(x + drop_path(scale(f(x))))`; with `sandwich` (Ding et al., 2021, section 2.4),
     `x + drop_path(scale(norm_out(f(norm(x)))))`.
+
+    Args:
+        config: of the tower.
+        drop_path_rate: how often a branch is skipped in training.
+        layer_idx: number of the block.
     """
 
-    def __init__(self, config: TowerConfig, drop_path_rate: float):
+    def __init__(self, config: TowerConfig, drop_path_rate: float, layer_idx: int = 0):
         super().__init__()
         self.placement = config.norm_placement
         self.norm1 = build_norm(config)
-        self.attention = build_attention(config)
+        self.attention = build_attention(config, layer_idx)
         self.norm2 = build_norm(config)
         self.feed_forward = build_feed_forward(config)
         is_sandwich = self.placement == "sandwich"
@@ -56,44 +60,59 @@ class ClipVitEncoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        first_value: torch.Tensor | None = None,
         token_mask: torch.Tensor | None = None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
-    ) -> torch.Tensor:
-        """Attend, then feed forward: (B, L, D) to (B, L, D).
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend, then feed forward.
 
         Args:
             hidden_states: (B, L, D).
             attention_mask: what Transformers' mask functions make for the chosen kernel, or None.
+            first_value: values of the first block, (B, K, L, A), for those after it, with
+                `value_residual`.
             token_mask: 1 for a token, 0 for padding, for norms that look at several tokens.
             rotation: what `attention.rotate` takes of rotary positions, or None.
+
+        Returns:
+            The new hidden states (B, L, D); and from the first block its values (B, K, L, A), with
+            `value_residual`, otherwise None.
         """
-
-        def attend(states: torch.Tensor) -> torch.Tensor:
-            return self.attention(states, attention_mask, rotation=rotation, **kwargs)[0]
-
-        hidden_states = self._add_branch(
-            hidden_states, attend, self.norm1, self.norm1_out, self.scale1, token_mask
+        attended_BLD, _, value_BKLA = self.attention(
+            self._enter(hidden_states, self.norm1, token_mask),
+            attention_mask,
+            rotation=rotation,
+            first_value=first_value,
+            **kwargs,
         )
-        return self._add_branch(
-            hidden_states, self.feed_forward, self.norm2, self.norm2_out, self.scale2, token_mask
+        hidden_states = self._add(
+            hidden_states, attended_BLD, self.norm1, self.norm1_out, self.scale1, token_mask
         )
+        processed_BLD = self.feed_forward(self._enter(hidden_states, self.norm2, token_mask))
+        hidden_states = self._add(
+            hidden_states, processed_BLD, self.norm2, self.norm2_out, self.scale2, token_mask
+        )
+        return hidden_states, value_BKLA
 
-    def _add_branch(
+    def _enter(
+        self, hidden_BLD: torch.Tensor, norm: nn.Module, token_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return hidden_BLD if self.placement == "post" else norm(hidden_BLD, token_mask)
+
+    def _add(
         self,
         hidden_BLD: torch.Tensor,
-        branch: Callable[[torch.Tensor], torch.Tensor],
+        branch_BLD: torch.Tensor,
         norm: nn.Module,
         norm_out: nn.Module | None,
         scale: nn.Module,
         token_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        is_post = self.placement == "post"
-        branch_BLD = branch(hidden_BLD if is_post else norm(hidden_BLD, token_mask))
         if norm_out is not None:
             branch_BLD = norm_out(branch_BLD, token_mask)
         hidden_BLD = hidden_BLD + self.drop_path(scale(branch_BLD))
-        return norm(hidden_BLD, token_mask) if is_post else hidden_BLD
+        return norm(hidden_BLD, token_mask) if self.placement == "post" else hidden_BLD
 
 
 class LayerScale(TimmLayerScale):
@@ -119,11 +138,17 @@ class ClipVitEncoder(nn.Module):
         rates = cast(
             list[float], calculate_drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         )
-        self.layers = nn.ModuleList(ClipVitEncoderLayer(config, rate) for rate in rates)
+        self.layers = nn.ModuleList(
+            ClipVitEncoderLayer(config, rate, layer_idx) for layer_idx, rate in enumerate(rates)
+        )
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
+        first_value: torch.Tensor | None = None
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+            # Positional: reentrant checkpoints send no gradient through a keyword. Later blocks do
+            # not pass it on: FSDP2 would gather their weights anew for its gradient.
+            hidden_states, value = layer(hidden_states, attention_mask, first_value, **kwargs)
+            first_value = value if first_value is None else first_value
         return hidden_states

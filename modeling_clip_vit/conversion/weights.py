@@ -158,6 +158,8 @@ def require_fields(config, expected: dict, peer: str):
 #: What CLIP, SigLIP and ViT of all peers have in common.
 CLASSIC = {
     "attention_type": "softmax",
+    "attention_gate": "none",
+    "value_residual": False,
     "qk_norm": False,
     "mlp_type": "mlp",
     "mlp_bias": True,

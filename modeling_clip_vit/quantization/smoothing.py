@@ -32,7 +32,7 @@ def smooth_tower(
         strength: 0 looks at the weights alone, 1 makes all channels equally large.
 
     Raises:
-        QuantizationError: no norm of the tower feeds exactly one linear layer.
+        QuantizationError: no norm of the tower feeds linear layers alone.
     """
     pairs = find_pairs(tower)
     if not pairs:
@@ -40,32 +40,40 @@ def smooth_tower(
             "quantization_smoothing needs blocks of this package whose norms stand before their "
             f"branches, and a {type(tower).__name__} as it is configured has none"
         )
-    for (norm, linear), peaks in zip(pairs, find_peaks(tower, pairs, batches), strict=True):
-        columns = linear.weight.abs().amax(dim=0).clamp(min=SMALLEST)
+    for (norm, readers), peaks in zip(pairs, find_peaks(tower, pairs, batches), strict=True):
+        columns = torch.cat([linear.weight for linear in readers]).abs().amax(dim=0)
+        columns = columns.clamp(min=SMALLEST)
         factors = peaks.clamp(min=SMALLEST) ** strength / columns ** (1 - strength)
         norm.weight /= factors
         if getattr(norm, "bias", None) is not None:
             norm.bias /= factors
-        linear.weight *= factors
+        for linear in readers:
+            linear.weight *= factors
 
 
-def find_pairs(tower: nn.Module) -> list[tuple[Any, nn.Linear]]:
-    """Norms, each with the only layer that reads its output."""
+def find_pairs(tower: nn.Module) -> list[tuple[Any, list[nn.Linear]]]:
+    """Norms, each with all layers that read its output."""
     blocks = [block for block in tower.modules() if isinstance(block, ClipVitEncoderLayer)]
     return [
         pair
         for block in blocks
         if block.placement != "post"
         for pair in (
-            (block.norm1, block.attention.qkv_proj),
-            (block.norm2, block.feed_forward.fc1),
+            (block.norm1, attention_readers(block)),
+            (block.norm2, [block.feed_forward.fc1]),
         )
     ]
 
 
+def attention_readers(block: ClipVitEncoderLayer) -> list[nn.Linear]:
+    """The layers that read what the norm before a block's attention gives."""
+    attention = block.attention
+    return [attention.qkv_proj, *([attention.gate_proj] if attention.gate_proj else [])]
+
+
 def find_peaks(
     tower: nn.Module,
-    pairs: Sequence[tuple[nn.Module, nn.Linear]],
+    pairs: Sequence[tuple[nn.Module, list[nn.Linear]]],
     batches: Sequence[Mapping[str, torch.Tensor]],
 ) -> list[torch.Tensor]:
     """How large each channel of each norm's output becomes."""

@@ -16,6 +16,8 @@ MODERN = {
     "position_embedding_type": "rope",
     "qk_norm": True,
     "num_key_value_heads": 2,
+    "attention_gate": "elementwise",
+    "value_residual": True,
 }
 VARIANTS = [
     ({}, {}),

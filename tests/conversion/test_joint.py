@@ -151,6 +151,14 @@ UNWRITABLE = {
         to_hf_clip,
         lambda: small_model(vision={"attention_type": "sigmoid"}),
     ),
+    "CLIP cannot hold attention_gate='headwise'": (
+        to_hf_clip,
+        lambda: small_model(vision={"attention_gate": "headwise"}),
+    ),
+    "open_clip cannot hold .*value_residual=True .*in the text tower": (
+        to_open_clip,
+        lambda: small_model({"patch_bias": False}, {"value_residual": True}),
+    ),
     "SigLIP cannot hold .*pooling='cls'": (to_hf_siglip, small_model),
     "CLIP cannot hold .*'bert'": (
         to_hf_clip,

@@ -191,6 +191,8 @@ def test_what_ours_cannot_hold_is_rejected(sentence):
         {"num_key_value_heads": 1},
         {"patch_embedding": "linear"},
         {"norm_placement": "post"},
+        {"attention_gate": "elementwise"},
+        {"value_residual": True},
     ],
 )
 def test_what_timm_cannot_hold_is_rejected_with_its_field(fields):

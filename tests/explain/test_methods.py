@@ -29,6 +29,11 @@ TOWERS = {
         "position_embedding_type": "rope",
         "qk_norm": True,
     },
+    "output gate, value residual": {
+        "pooling": "mean",
+        "attention_gate": "headwise",
+        "value_residual": True,
+    },
     "registers, norm after pooling": {
         "pooling": "mean",
         "num_register_tokens": 2,

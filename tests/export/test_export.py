@@ -307,8 +307,16 @@ VARIANTS = {
             "num_key_value_heads": 2,
             "qk_norm": True,
             "num_register_tokens": 2,
+            "attention_gate": "headwise",
+            "value_residual": True,
         },
-        "text": {"pooling": "eos", "position_embedding_type": "rope", "norm_type": "rmsnorm"},
+        "text": {
+            "pooling": "eos",
+            "position_embedding_type": "rope",
+            "norm_type": "rmsnorm",
+            "attention_gate": "elementwise",
+            "value_residual": True,
+        },
     },
     "sigmoid": {"vision": {"pooling": "mean"}, "logit_bias_init_value": -3.0},
 }

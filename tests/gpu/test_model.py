@@ -48,8 +48,16 @@ ARCHITECTURES: dict[str, tuple[dict, dict]] = {
             "num_key_value_heads": 2,
             "num_register_tokens": 2,
             "pooling": "map",
+            "attention_gate": "headwise",
+            "value_residual": True,
         },
-        {"is_causal": False, "pooling": "mean", "norm_type": "groupnorm"},
+        {
+            "is_causal": False,
+            "pooling": "mean",
+            "norm_type": "groupnorm",
+            "attention_gate": "elementwise",
+            "value_residual": True,
+        },
     ),
     "linear patches": (
         {"patch_embedding": "linear", "pooling": "flatten", "layer_scale_init_value": 0.1},

@@ -27,7 +27,7 @@ def test_sigmoid_attention_is_its_formula(is_causal, num_key_value_heads, kernel
     mask = make_texts(lengths)["attention_mask"]
     hidden = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
     query, key, value = attention.project(hidden)
-    out, _ = attention(hidden, model._attention_mask(hidden, mask))
+    out, *_ = attention(hidden, model._attention_mask(hidden, mask))
     for row, length in enumerate(lengths):
         for place in range(length):
             seen = place + 1 if is_causal else length

@@ -30,6 +30,7 @@ VISION_VARIANTS = [
     {"position_embedding_type": "none", "patch_dropout": 0.5, "projection_type": "mlp"},
     {"mlp_type": "glu", "hidden_act": "relu2", "adjust_glu_size": True, "projection_bias": True},
     {"attention_type": "sigmoid", "num_key_value_heads": 2},
+    {"attention_gate": "headwise", "value_residual": True, "num_key_value_heads": 1},
 ]
 TEXT_VARIANTS = [
     *(
@@ -42,7 +43,13 @@ TEXT_VARIANTS = [
     {"position_embedding_type": "none", "norm_type": "groupnorm", "norm_placement": "sandwich"},
     {"norm_type": "batchnorm", "norm_placement": "post", "num_key_value_heads": 1},
     {"norm_type": "dyt", "final_norm": "after_pooling", "layer_scale_init_value": 0.1},
-    {"attention_type": "sigmoid", "num_key_value_heads": 1},
+    {
+        "attention_type": "sigmoid",
+        "num_key_value_heads": 1,
+        "attention_gate": "headwise",
+        "value_residual": True,
+    },
+    {"attention_gate": "elementwise", "value_residual": True, "norm_placement": "post"},
     {"attention_type": "sigmoid", "is_causal": False, "position_embedding_type": "rope"},
 ]
 
@@ -243,7 +250,12 @@ NATIVE_VARIANTS = [
     {"pooling": "map", "position_embedding_type": "sincos", "norm_type": "groupnorm"},
     {"pooling": "mean", "position_embedding_type": "none", "norm_type": "batchnorm"},
     {"pooling": "mean", "patch_embedding": "linear", "qk_norm": True},
-    {"pooling": "mean", "attention_type": "sigmoid"},
+    {
+        "pooling": "mean",
+        "attention_type": "sigmoid",
+        "attention_gate": "elementwise",
+        "value_residual": True,
+    },
 ]
 
 

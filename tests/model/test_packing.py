@@ -18,6 +18,11 @@ TOWERS = {
     "grouped, gated": {"num_key_value_heads": 1, "mlp_type": "glu", "qk_norm": True},
     "sigmoid": {"attention_type": "sigmoid", "is_causal": False, "pooling": "mean"},
     "causal sigmoid": {"attention_type": "sigmoid", "num_key_value_heads": 1},
+    "output gate, value residual": {
+        "attention_gate": "elementwise",
+        "value_residual": True,
+        "num_key_value_heads": 1,
+    },
 }
 
 

@@ -26,8 +26,19 @@ WAYS = [("dynamic", 8), ("dynamic", 4), ("dynamic", 2), ("weight_only", 8), ("we
 MODELS = {
     "plain": ({}, {}),
     "modern": (
-        {"norm_type": "rmsnorm", "mlp_type": "glu", "pooling": "map", "patch_embedding": "linear"},
-        {"position_embedding_type": "rope", "projection_type": "mlp"},
+        {
+            "norm_type": "rmsnorm",
+            "mlp_type": "glu",
+            "pooling": "map",
+            "patch_embedding": "linear",
+            "attention_gate": "headwise",
+            "value_residual": True,
+        },
+        {
+            "position_embedding_type": "rope",
+            "projection_type": "mlp",
+            "attention_gate": "elementwise",
+        },
     ),
 }
 

@@ -16,6 +16,7 @@ KINDS = [
     {"norm_type": "groupnorm", "num_norm_groups": 2, "norm_placement": "sandwich"},
     {"norm_type": "batchnorm"},
     {"norm_type": "dyt"},
+    {"attention_gate": "elementwise", "value_residual": True},
 ]
 
 
@@ -30,11 +31,12 @@ def batches() -> dict[str, list]:
 def add_outliers(model):
     """Channels of every norm a hundred times as large, for the same output."""
     for tower in (model.vision_model, model.text_model):
-        for norm, linear in find_pairs(tower):
+        for norm, readers in find_pairs(tower):
             norm.weight[:2] *= 100
             if getattr(norm, "bias", None) is not None:
                 norm.bias[:2] *= 100
-            linear.weight[:, :2] /= 100
+            for linear in readers:
+                linear.weight[:, :2] /= 100
 
 
 def smooth(model):

@@ -27,10 +27,14 @@ class CountingBackend:
 
 @pytest.fixture(scope="module")
 def counted():
-    """Two deep towers with drop path, trained on texts of mixed lengths and evaluated."""
+    """Two deep towers with drop path, trained on texts of mixed lengths and evaluated.
+
+    What the blocks of images do besides adds no graph.
+    """
     torch._dynamo.reset()
     deep = {"num_hidden_layers": BLOCKS, "drop_path_rate": 0.2}
-    model, backend = small_model(deep, deep).train(), CountingBackend()
+    images = {**deep, "attention_gate": "headwise", "value_residual": True}
+    model, backend = small_model(images, deep).train(), CountingBackend()
     for tower in (model.vision_model, model.text_model):
         compile_blocks(tower, backend=backend)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):

@@ -24,10 +24,10 @@ from tests.support.runs import write_recipe
 ADDITIONS = {
     "class MarginLoss": ("loss", "margin", "visual_projection.weight"),
     "def capped_attention": ("attn_implementation", "capped", "visual_projection.weight"),
-    "class GatedAttention": (
+    "class ScaledHeads": (
         "vision_fields",
-        {"attention_type": "gated"},
-        "vision_model.encoder.layers.1.attention.gate_proj.weight",
+        {"attention_type": "scaled_heads"},
+        "vision_model.encoder.layers.1.attention.head_scale",
     ),
     "class ScaleNorm": (
         "vision_fields",

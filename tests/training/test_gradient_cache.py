@@ -44,7 +44,7 @@ def test_dropout_is_the_same_in_both_passes():
     """With dropout, a part's second pass must repeat its first: then the loss can be rebuilt."""
     model = small_model(
         vision={"drop_path_rate": 0.3, "hidden_dropout": 0.2, "patch_dropout": 0.3},
-        text={"attention_dropout": 0.2},
+        text={"attention_dropout": 0.2, "attention_gate": "elementwise", "value_residual": True},
     )
     model = model.double().train()
     inputs = {"pixel_values": make_images(6).double(), **make_texts([5] * 6)}

@@ -117,7 +117,8 @@ def read_gradients(base) -> dict[str, torch.Tensor]:
 
 
 def make_model():
-    return small_model(logit_bias_init_value=-3.0).double().train()
+    vision = {"attention_gate": "headwise", "value_residual": True}
+    return small_model(vision, logit_bias_init_value=-3.0).double().train()
 
 
 def make_batch_norm_model():
