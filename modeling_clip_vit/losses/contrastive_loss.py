@@ -4,14 +4,16 @@ Shape legend: `B` this process's rows, `N` all processes' rows, `P` projection (
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ..normalization import upcast
-from .contrast import Contrast
+from .contrast import Contrast, Exchange
 from .gather import gather_sizes, gather_with_gradient, global_loss
+from .ring import Ring
 from .targets import Targets, check_targets
 from .tiles import TileSize
 
@@ -23,18 +25,28 @@ class ContrastiveLoss(nn.Module, ABC):
         tile_size: the matrix of similarities is computed in tiles of this side, so that memory
             grows with the batch and not with its square; `auto` chooses the side by the device,
             None computes the whole matrix at once.
+        exchange: how texts meet the images of other processes: `gather` gives each process all
+            texts; with `ring`, they travel round the processes, twice with the backward pass, and a
+            process never has more of them than a few times its own share.
+
+    Raises:
+        ValueError: the loss needs all texts at once, and `exchange` is `ring`.
     """
 
     #: Whether text i is the only positive of image i, which rules out recipes with other positives.
     pairs_only: ClassVar[bool] = False
     #: Whether the loss reads the logit bias, which the model must then have.
     needs_logit_bias: ClassVar[bool] = False
+    #: Whether texts may travel: the loss reads `Contrast.columns` by functions that take its ring.
+    takes_ring: ClassVar[bool] = False
     #: Argument of the constructor -> the option of a recipe that sets it.
     options: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, tile_size: TileSize = "auto"):
+    def __init__(self, tile_size: TileSize = "auto", exchange: Exchange = "gather"):
         super().__init__()
-        self.tile_size = tile_size
+        if exchange not in get_args(Exchange) or (exchange == "ring" and not self.takes_ring):
+            raise ValueError(f"exchange={exchange!r} is not allowed with {type(self).__name__}")
+        self.tile_size, self.exchange = tile_size, exchange
 
     def forward(
         self,
@@ -67,16 +79,24 @@ class ContrastiveLoss(nn.Module, ABC):
             scale = torch.as_tensor(logit_scale, device=images.device).to(images.dtype)
             bias = torch.zeros_like(scale) if logit_bias is None else logit_bias.to(images.dtype)
             image_sizes, text_sizes = gather_sizes(len(images), len(texts), device=images.device)
+            columns, ring = self.columns(texts, text_sizes)
             contrast = Contrast(
                 images,
                 texts,
-                gather_with_gradient(texts, text_sizes),
+                columns,
+                ring,
                 scale.reshape(()),
                 bias.reshape(()),
                 image_sizes,
                 text_sizes,
             )
             return global_loss(self.local_loss(contrast, targets, **kwargs))
+
+    def columns(self, texts: torch.Tensor, text_sizes: list[int]) -> tuple[torch.Tensor, Ring]:
+        """The texts that images are compared with, and the ring that they travel round."""
+        if self.exchange == "ring" and len(text_sizes) > 1:
+            return texts, Ring(text_sizes, dist.get_rank())
+        return gather_with_gradient(texts, text_sizes), Ring([sum(text_sizes)])
 
     @abstractmethod
     def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:

@@ -43,19 +43,56 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         ctx.sizes = sizes
-        # The collective needs the same number of rows from each process: pad to the largest.
-        padded = values.new_zeros(max(sizes), *values.shape[1:])
-        padded[: len(values)] = values
-        parts = values.new_empty(len(sizes), *padded.shape)
-        dist.all_gather_into_tensor(parts.flatten(0, 1), padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        rows = pad(values, max(sizes))
+        parts = values.new_empty(len(sizes), *rows.shape)
+        dist.all_gather_into_tensor(parts.flatten(0, 1), rows)
+        return close_gaps(parts, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return local_rows(gradient, ctx.sizes), None
+        return reduce_scatter(gradient, ctx.sizes), None
+
+
+def pad(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """The rows, followed by zeros up to a number of rows: collectives need as many of each process.
+
+    Rows that are as many already are not copied.
+    """
+    if len(rows) == size:
+        return rows.contiguous()
+    padded = rows.new_zeros(size, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return padded
+
+
+def close_gaps(parts: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """The rows of all parts without their padding, moved within the memory that they are in.
+
+    Args:
+        parts: padded rows of each process, (processes, rows, ...).
+        sizes: number of rows of each part that are not padding.
+    """
+    rows, end = parts.flatten(0, 1), 0
+    if min(sizes) == parts.shape[1]:
+        return rows
+    for part, size in zip(parts, sizes, strict=True):
+        rows[end : end + size] = part[:size].clone()  # the old place and the new one may overlap
+        end += size
+    return rows[:end]
+
+
+def reduce_scatter(gradient: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """This process's rows of the sum over processes: (all rows, ...) to (local rows, ...).
+
+    Half of what an all-reduce moves, and no process receives the sum of the others' rows.
+    """
+    largest = max(sizes)
+    if min(sizes) < largest:
+        gradient = torch.cat([pad(part, largest) for part in gradient.split(sizes)])
+    total = gradient.new_empty(largest, *gradient.shape[1:])
+    dist.reduce_scatter_tensor(total, gradient.contiguous())
+    return total[: sizes[dist.get_rank()]]
 
 
 def log_sum_exp_over_processes(values: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .contrast import Contrast
+from .contrast import Contrast, Exchange
 from .contrastive_loss import ContrastiveLoss
 from .gather import gather_with_gradient, local_rows
 from .targets import Targets
@@ -25,17 +25,20 @@ class HardNegativeLoss(ContrastiveLoss):
 
     Args:
         beta: exponent of the weights; 0 weights all negatives alike.
-        tile_size: as in `ContrastiveLoss`.
+        tile_size, exchange: as in `ContrastiveLoss`.
 
     Example:
         >>> loss = HardNegativeLoss(beta=0.25)(image_embeds, text_embeds, scale)
     """
 
     pairs_only = True
+    takes_ring = True
     options = {"beta": "hard_negative_beta"}
 
-    def __init__(self, beta: float = 0.25, tile_size: TileSize = "auto"):
-        super().__init__(tile_size)
+    def __init__(
+        self, beta: float = 0.25, tile_size: TileSize = "auto", exchange: Exchange = "gather"
+    ):
+        super().__init__(tile_size, exchange)
         if beta < 0:
             raise ValueError(f"beta={beta} is not allowed: it must be at least 0")
         self.beta = beta
@@ -104,11 +107,12 @@ class HardNegativeLoss(ContrastiveLoss):
         """
         image_sums, text_sums = log_sum_exp(
             contrast.images,
-            contrast.all_texts,
+            contrast.columns,
             contrast.scale * factor,
             self.tile_size,
             image_ids,
             all_text_ids,
+            contrast.ring,
         )
         return image_sums, local_rows(text_sums, contrast.text_sizes)
 

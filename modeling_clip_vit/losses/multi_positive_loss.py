@@ -3,7 +3,7 @@
 import torch
 
 from ..normalization import sum_over_processes
-from .contrast import Contrast
+from .contrast import Contrast, Exchange
 from .contrastive_loss import ContrastiveLoss
 from .gather import local_rows
 from .targets import Positives, Targets, find_positives
@@ -24,17 +24,23 @@ class MultiPositiveLoss(ContrastiveLoss):
     Args:
         label_smoothing: share of each target that is spread evenly over all columns (Szegedy et
             al., 2016, section 7).
-        tile_size: as in `ContrastiveLoss`.
+        tile_size, exchange: as in `ContrastiveLoss`.
 
     Example:
         >>> targets = (image_ids, caption_ids)  # two images of concept 7 and its caption have id 7
         >>> loss = MultiPositiveLoss()(image_embeds, text_embeds, scale, targets=targets)
     """
 
+    takes_ring = True
     options = {"label_smoothing": "label_smoothing"}
 
-    def __init__(self, label_smoothing: float = 0.0, tile_size: TileSize = "auto"):
-        super().__init__(tile_size)
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        tile_size: TileSize = "auto",
+        exchange: Exchange = "gather",
+    ):
+        super().__init__(tile_size, exchange)
         if not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing={label_smoothing} is not allowed: it must be at least 0 and "
@@ -46,7 +52,9 @@ class MultiPositiveLoss(ContrastiveLoss):
         """This process's part: `log sum exp` of its rows, minus the logits of their targets."""
         images, scale = contrast.images, contrast.scale
         positives = find_positives(targets, contrast)
-        image_sums, all_text_sums = log_sum_exp(images, contrast.all_texts, scale, self.tile_size)
+        image_sums, all_text_sums = log_sum_exp(
+            images, contrast.columns, scale, self.tile_size, ring=contrast.ring
+        )
         text_sums = local_rows(all_text_sums, contrast.text_sizes)
         has_text, has_image = positives.image_weight > 0, positives.text_weight > 0
         # Without any column a sum is minus infinity, which times 0 is NaN.
@@ -61,8 +69,11 @@ class MultiPositiveLoss(ContrastiveLoss):
 
     def spread_evenly(self, contrast: Contrast, positives: Positives) -> torch.Tensor:
         """For each image, the weighted sum of texts with even targets, (B_image, P)."""
-        mean_text = contrast.all_texts.sum(dim=0) / max(len(contrast.all_texts), 1)
         has_image = (positives.text_weight > 0)[:, None]
-        targeted = sum_over_processes((contrast.texts * has_image).sum(dim=0))
+        texts = contrast.texts
+        total, targeted = sum_over_processes(
+            torch.stack((texts.sum(dim=0), (texts * has_image).sum(dim=0)))
+        )
+        mean_text = total / max(sum(contrast.text_sizes), 1)
         by_images = (positives.image_weight > 0)[:, None] * mean_text / positives.num_images
         return by_images + targeted / (positives.num_texts * max(sum(contrast.image_sizes), 1))

@@ -22,12 +22,15 @@ class SigLipLoss(ContrastiveLoss):
     """
 
     needs_logit_bias = True
+    takes_ring = True
 
     def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:
         """This process's part: its images with all texts."""
         images, scale, bias = contrast.images, contrast.scale, contrast.bias
         positives = find_positives(targets, contrast)
-        all_pairs = softplus_sum(images, contrast.all_texts, scale, bias, self.tile_size)
+        all_pairs = softplus_sum(
+            images, contrast.columns, scale, bias, self.tile_size, contrast.ring
+        )
         positive_logits = scale * (images * positives.total).sum()
         positive_logits = positive_logits + bias * positives.image_weight.sum()
         return (all_pairs - positive_logits) / sum(contrast.image_sizes)

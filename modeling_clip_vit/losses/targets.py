@@ -16,6 +16,7 @@ import torch
 from ..normalization import sum_over_processes
 from .contrast import Contrast
 from .gather import gather_with_gradient, local_rows
+from .slot_sums import slot_sums
 
 
 @dataclass
@@ -150,20 +151,23 @@ def positives_of_ids(
     image_ids: torch.Tensor, text_ids: torch.Tensor, contrast: Contrast
 ) -> Positives:
     """Images and texts with equal ids match, over all processes."""
-    texts_NP, device = contrast.all_texts, contrast.texts.device
+    texts, device = contrast.texts, contrast.texts.device
     all_image_ids = gather_with_gradient(image_ids.to(device), contrast.image_sizes)
     all_text_ids = gather_with_gradient(text_ids.to(device), contrast.text_sizes)
     image_ids, text_ids, size = number_ids(all_image_ids, all_text_ids)
     images_per_id, texts_per_id = (
-        texts_NP.new_zeros(size).index_add(0, ids, texts_NP.new_ones(len(ids)))
+        texts.new_zeros(size).index_add(0, ids, texts.new_ones(len(ids)))
         for ids in (image_ids, text_ids)
     )
-    sums_IP = texts_NP.new_zeros(size, texts_NP.shape[1]).index_add(0, text_ids, texts_NP)
     local_image_ids = local_rows(image_ids, contrast.image_sizes)
     local_text_ids = local_rows(text_ids, contrast.text_sizes)
     num_images = count_positive(texts_per_id[image_ids])
     num_texts = count_positive(images_per_id[text_ids])
-    total_BP = sums_IP[local_image_ids]
+    slot_of_id = number_slots(local_image_ids, size)
+    sums_BP = slot_sums(
+        contrast.columns, slot_of_id[text_ids], None, len(local_image_ids) + 1, contrast.ring
+    )
+    total_BP = sums_BP[slot_of_id[local_image_ids]]
     image_weight = texts_per_id[local_image_ids]
     factor = invert(image_weight) / num_images + 1 / (images_per_id[local_image_ids] * num_texts)
     return Positives(
@@ -178,12 +182,12 @@ def positives_of_ids(
 
 def positives_of_mixed_ids(image_ids: Ids, text_ids: Ids, contrast: Contrast) -> Positives:
     """Images and texts match by the product of their weights of each id, over all processes."""
-    texts_NP, sizes = contrast.all_texts, (contrast.image_sizes, contrast.text_sizes)
-    image_ids_NJ, image_weights_NJ = gather_ids(image_ids, texts_NP, sizes[0])
-    text_ids_NJ, text_weights_NJ = gather_ids(text_ids, texts_NP, sizes[1])
+    texts, sizes = contrast.texts, (contrast.image_sizes, contrast.text_sizes)
+    image_ids_NJ, image_weights_NJ = gather_ids(image_ids, texts, sizes[0])
+    text_ids_NJ, text_weights_NJ = gather_ids(text_ids, texts, sizes[1])
     image_ids_NJ, text_ids_NJ, size = number_ids(image_ids_NJ, text_ids_NJ)
     images_per_id, texts_per_id = (
-        texts_NP.new_zeros(size).index_add(0, ids_NJ.flatten(), weights_NJ.flatten())
+        texts.new_zeros(size).index_add(0, ids_NJ.flatten(), weights_NJ.flatten())
         for ids_NJ, weights_NJ in (
             (image_ids_NJ, image_weights_NJ),
             (text_ids_NJ, text_weights_NJ),
@@ -197,18 +201,20 @@ def positives_of_mixed_ids(image_ids: Ids, text_ids: Ids, contrast: Contrast) ->
     local_ids_BJ, local_weights_BJ = (
         local_rows(values, sizes[0]) for values in (image_ids_NJ, image_weights_NJ)
     )
+    slot_of_id = number_slots(local_ids_BJ.flatten(), size)
+    slots_NJ, local_slots_BJ = slot_of_id[text_ids_NJ], slot_of_id[local_ids_BJ]
 
-    def sum_positives(values: torch.Tensor) -> torch.Tensor:
-        """For each of this process's images, the sum of the texts' values by target weight."""
-        sums_IP = values.new_zeros(size, values.shape[1])
-        for ids, weights in zip(text_ids_NJ.t(), text_weights_NJ.t(), strict=True):
-            sums_IP = sums_IP.index_add(0, ids, weights[:, None] * values)
-        return (local_weights_BJ[:, :, None] * sums_IP[local_ids_BJ]).sum(dim=1)
+    def sum_positives(factors: torch.Tensor | None = None) -> torch.Tensor:
+        """For each of this process's images, the sum of its texts, by target weight and factor."""
+        weights_NJ = text_weights_NJ if factors is None else text_weights_NJ * factors[:, None]
+        count = local_ids_BJ.numel() + 1
+        sums_IP = slot_sums(contrast.columns, slots_NJ, weights_NJ, count, contrast.ring)
+        return (local_weights_BJ[:, :, None] * sums_IP[local_slots_BJ]).sum(dim=1)
 
-    total_BP = sum_positives(texts_NP)
+    total_BP = sum_positives()
     local_image_weight = local_rows(image_weight, sizes[0])
     by_images_BP = total_BP * (invert(local_image_weight) / num_images)[:, None]
-    by_texts_BP = sum_positives(texts_NP * (invert(text_weight) / num_texts)[:, None])
+    by_texts_BP = sum_positives(invert(text_weight) / num_texts)
     return Positives(
         local_image_weight,
         local_rows(text_weight, sizes[1]),
@@ -217,6 +223,20 @@ def positives_of_mixed_ids(image_ids: Ids, text_ids: Ids, contrast: Contrast) ->
         num_images,
         num_texts,
     )
+
+
+def number_slots(local_ids: torch.Tensor, size: int) -> torch.Tensor:
+    """For each id, the row of `slot_sums` that its texts are added to.
+
+    Ids that this process's images do not have share the last row, `len(local_ids)`.
+
+    Args:
+        local_ids: numbers of the ids of this process's images.
+        size: the number of ids.
+    """
+    slots = local_ids.new_full((size,), len(local_ids))
+    slots[local_ids] = torch.arange(len(local_ids), device=local_ids.device)
+    return slots
 
 
 def number_ids(

@@ -125,6 +125,9 @@ class LossOptions:
         teacher_name_or_path: trained checkpoint whose similarities are distilled; `start` is the
             one that the run starts from (model_name_or_path), so that less of it is forgotten.
         distillation_weight: weight of the distillation loss, from 0 to 1.
+        loss_exchange: how several processes compare their images with each other's texts: `gather`
+            gives each process the embeddings of all texts; with `ring`, they travel from process to
+            process, so that a process never has more than a few times its own share of them.
     """
 
     loss: str = "multi_positive"
@@ -134,6 +137,7 @@ class LossOptions:
     view_loss_weight: float = 0.0
     teacher_name_or_path: str | None = None
     distillation_weight: float = 0.5
+    loss_exchange: Literal["gather", "ring"] = "gather"
 
 
 @dataclass

@@ -25,8 +25,9 @@ def count_equal(output: str) -> int:
     return sum(line.startswith("equal:") for line in output.splitlines())
 
 
-#: 8 losses, tiled or not, cached or not, under DDP and FSDP2; and batch norm.
-COMBINATIONS = 8 * 2 * 2 * 2 + 1
+#: 8 losses, tiled or not, cached or not, under DDP and FSDP2; two in a ring, cached or not; and
+#: batch norm.
+COMBINATIONS = 8 * 2 * 2 * 2 + 2 * 2 + 1
 
 
 @pytest.mark.slow
@@ -43,6 +44,31 @@ def test_every_loss_and_strategy_gives_the_gradients_of_one_process(processes):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert count_equal(done.stdout) == COMBINATIONS, done.stdout
+
+
+@pytest.mark.slow
+def test_texts_that_travel_give_the_gradients_of_one_process_in_the_memory_of_a_share():
+    """Texts that are gathered take two more shares, with their gradients, of each process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.programs.check_exchange"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    # 8 losses, tiled or not, on 2, 3 and 4 processes.
+    assert sum(words[0] == "ring:" for words in lines) == 8 * 2 * 3
+    assert [int(words[1]) for words in lines if words[0] == "gathered:"] == [2, 3, 4]
+    peaks = {(w[2], int(w[1])): float(w[3]) for w in lines if w[0] == "peak:"}
+    growth = {name: peaks[name, 8] - peaks[name, 4] for name, count in peaks if count == 4}
+    assert growth == {
+        "clip-ring": pytest.approx(0, abs=0.5),
+        "siglip-ring": pytest.approx(0, abs=0.5),
+        "clip-gather": pytest.approx(8, abs=0.5),
+    }
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from modeling_clip_vit.losses import (
     ClipLoss,
+    ContrastiveLoss,
     DistillationLoss,
     HardNegativeLoss,
     MatryoshkaLoss,
@@ -335,3 +336,29 @@ def test_tiles_are_larger_where_starting_an_operation_costs_more():
     assert sizes["cpu"] < sizes["cuda"]
     assert choose_tile_size(7, torch.device("cuda")) == 7
     assert choose_tile_size(None, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("name", ["ids", "siglip, mixed ids", "hard, ids", "matryoshka"])
+def test_alone_a_process_has_no_ring(name):
+    make, targets = CASES[name]
+    results = []
+    for exchange in ("gather", "ring"):
+        loss, (_, inputs) = make(2), case(name, 2)
+        for module in loss.modules():
+            module.exchange = exchange
+        value = loss(*inputs, targets=targets)
+        value.backward()
+        results.append([value.detach(), *(one.grad for one in inputs if one.grad is not None)])
+    for mine, other in zip(*results, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_loss_without_a_ring_rejects_it():
+    class Other(ContrastiveLoss):
+        def local_loss(self, contrast, targets, **kwargs):
+            return contrast.all_texts.sum()
+
+    with pytest.raises(ValueError, match="exchange='ring' is not allowed with Other"):
+        Other(exchange="ring")
+    with pytest.raises(ValueError, match="exchange='star'"):
+        ClipLoss(exchange="star")

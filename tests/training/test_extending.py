@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.sources import open_dataset
-from modeling_clip_vit.losses import LOSSES
+from modeling_clip_vit.losses import LOSSES, ContrastiveLoss
 from modeling_clip_vit.training.options import LossOptions
 from modeling_clip_vit.training.tasks import TASKS
 from modeling_clip_vit.training.tasks.objective import build_loss
@@ -121,3 +121,19 @@ def test_an_option_that_another_loss_takes_is_rejected():
         build_loss(LossOptions(loss="clip", hard_negative_beta=0.5))
     with pytest.raises(UserError, match=r"label_smoothing=0.1.*use clip or multi_positive"):
         build_loss(LossOptions(loss="siglip", label_smoothing=0.1))
+
+
+def test_a_loss_that_needs_all_texts_at_once_rejects_a_ring(monkeypatch):
+    class Other(ContrastiveLoss):
+        def local_loss(self, contrast, targets, **kwargs):
+            return contrast.all_texts.sum()
+
+    monkeypatch.setitem(LOSSES, "other", Other)
+    for options, reason in (
+        ({"loss": "other"}, "loss='other'"),
+        ({"loss": "clip", "teacher_name_or_path": "x"}, "teacher_name_or_path"),
+    ):
+        message = f"loss_exchange='ring' is not allowed with {reason}, .*: use 'gather'"
+        with pytest.raises(UserError, match=message):
+            build_loss(LossOptions(loss_exchange="ring", **options))
+    assert build_loss(LossOptions(loss="siglip", loss_exchange="ring")).exchange == "ring"

@@ -35,7 +35,10 @@ def build_loss(options: LossOptions) -> nn.Module:
     """
     kind = LOSSES[options.loss]
     refuse_options_of_others(options)
+    check_exchange(options)
     arguments = {name: getattr(options, option) for name, option in kind.options.items()}
+    if options.loss_exchange == "ring":
+        arguments["exchange"] = "ring"
     loss: nn.Module = kind(**arguments)
     if options.matryoshka_dims:
         loss = MatryoshkaLoss(loss, options.matryoshka_dims)
@@ -62,6 +65,26 @@ def refuse_options_of_others(options: LossOptions):
                 f"{option}={value} is not allowed with loss={options.loss!r}: use "
                 f"{' or '.join(names)}"
             )
+
+
+def check_exchange(options: LossOptions):
+    """Reject a ring for a loss that needs the texts of all processes at once.
+
+    Raises:
+        UserError: with what needs them.
+    """
+    if options.loss_exchange != "ring":
+        return
+    reason = ""
+    if not LOSSES[options.loss].takes_ring:
+        reason = f"loss={options.loss!r}"
+    elif options.teacher_name_or_path:
+        reason = "teacher_name_or_path"
+    if reason:
+        raise UserError(
+            f"loss_exchange='ring' is not allowed with {reason}, which needs the texts of all "
+            "processes at once: use 'gather'"
+        )
 
 
 def check_loss(options: LossOptions, model: ClipVitModel):
@@ -139,7 +162,7 @@ class ContrastiveObjective:
     ):
         self.loss = build_loss(options)
         self.pairs_only = LOSSES[options.loss].pairs_only
-        self.view_loss = MultiPositiveLoss()
+        self.view_loss = MultiPositiveLoss(exchange=options.loss_exchange)
         self.view_loss_weight = options.view_loss_weight
         self.teacher, self.autocast, self.part_size = teacher, autocast, part_size
 
