@@ -6,6 +6,7 @@ rows, `W` tokens of a packed row.
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -411,6 +412,7 @@ class ClipVitModel(ClipVitPreTrainedModel):
         packed_places: torch.Tensor | None = None,
         vision_pooler_output: torch.Tensor | None = None,
         text_pooler_output: torch.Tensor | None = None,
+        on_text_embeds: Callable[[torch.Tensor], None] | None = None,
         **kwargs,
     ) -> CLIPOutput:
         """Encode images and texts, and compare every image with every text.
@@ -431,6 +433,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
                 `ClipVitVisionModel.forward` takes them.
             vision_pooler_output, text_pooler_output: pooled outputs of the towers, (B_image, D) and
                 (B_text, D), in place of their inputs.
+            on_text_embeds: called with the normalised text embeddings, (B_text, P), before images
+                are encoded: what it begins, such as sending them, takes place meanwhile.
 
         Returns:
             `loss`, `logits_per_image` (B_image, B_text), `logits_per_text`, `image_embeds` and
@@ -439,6 +443,24 @@ class ClipVitModel(ClipVitPreTrainedModel):
         Raises:
             ValueError: an input is missing or of a shape that this model does not take.
         """
+
+        def encode_texts() -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
+            outputs = self.get_text_features(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                token_type_ids=token_type_ids,
+                packed_places=packed_places,
+                text_pooler_output=text_pooler_output,
+                return_dict=True,
+                **kwargs,
+            )
+            return outputs, nn.functional.normalize(outputs.pooler_output, dim=-1)
+
+        encoded_texts = None
+        if on_text_embeds is not None:
+            encoded_texts = encode_texts()
+            on_text_embeds(encoded_texts[1])
         vision_outputs = self.get_image_features(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -448,18 +470,8 @@ class ClipVitModel(ClipVitPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        text_outputs = self.get_text_features(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            packed_places=packed_places,
-            text_pooler_output=text_pooler_output,
-            return_dict=True,
-            **kwargs,
-        )
+        text_outputs, text_embeds_BP = encoded_texts or encode_texts()
         image_embeds_BP = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
-        text_embeds_BP = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         logits_per_text, loss = None, None
         if return_logits or return_loss:
             logits_per_text = self.similarity(text_embeds_BP, image_embeds_BP)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..normalization import upcast
 from .contrast import Contrast, Exchange
-from .gather import gather_sizes, gather_with_gradient, global_loss
+from .gather import EarlyGather, gather_sizes, gather_with_gradient, global_loss
 from .ring import Ring
 from .targets import Targets, check_targets
 from .tiles import TileSize
@@ -55,6 +55,8 @@ class ContrastiveLoss(nn.Module, ABC):
         logit_scale: torch.Tensor,
         logit_bias: torch.Tensor | None = None,
         targets: Targets | None = None,
+        has_equal_shares: bool = False,
+        early: EarlyGather | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """The loss, a scalar, computed in float32 or better.
@@ -68,6 +70,9 @@ class ContrastiveLoss(nn.Module, ABC):
                 equal ids match, also between processes, and `MixedIds` are for mixed images; or a
                 matrix of weights (B_image, B_text), if no image matches a text of another process;
                 or None, if image i matches text i.
+            has_equal_shares: whether all processes are known to have as many images, and as many
+                texts; otherwise they tell each other.
+            early: a gather of `text_embeds` that has begun.
 
         Raises:
             ValueError: the shapes do not match.
@@ -78,8 +83,10 @@ class ContrastiveLoss(nn.Module, ABC):
             images, texts = (upcast(embeds) for embeds in (image_embeds, text_embeds))
             scale = torch.as_tensor(logit_scale, device=images.device).to(images.dtype)
             bias = torch.zeros_like(scale) if logit_bias is None else logit_bias.to(images.dtype)
-            image_sizes, text_sizes = gather_sizes(len(images), len(texts), device=images.device)
-            columns, ring = self.columns(texts, text_sizes)
+            image_sizes, text_sizes = gather_sizes(
+                len(images), len(texts), device=images.device, are_equal=has_equal_shares
+            )
+            columns, ring = self.columns(texts, text_sizes, early)
             contrast = Contrast(
                 images,
                 texts,
@@ -92,11 +99,13 @@ class ContrastiveLoss(nn.Module, ABC):
             )
             return global_loss(self.local_loss(contrast, targets, **kwargs))
 
-    def columns(self, texts: torch.Tensor, text_sizes: list[int]) -> tuple[torch.Tensor, Ring]:
+    def columns(
+        self, texts: torch.Tensor, text_sizes: list[int], early: EarlyGather | None
+    ) -> tuple[torch.Tensor, Ring]:
         """The texts that images are compared with, and the ring that they travel round."""
         if self.exchange == "ring" and len(text_sizes) > 1:
             return texts, Ring(text_sizes, dist.get_rank())
-        return gather_with_gradient(texts, text_sizes), Ring([sum(text_sizes)])
+        return gather_with_gradient(texts, text_sizes, early), Ring([sum(text_sizes)])
 
     @abstractmethod
     def local_loss(self, contrast: Contrast, targets: Targets | None, **kwargs) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 from ..normalization import upcast
 from .contrast import Contrast
 from .contrastive_loss import ContrastiveLoss
-from .gather import gather_with_gradient, local_rows
+from .gather import EarlyGather, gather_with_gradient, local_rows
 from .targets import Targets
 from .tiles import TileSize, log_sum_exp, softmax_average
 
@@ -48,6 +48,8 @@ class DistillationLoss(ContrastiveLoss):
         logit_scale: torch.Tensor,
         logit_bias: torch.Tensor | None = None,
         targets: Targets | None = None,
+        has_equal_shares: bool = False,
+        early: EarlyGather | None = None,
         teacher: Teacher | None = None,
         **kwargs,
     ) -> torch.Tensor:
@@ -66,8 +68,9 @@ class DistillationLoss(ContrastiveLoss):
                 "DistillationLoss needs teacher=(image_embeds, text_embeds, logit_scale) for the "
                 f"same {numbers[0]} images and {numbers[1]} texts"
             )
-        loss = self.loss(image_embeds, text_embeds, logit_scale, logit_bias, targets)
-        divergence = super().forward(image_embeds, text_embeds, logit_scale, teacher=teacher)
+        embeds = image_embeds, text_embeds, logit_scale
+        loss = self.loss(*embeds, logit_bias, targets, has_equal_shares, early)
+        divergence = super().forward(*embeds, has_equal_shares=has_equal_shares, teacher=teacher)
         return (1 - self.weight) * loss + self.weight * divergence
 
     def local_loss(

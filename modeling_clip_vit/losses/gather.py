@@ -12,24 +12,59 @@ from torch.autograd.function import once_differentiable
 from ..normalization import count_processes, sum_over_processes
 
 
-def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
-    """All-gather numbers of rows: for each argument, a list with one number per process."""
-    if count_processes() == 1:
-        return [[size] for size in sizes]
+def gather_sizes(*sizes: int, device: torch.device, are_equal: bool = False) -> list[list[int]]:
+    """All-gather numbers of rows: for each argument, a list with one number per process.
+
+    Args:
+        sizes: numbers of rows of this process.
+        device: of this process.
+        are_equal: whether they are known to be the same on all processes, so that there is nothing
+            to exchange and to wait for.
+    """
+    if are_equal or count_processes() == 1:
+        return [[size] * count_processes() for size in sizes]
     local_sizes = torch.tensor(sizes, device=device)
     all_sizes = local_sizes.new_empty(count_processes() * len(sizes))
     dist.all_gather_into_tensor(all_sizes, local_sizes)
     return all_sizes.view(-1, len(sizes)).t().tolist()
 
 
-def gather_with_gradient(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+class EarlyGather:
+    """An all-gather that begins as soon as its rows are there, and is awaited where all are needed.
+
+    What is computed in the meantime hides it. All processes must have as many rows.
+    """
+
+    gathered: torch.Tensor
+    work: dist.Work
+
+    @torch.no_grad()
+    def begin(self, values: torch.Tensor):
+        """Begin to gather this process's rows, in the format that they have: (local rows, ...)."""
+        self.rows = values.contiguous()
+        count = count_processes()
+        self.gathered = values.new_empty(count * len(values), *values.shape[1:])
+        work = dist.all_gather_into_tensor(self.gathered, self.rows, async_op=True)
+        assert work is not None
+        self.work = work
+
+    def wait(self) -> torch.Tensor:
+        """The rows of all processes, (all rows, ...)."""
+        self.work.wait()
+        return self.gathered
+
+
+def gather_with_gradient(
+    values: torch.Tensor, sizes: list[int], early: EarlyGather | None = None
+) -> torch.Tensor:
     """All-gather rows, in the order of the processes: (local rows, ...) to (all rows, ...).
 
     Args:
         values: this process's rows.
         sizes: number of rows of each process, from `gather_sizes`; they may differ.
+        early: a gather of the same rows that has begun.
     """
-    return values if len(sizes) == 1 else _Gather.apply(values, sizes)
+    return values if len(sizes) == 1 else _Gather.apply(values, sizes, early)
 
 
 def local_rows(values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -41,8 +76,12 @@ class _Gather(torch.autograd.Function):
     """All-gather forward; backward, the gradients of the local rows, summed over processes."""
 
     @staticmethod
-    def forward(ctx, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    def forward(
+        ctx, values: torch.Tensor, sizes: list[int], early: EarlyGather | None
+    ) -> torch.Tensor:
         ctx.sizes = sizes
+        if early is not None:
+            return early.wait().to(values.dtype)
         rows = pad(values, max(sizes))
         parts = values.new_empty(len(sizes), *rows.shape)
         dist.all_gather_into_tensor(parts.flatten(0, 1), rows)
@@ -51,7 +90,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        return reduce_scatter(gradient, ctx.sizes), None
+        return reduce_scatter(gradient, ctx.sizes), None, None
 
 
 def pad(rows: torch.Tensor, size: int) -> torch.Tensor:

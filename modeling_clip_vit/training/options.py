@@ -170,6 +170,8 @@ class OptimizerOptions:
             constant_with_warmup, warmup_stable_decay (constant, then down to 0) and others.
         warmup_ratio: share of the updates over which the learning rate rises from 0.
         decay_ratio: share of the updates over which it falls to 0, for warmup_stable_decay.
+        ddp_comm_hook: what DistributedDataParallel does to gradients before processes exchange
+            them: `bf16` rounds them to bfloat16, which halves what is moved; `no` leaves them.
     """
 
     max_steps: int = 0
@@ -191,6 +193,7 @@ class OptimizerOptions:
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = 0.05
     decay_ratio: float = 0.2
+    ddp_comm_hook: Literal["no", "bf16"] = "no"
 
 
 @dataclass

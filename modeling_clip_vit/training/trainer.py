@@ -29,6 +29,7 @@ from .arguments import TrainArguments
 from .averaging import WeightAverage
 from .blocks import compile_blocks
 from .checkpoints import CheckpointError, checkpoint_to_resume, load_checkpoint, open_store
+from .ddp import build_ddp_handler, check_ddp
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
@@ -57,7 +58,7 @@ from .sharding import SHARDED, check_sharded, embedding_sharded, set_sharded_pre
 from .signals import Interrupted
 from .stored_features import store_features
 from .tasks import Preparation, Task, find_task
-from .tasks.task import Value
+from .tasks.task import EQUAL_SHARES, Value
 from .throughput import Throughput
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class Trainer:
         self.checkpoints = open_store(args.run)
         if accelerator.is_fsdp2:
             check_sharded(args.optimizer)
+        check_ddp(args.optimizer, accelerator.distributed_type)
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
         choose_kernels(preparation.model, args, accelerator.device, precision.autocast, is_sharded)
@@ -160,6 +162,9 @@ class Trainer:
         optimizer = build_optimizer(preparation.model, args.optimizer, precision.muon_dtype)
         if accelerator.is_fsdp2:
             set_sharded_precision(accelerator, preparation.model)
+        accelerator.ddp_handler = build_ddp_handler(
+            args.optimizer, preparation.model, accelerator.ddp_handler
+        )
         self.model, self.optimizer = accelerator.prepare(preparation.model, optimizer)
         # Once: Accelerate looks at every module to find it, which takes milliseconds.
         self.inner_model = accelerator.unwrap_model(self.model)
@@ -417,7 +422,7 @@ class Trainer:
             is_empty = True
             for batch in self.reader.read(self.progress.epoch, begun):
                 self.progress.batch += 1
-                status = self.reduce_status(0 if "image_ids" in batch else 1)
+                status = self.reduce_status(0 if "image_ids" in batch else 1, batch)
                 if status == 2:  # another process has come to the end of its part
                     break
                 if status == 0:
@@ -431,13 +436,19 @@ class Trainer:
             self.progress.epoch += 1
             self.progress.batch = 0
 
-    def reduce_status(self, status: int) -> int:
+    def reduce_status(self, status: int, batch: dict | None = None) -> int:
         """The highest status of a batch over all processes: 0 to train, 1 to skip, 2 for the end.
 
-        Signals to stop are exchanged at the same time, so that all processes save together.
+        Signals to stop are exchanged at the same time, so that all processes save together; and
+        numbers of images and texts, so that a batch knows whether they are equal.
         """
-        states = [status, self.stop_signals.noted]
-        highest, self.stop_signal = all_reduce_max(states, self.accelerator.device)
+        batch = {} if batch is None else batch
+        numbers = [len(batch.get(name, ())) for name in ("image_ids", "text_ids")]
+        # The smallest number is the largest of the negative ones.
+        bounds = [*numbers, *(-number for number in numbers)]
+        states = [status, self.stop_signals.noted, *bounds]
+        highest, self.stop_signal, *reduced = all_reduce_max(states, self.accelerator.device)
+        batch[EQUAL_SHARES] = reduced == bounds
         return highest
 
     def set_training_mode(self):

@@ -47,7 +47,7 @@ def test_every_loss_and_strategy_gives_the_gradients_of_one_process(processes):
 
 
 @pytest.mark.slow
-def test_texts_that_travel_give_the_gradients_of_one_process_in_the_memory_of_a_share():
+def test_texts_meet_the_images_of_all_processes_exactly_early_and_in_the_memory_of_a_share():
     """Texts that are gathered take two more shares, with their gradients, of each process."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.programs.check_exchange"],
@@ -62,6 +62,8 @@ def test_texts_that_travel_give_the_gradients_of_one_process_in_the_memory_of_a_
     # 8 losses, tiled or not, on 2, 3 and 4 processes.
     assert sum(words[0] == "ring:" for words in lines) == 8 * 2 * 3
     assert [int(words[1]) for words in lines if words[0] == "gathered:"] == [2, 3, 4]
+    assert [int(words[1]) for words in lines if words[0] == "early:"] == [2, 4]
+    assert ["ddp:", "2"] in lines
     peaks = {(w[2], int(w[1])): float(w[3]) for w in lines if w[0] == "peak:"}
     growth = {name: peaks[name, 8] - peaks[name, 4] for name, count in peaks if count == 4}
     assert growth == {

@@ -26,7 +26,9 @@ from ...inference.embedding import embed_texts
 from ...inference.loading import TorchEncoder
 from ...inference.pictures import Found
 from ...losses import LOSSES
+from ...losses.gather import EarlyGather
 from ...modeling_clip_vit import ClipVitModel
+from ...normalization import count_processes
 from ...utils.processes import full_tensor
 from ..arguments import TrainArguments
 from ..datasets import (
@@ -60,7 +62,7 @@ from .objective import (
     check_teacher,
     load_teacher,
 )
-from .task import Preparation, Task, Value, describe_images
+from .task import EQUAL_SHARES, Preparation, Task, Value, describe_images
 
 INPUTS = (*MODEL_INPUTS, "packed_places", "vision_pooler_output", "text_pooler_output")
 
@@ -177,15 +179,28 @@ class ContrastiveTask(Task[ClipVitModel, CLIPProcessor]):
                 return_logits=self.needs_logits,
             )
             return {"loss": loss, **values}
+        early = self.early_gather(batch)
+        if early is not None:
+            inputs["on_text_embeds"] = early.begin
         outputs = model(**inputs, return_logits=self.needs_logits)
         loss, values = objective(
             outputs.image_embeds,
             outputs.text_embeds,
             unwrapped.get_logit_scale(),
             unwrapped.get_logit_bias(),
+            early=early,
         )
         propagate(loss)
         return {"loss": loss.detach(), **values}
+
+    def early_gather(self, batch: dict) -> EarlyGather | None:
+        """What gathers the text embeddings while the image tower computes; None without need.
+
+        Texts are then embedded first, so in several processes other elements are dropped than in
+        one.
+        """
+        is_equal = batch.get(EQUAL_SHARES, False) and count_processes() > 1
+        return EarlyGather() if is_equal and self.objective.gathers_texts else None
 
     def plan_texts(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A part's inputs, with which texts share a row where that saves computing."""

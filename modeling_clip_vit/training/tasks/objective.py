@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from ...conversion.published import local_checkpoint
 from ...losses import LOSSES, DistillationLoss, MatryoshkaLoss, MixedIds, MultiPositiveLoss
+from ...losses.gather import EarlyGather
 from ...losses.targets import Ids
 from ...modeling_clip_vit import ClipVitModel
 from ...utils.errors import UserError
@@ -17,6 +19,7 @@ from ...utils.from_pretrained import load_config, load_model
 from ..gradient_cache import cut
 from ..options import LossOptions
 from ..stored_features import TEACHER_IMAGES, TEACHER_TEXTS
+from .task import EQUAL_SHARES
 
 #: The accuracy in a batch is computed on at most this many images.
 ACCURACY_IMAGES = 1024
@@ -162,6 +165,8 @@ class ContrastiveObjective:
     ):
         self.loss = build_loss(options)
         self.pairs_only = LOSSES[options.loss].pairs_only
+        #: Whether the loss gathers the text embeddings as the model returns them.
+        self.gathers_texts = options.loss_exchange == "gather" and not options.matryoshka_dims
         self.view_loss = MultiPositiveLoss(exchange=options.loss_exchange)
         self.view_loss_weight = options.view_loss_weight
         self.teacher, self.autocast, self.part_size = teacher, autocast, part_size
@@ -174,6 +179,7 @@ class ContrastiveObjective:
         scale: torch.Tensor,
         bias: torch.Tensor | None,
         with_accuracy: bool = True,
+        early: EarlyGather | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and values to log.
 
@@ -182,12 +188,16 @@ class ContrastiveObjective:
             image_embeds, text_embeds: embeddings of the whole batch, (B_image, P) and (B_text, P).
             scale, bias: scale and bias of the logits.
             with_accuracy: whether to log the share of images whose closest text is a positive.
+            early: a gather of the text embeddings that has begun.
         """
         image_ids: Ids = batch["image_ids"]
         if "mixed_ids" in batch:
             image_ids = MixedIds(batch["image_ids"], batch["mixed_ids"], batch["mix_weight"])
         targets = None if self.pairs_only else (image_ids, batch["text_ids"])
-        extras = {} if self.teacher is None else {"teacher": self.embed_with_teacher(batch)}
+        extras: dict[str, Any] = {}
+        if self.teacher is not None:
+            extras["teacher"] = self.embed_with_teacher(batch)
+        extras |= {"has_equal_shares": batch.get(EQUAL_SHARES, False), "early": early}
         loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **extras)
         parts = {"loss/text": loss.detach()}
         if self.view_loss_weight > 0:

@@ -28,6 +28,8 @@ from ..stored_features import Embedder
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 #: What prepares the inputs of the model.
 ProcessorT = TypeVar("ProcessorT", bound=CLIPProcessor | CLIPImageProcessor)
+#: Whether a batch has as many images, and as many texts, on all processes.
+EQUAL_SHARES = "has_equal_shares"
 #: A scalar on some device, or already read from it.
 Value = float | torch.Tensor
 

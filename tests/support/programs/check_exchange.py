@@ -1,7 +1,8 @@
 """How embeddings meet those of other processes, checked in processes that this one forks.
 
 Checks that a gather and its gradient are exact, that losses whose texts travel round a ring have
-the values and gradients of one process, and prints the peak memory of a process.
+the values and gradients of one process, that a step gathers texts early, and prints the peak memory
+of a process.
 """
 
 import itertools
@@ -12,10 +13,18 @@ import tempfile
 import torch
 import torch.distributed as dist
 from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from modeling_clip_vit.losses import ClipLoss, SigLipLoss
 from modeling_clip_vit.losses.gather import gather_with_gradient
+from modeling_clip_vit.training.arguments import TrainArguments
+from modeling_clip_vit.training.ddp import build_ddp_handler
+from modeling_clip_vit.training.options import DataOptions, LossOptions, OptimizerOptions
+from modeling_clip_vit.training.tasks.contrastive import ContrastiveTask
+from modeling_clip_vit.training.tasks.objective import ContrastiveObjective
+from modeling_clip_vit.training.tasks.task import EQUAL_SHARES
+from tests.support.models import make_images, make_texts, small_model
 from tests.support.programs.check_gradients import IMAGES, LOSSES, TEXTS, make_targets, part_of
 
 #: One process has no text, and another no image.
@@ -110,6 +119,88 @@ def check_ring(rank: int, count: int, expected: dict[str, list[torch.Tensor]]):
             print("ring:", count, name, "tiled" if tile else "whole", f"{error:.0e}", flush=True)
 
 
+def task_gradients(batch: dict, has_equal_shares: bool) -> tuple[list[str], dict, float]:
+    """What a step does in its order, the gradients that it leaves, and its loss."""
+    model = small_model().double().train()
+    task = ContrastiveTask(TrainArguments(DataOptions(dataset="unused")))
+    task.objective = ContrastiveObjective(LossOptions(loss="clip"))
+    order: list[str] = []
+    for name in ("text_model", "vision_model"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: order.append(name))
+    all_gather = dist.all_gather_into_tensor
+
+    def note_gather(*args, **kwargs):
+        order.append("gather" if kwargs.get("async_op") else "sizes or gather")
+        return all_gather(*args, **kwargs)
+
+    dist.all_gather_into_tensor = note_gather
+    try:
+        batch = {**batch, EQUAL_SHARES: has_equal_shares}
+        values = task.backward(model, model, batch, torch.Tensor.backward, False)
+    finally:
+        dist.all_gather_into_tensor = all_gather
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return order, gradients, float(values["loss"])
+
+
+def make_batch(part: slice) -> dict[str, torch.Tensor]:
+    batch = {"pixel_values": make_images(8).double(), **make_texts([4, 6, 5, 3, 6, 4, 5, 6])}
+    batch |= {"image_ids": torch.arange(8), "text_ids": torch.arange(8)}
+    return {name: values[part] for name, values in batch.items()}
+
+
+def check_early(rank: int, count: int, expected: tuple[list[str], dict, float]):
+    """With equal shares, texts are gathered while images are encoded, and nothing else changes."""
+    share = 8 // count
+    batch = make_batch(slice(rank * share, (rank + 1) * share))
+    steps = {
+        True: ["text_model", "gather", "vision_model"],
+        False: ["vision_model", "text_model", "sizes or gather", "sizes or gather"],
+    }
+    for is_equal, right_order in steps.items():
+        order, gradients, loss = task_gradients(batch, is_equal)
+        assert order == right_order, order
+        errors = [abs(loss - expected[2])]
+        assert gradients.keys() == expected[1].keys()
+        for name, gradient in gradients.items():
+            dist.all_reduce(gradient)
+            errors.append(float((gradient / count - expected[1][name]).abs().max()))
+        assert max(errors) <= 1e-12, (is_equal, max(errors))
+    if rank == 0:
+        print("early:", count, f"{max(errors):.0e}", flush=True)
+
+
+def ddp_gradients(hook: str, rank: int, count: int) -> dict[str, torch.Tensor]:
+    """Gradients of one process's images, exchanged by DDP as a run sets it up."""
+    model = small_model()
+    options = OptimizerOptions(ddp_comm_hook=hook)
+    handler = build_ddp_handler(options, model, None)
+    if count > 1:
+        wrapped = DistributedDataParallel(model, **handler.to_kwargs())
+        handler.register_comm_hook(wrapped)
+    else:
+        wrapped = model
+    images = make_images(8)[rank * 4 : rank * 4 + 4]
+    outputs = wrapped(pixel_values=images, **make_texts([4, 6, 5, 3]))
+    outputs.logits_per_image.square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_ddp(rank: int, count: int, parts: list[dict[str, torch.Tensor]]):
+    """Gradients are means over processes; with the hook, of halves that are rounded to bfloat16."""
+    for hook in ("no", "bf16"):
+        gradients = ddp_gradients(hook, rank, count)
+        assert gradients.keys() == parts[0].keys()
+        for name, gradient in gradients.items():
+            whole = [part[name] for part in parts]
+            if hook == "bf16":
+                whole = [part.bfloat16() for part in whole]
+            expected = (whole[0] / count + whole[1] / count).float()
+            assert torch.equal(gradient, expected), (hook, name)
+    if rank == 0:
+        print("ddp:", count, flush=True)
+
+
 def peak_shares(criterion) -> float:
     """The most that forward and backward of a loss allocate, in shares: ROWS x WIDTH numbers."""
     images, texts = (embeds(ROWS, seed, WIDTH).requires_grad_() for seed in (0, 1))
@@ -146,6 +237,11 @@ def main():
         expected = {name: run(name, None, "gather", 0, 1, count) for name in RING}
         fork(count, check_gather)
         fork(count, check_ring, expected)
+    whole = task_gradients(make_batch(slice(None)), True)
+    assert whole[0] == ["vision_model", "text_model"], "one process has nothing to hide"
+    for count in (2, 4):
+        fork(count, check_early, whole)
+    fork(2, check_ddp, [ddp_gradients("no", rank, 1) for rank in range(2)])
     for count in (4, 8):
         fork(count, check_memory)
 
