@@ -3,11 +3,13 @@
 Shape legend: `B` samples, `T` texts, `L` tokens, `S` side in pixels.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
@@ -107,6 +109,9 @@ class TokenIds:
     their ids ten times faster than a tokenizer does. It is emptied when it has grown too large.
     """
 
+    #: The padded length is a multiple of this, unless that is longer than a text may be.
+    pad_multiple = 1
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, most_kept: int = MOST_KEPT_TEXTS):
         self.tokenizer = tokenizer
         self.most_kept = most_kept
@@ -123,11 +128,19 @@ class TokenIds:
                 (text, torch.tensor(row).long()) for text, row in zip(new, rows, strict=True)
             )
         ids = [self.kept[text] for text in texts]
-        pad_token, side = self.tokenizer.pad_token_id, self.tokenizer.padding_side
         return {
-            "input_ids": pad_sequence(ids, True, pad_token, side),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, side),
+            "input_ids": self.pad(ids, self.tokenizer.pad_token_id),
+            "attention_mask": self.pad([torch.ones_like(row) for row in ids], 0),
         }
+
+    def pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        """Rows of numbers of several lengths as one tensor, (T, L)."""
+        side = self.tokenizer.padding_side
+        padded = pad_sequence(rows, True, value, side)
+        longest = padded.shape[1]
+        length = math.ceil(longest / self.pad_multiple) * self.pad_multiple
+        count = max(0, min(length, self.tokenizer.model_max_length) - longest)
+        return nn.functional.pad(padded, (count, 0) if side == "left" else (0, count), value=value)
 
 
 class Collator:

@@ -50,6 +50,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_image_tokens": AT_LEAST_0,
     "frozen_vision_layers": AT_LEAST_0,
     "frozen_text_layers": AT_LEAST_0,
+    "text_pad_multiple": AT_LEAST_1,
     "stored_views": (lambda views: views is None or views >= 0, "null or at least 0"),
     "loss": (lambda name: name in LOSSES, f"one of {', '.join(LOSSES)}"),
     "label_smoothing": PART,

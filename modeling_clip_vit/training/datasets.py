@@ -390,11 +390,19 @@ def build_loader(
 
 
 def build_collator(
-    processor: CLIPProcessor, augment: AugmentOptions, native: NativeOptions
+    processor: CLIPProcessor,
+    augment: AugmentOptions,
+    native: NativeOptions,
+    text_pad_multiple: int = 1,
 ) -> Collator:
     """What makes batches of samples."""
     images: Any = processor.image_processor
     arguments = processor.tokenizer, augment, images.image_mean, images.image_std
-    if native.is_on:
-        return NativeCollator(*arguments, images.patch_size, native.image_seq_lens)
-    return Collator(*arguments)
+    collator = (
+        NativeCollator(*arguments, images.patch_size, native.image_seq_lens)
+        if native.is_on
+        else Collator(*arguments)
+    )
+    assert collator.token_ids is not None, "a processor of two towers has a tokenizer"
+    collator.token_ids.pad_multiple = text_pad_multiple
+    return collator

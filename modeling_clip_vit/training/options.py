@@ -85,6 +85,9 @@ class ModelOptions:
             tokens).
         pack_texts: pack several texts into a row, which saves computing padding and does not change
             the embeddings. `auto` packs on a CPU.
+        text_pad_multiple: pad the texts of a batch to a multiple of this many tokens, up to the
+            longest text that the tokenizer allows, so that few lengths occur; 1 pads to the longest
+            text of the batch. The embeddings stay the same.
         gradient_checkpointing: recompute the blocks in the backward pass to save memory.
         torch_compile: compile each block: faster steps, after some seconds of compilation.
     """
@@ -102,6 +105,7 @@ class ModelOptions:
     stored_views: int | None = None
     attn_implementation: str | None = None
     pack_texts: bool | Literal["auto"] = "auto"
+    text_pad_multiple: int = 1
     gradient_checkpointing: bool = False
     torch_compile: bool = False
 

@@ -334,6 +334,26 @@ def test_kept_token_ids_are_those_of_the_tokenizer(side):
             assert torch.equal(found[name], expected[name])
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("words", "multiple", "length"), [(2, 8, 8), (6, 8, 8), (7, 4, 12), (9, 8, 14), (30, 4, 14)]
+)
+def test_texts_are_padded_to_a_multiple_or_to_the_longest_allowed(words, multiple, length, side):
+    """A text of n words has a start and an end besides; 14 tokens are allowed."""
+    tokenizer = train_tokenizer(["a"], 300, 14)
+    tokenizer.padding_side = side
+    token_ids, texts = TokenIds(tokenizer), ["a", " ".join("a" * words)]
+    exact = token_ids(texts)
+    token_ids.pad_multiple = multiple
+    padded = token_ids(texts)
+    longest = exact["input_ids"].shape[1]
+    kept = slice(-longest, None) if side == "left" else slice(0, longest)
+    for name, values in padded.items():
+        assert values.shape == (2, length)
+        assert torch.equal(values[:, kept], exact[name])
+    assert padded["attention_mask"].sum() == exact["attention_mask"].sum()
+
+
 def test_a_bounded_number_of_token_ids_is_kept():
     token_ids = TokenIds(train_tokenizer(["one"], 300, 16), most_kept=6)
     for number in range(20):

@@ -1,8 +1,13 @@
 """Blocks that are compiled one by one share their graphs."""
 
+import copy
+
 import pytest
 import torch
+from torch.testing import assert_close
 
+from modeling_clip_vit.data.batches import TokenIds
+from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.training.blocks import CompiledDropPath, compile_blocks
 from tests.support.models import make_images, make_texts, small_model
 
@@ -52,6 +57,30 @@ def test_blocks_share_graphs_whatever_their_rates_and_the_lengths_of_texts(count
     """The first block, without drop path, and the others; of texts, three kinds of batches."""
     kinds = ("one length", "any length", "no padding")
     assert counted.made == 2 + 2 * len(kinds)
+
+
+def test_padding_to_a_multiple_bounds_lengths_and_graphs_and_changes_no_embedding():
+    """200 batches of texts of 3 to 40 tokens."""
+    torch._dynamo.reset()
+    token_ids = TokenIds(train_tokenizer(["a"], 300, 40))
+    model, backend = small_model(text={"max_position_embeddings": 40}), CountingBackend()
+    plain = copy.deepcopy(model.text_model)
+    compile_blocks(model.text_model, backend=backend)
+    generator, lengths = torch.Generator().manual_seed(0), set()
+    for _ in range(200):
+        texts = [
+            " ".join("a" * int(count)) for count in torch.randint(1, 60, (2,), generator=generator)
+        ]
+        token_ids.pad_multiple = 1
+        exact = token_ids(texts)
+        token_ids.pad_multiple = 16
+        padded = token_ids(texts)
+        lengths.add(padded["input_ids"].shape[1])
+        with torch.no_grad():
+            given, expected = model.text_model(**padded), plain(**exact)
+        assert_close(given.pooler_output, expected.pooler_output, atol=1e-5, rtol=1e-5)
+    assert lengths == {16, 32, 40}
+    assert backend.made <= 4
 
 
 def test_rows_are_dropped_at_their_rate_and_others_scaled():

@@ -282,7 +282,7 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     )
     data = rows.load(
         maker,
-        build_collator(processor, args.augment, args.native),
+        build_collator(processor, args.augment, args.native, args.model.text_pad_multiple),
         args.optimizer.per_device_train_batch_size,
         LOSSES[args.loss.loss].pairs_only,
         form.sizes,
