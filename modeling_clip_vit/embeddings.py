@@ -141,6 +141,8 @@ class ClipVitVisionEmbeddings(nn.Module):
         if config.embedding_norm:
             self.norm = build_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
+        # A run may stop to drop patches, and its configuration stays what it is.
+        self.patch_dropout = config.patch_dropout
 
     def initialize(self):
         """Initialise class token and registers like other embeddings."""
@@ -187,9 +189,9 @@ class ClipVitVisionEmbeddings(nn.Module):
         index_1L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device).unsqueeze(0)
         places_BL2 = patch_places(index_1L, rows, columns, self.config.grid_size)
         hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
-        if self.training and self.config.patch_dropout > 0:
+        if self.training and self.patch_dropout > 0:
             hidden_BLD, places_BL2, mask = drop_patches(
-                hidden_BLD, places_BL2, mask, self.config.patch_dropout
+                hidden_BLD, places_BL2, mask, self.patch_dropout
             )
         hidden_BLD, places_BL2, mask = self._prepend(hidden_BLD, places_BL2, mask)
         if self.config.embedding_norm:

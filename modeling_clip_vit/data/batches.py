@@ -118,7 +118,7 @@ class TokenIds:
         self.kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, (T, L), padded to the longest text."""
+        """`input_ids` and `attention_mask`, (T, L), padded to the longest text or further."""
         if len(self.kept) + len(texts) > self.most_kept:
             self.kept.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self.kept]

@@ -29,6 +29,7 @@ from .options import (
     ModelOptions,
     OptimizerOptions,
     RunOptions,
+    ScheduleOptions,
 )
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ AT_LEAST_0: tuple[Callable[[Any], bool], str] = (
 AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "from 0 to 1")
 PART: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+UNTIL: tuple[Callable[[Any], bool], str] = (
+    lambda value: 0 < value <= 1,
+    "a share of the run, above 0 and at most 1",
+)
 #: Option -> a condition on its value, and its wording.
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "images_per_concept": AT_LEAST_1,
@@ -74,6 +79,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "gradient_accumulation_steps": AT_LEAST_1,
     "gradient_cache_batch_size": AT_LEAST_0,
+    "patch_dropout_until": UNTIL,
+    "small_images_until": UNTIL,
     "layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "max_grad_norm": AT_LEAST_0,
     "max_grad_spike": (lambda value: value == 0 or value > 1, "0, or above 1"),
@@ -131,6 +138,7 @@ class TrainArguments:
     adapter: AdapterOptions = field(default_factory=AdapterOptions)
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     run: RunOptions = field(default_factory=RunOptions)
     diagnostics: DiagnosticOptions = field(default_factory=DiagnosticOptions)
 
@@ -318,6 +326,11 @@ class TrainArguments:
             raise UserError(
                 f"quantization_mode={self.quantization.quantization_mode!r} is not allowed with "
                 "image_seq_lens: it is calibrated on squares"
+            )
+        if self.schedule.small_image_size is not None:
+            raise UserError(
+                f"small_image_size={self.schedule.small_image_size} is not allowed with "
+                "image_seq_lens, which has sizes of its own: give it smaller numbers"
             )
         if self.run.save_as:
             raise UserError(

@@ -201,6 +201,23 @@ class OptimizerOptions:
 
 
 @dataclass
+class ScheduleOptions:
+    """Save computing in the first part of a run, and end on whole images of the model's size.
+
+    Args:
+        patch_dropout_until: share of the updates after which no patches are dropped, with
+            `vision_fields: {patch_dropout: 0.5}` (FLIP: Li et al., 2023, section 3.1).
+        small_image_size: side in pixels of smaller images to train on at first, a multiple of the
+            patch (CLIPA: Li et al., 2023); null trains on the model's size alone.
+        small_images_until: share of the updates after which images have the model's size.
+    """
+
+    patch_dropout_until: float = 1.0
+    small_image_size: int | None = None
+    small_images_until: float = 0.8
+
+
+@dataclass
 class RunOptions:
     """Where to write, how often, and on what to compute.
 

@@ -45,7 +45,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 class Throughput:
-    """Operations per second of this process, counted in the first update.
+    """Operations per second of this process, counted in the first update, and after `recount`.
 
     What `gradient_checkpointing` and the gradient cache compute twice counts twice. Nothing is
     counted where operations are hidden: in compiled blocks, and in weights that are sharded.
@@ -80,6 +80,10 @@ class Throughput:
         with OperationCounter() as counter:
             yield
         self.operations = counter.total * self.steps_per_update
+
+    def recount(self):
+        """Count anew: an update computes something else from now on."""
+        self.operations = 0
 
     def add_tokens(self, batch: dict):
         """Count the tokens of a batch's texts, without padding; a GPU is not waited for."""

@@ -35,6 +35,7 @@ from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
 from .guard import DeviceGuard, UpdateGuard
 from .hangs import StepLimits
+from .image_schedule import ImageSchedule
 from .kernels import choose_kernels
 from .launch import FolderLock, start_accelerator, start_launched
 from .optimizer import build_optimizer, build_schedule
@@ -149,6 +150,7 @@ class Trainer:
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP
         choose_kernels(preparation.model, args, accelerator.device, precision.autocast, is_sharded)
+        self.image_schedule = ImageSchedule(args, preparation.model.vision_model)
         self.finetuning = Finetuning(args, task, preparation, accelerator)
         self.quantization: QuantizedTraining | None = None
         if args.quantization.quantization_mode != "none":
@@ -339,6 +341,9 @@ class Trainer:
             self.average.restart(HOOKS)
         if self.finetuning.begin_step(self.progress.step):
             self.set_training_mode()
+        progress = self.progress.step / self.max_steps
+        if self.image_schedule.begin_step(self.unwrapped().vision_model, progress):
+            self.throughput.recount()
         with self.accelerator.accumulate(self.model):
             with self.throughput.counted():
                 values = self.backward(batch)
