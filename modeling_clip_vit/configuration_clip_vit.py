@@ -16,6 +16,7 @@ from transformers.utils import is_torch_available
 #: Allowed values of fields, each with a module in a table of the same names: lists, so that code
 #: outside of this package can add to both.
 PATCH_EMBEDDINGS = ["conv", "linear", "conv_stem"]
+POSITION_INTERPOLATIONS = ["bicubic", "antialiased"]
 ATTENTION_TYPES = ["softmax", "sigmoid"]
 FEED_FORWARDS = ["mlp", "glu"]
 NORM_TYPES = ["layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt"]
@@ -292,6 +293,9 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
             stem; the strides multiply to patch_size. None uses log2(patch_size) 3x3 convolutions of
             stride 2, whose widths double up to hidden_size; patch_size must then be a power of two.
         patch_bias: whether the last layer of the patch embedding has a bias.
+        position_interpolation: how learned positions are resized for images of another shape than
+            the model was made for: `bicubic`, or `antialiased` (bilinear, averaged where the grid
+            shrinks), as in SigLIP 2.
         patch_dropout: share of the patches that each image loses in training (Li et al., 2023).
         use_cls_token: whether a learned class token comes first; by default with pooling `cls`.
         num_register_tokens: learned tokens without meaning after it (Darcet et al., 2024).
@@ -314,6 +318,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
     conv_stem_kernels: list[int] | tuple[int, ...] | None = None
     conv_stem_strides: list[int] | tuple[int, ...] | None = None
     patch_bias: bool = True
+    position_interpolation: str = "bicubic"
     patch_dropout: float | int = 0.0
     use_cls_token: bool | None = None
     num_register_tokens: int = 0
@@ -371,6 +376,7 @@ class ClipVitVisionConfig(ClipVitEncoderConfig):
         self._require_multiple("image_size", self.patch_size, "patch_size")
         self._require_one_of("patch_embedding", PATCH_EMBEDDINGS)
         self._require_one_of("pooling", IMAGE_POOLINGS)
+        self._require_one_of("position_interpolation", POSITION_INTERPOLATIONS)
         self._require(
             "num_register_tokens", self.num_register_tokens >= 0, "an integer of at least 0"
         )

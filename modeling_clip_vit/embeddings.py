@@ -188,7 +188,8 @@ class ClipVitVisionEmbeddings(nn.Module):
             is_native = bool(rows == columns == self.config.grid_size)
         index_1L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device).unsqueeze(0)
         places_BL2 = patch_places(index_1L, rows, columns, self.config.grid_size)
-        hidden_BLD = self._add_positions(hidden_BLD, places_BL2, is_native)
+        spacing_B12 = patch_spacing(places_BL2, rows, columns, self.config.grid_size)
+        hidden_BLD = self._add_positions(hidden_BLD, places_BL2, spacing_B12, is_native)
         if self.training and self.patch_dropout > 0:
             hidden_BLD, places_BL2, mask = drop_patches(
                 hidden_BLD, places_BL2, mask, self.patch_dropout
@@ -199,7 +200,11 @@ class ClipVitVisionEmbeddings(nn.Module):
         return self.dropout(hidden_BLD), places_BL2, mask
 
     def _add_positions(
-        self, hidden_BLD: torch.Tensor, places_BL2: torch.Tensor, is_native: bool
+        self,
+        hidden_BLD: torch.Tensor,
+        places_BL2: torch.Tensor,
+        spacing_B12: torch.Tensor,
+        is_native: bool,
     ) -> torch.Tensor:
         """Add learned or sine-cosine positions to patches; rotary ones act in the attention."""
         kind, size = self.config.position_embedding_type, self.config.grid_size
@@ -216,18 +221,10 @@ class ClipVitVisionEmbeddings(nn.Module):
         )
         if is_native:
             return hidden_BLD + weight_LD
-        # In float32: bicubic weights in half precision shift the grid.
-        grid_1DYX = weight_LD.float().unflatten(0, (size, size)).permute(2, 0, 1).unsqueeze(0)
-        # grid_sample has (x, y), from -1 at the outer edge of the first cell to 1.
-        places_BL12 = (places_BL2.flip(-1).unsqueeze(2) + 0.5) * (2 / size) - 1
-        positions_BDL1 = nn.functional.grid_sample(
-            grid_1DYX.expand(places_BL2.shape[0], -1, -1, -1),
-            places_BL12,
-            mode="bicubic",
-            padding_mode="border",
-            align_corners=False,
-        )
-        return hidden_BLD + positions_BDL1.squeeze(-1).transpose(1, 2).to(hidden_BLD.dtype)
+        # In float32: weights in half precision shift the grid.
+        grid_YXD = weight_LD.float().unflatten(0, (size, size))
+        interpolate = POSITION_INTERPOLATIONS[self.config.position_interpolation]
+        return hidden_BLD + interpolate(grid_YXD, places_BL2, spacing_B12).to(hidden_BLD.dtype)
 
     def _prepend(
         self, hidden_BLD: torch.Tensor, places_BL2: torch.Tensor, mask_BL: torch.Tensor | None
@@ -312,6 +309,67 @@ def patch_places(
     row_BL = (index // columns + 0.5) * (grid_size / rows) - 0.5
     column_BL = (index % columns + 0.5) * (grid_size / columns) - 0.5
     return torch.stack((row_BL, column_BL), dim=-1)
+
+
+def patch_spacing(
+    places: torch.Tensor, rows: int | torch.Tensor, columns: int | torch.Tensor, grid_size: int
+) -> torch.Tensor:
+    """How far patches are apart in the grid that a model was made for: (B or 1, 1, 2).
+
+    Arguments are those and the result of `patch_places`.
+    """
+    if isinstance(rows, torch.Tensor) and isinstance(columns, torch.Tensor):
+        return grid_size / torch.stack((rows, columns), dim=-1)
+    return places.new_tensor([grid_size / rows, grid_size / columns]).view(1, 1, 2)
+
+
+def interpolate_bicubic(
+    grid: torch.Tensor, places: torch.Tensor, spacing: torch.Tensor
+) -> torch.Tensor:
+    """Positions at places between those of a grid, by bicubic interpolation: (B, L, D).
+
+    Args:
+        grid: learned positions, (side, side, D).
+        places: row and column of each patch in that grid, (B, L, 2).
+        spacing: how far they are apart; not read.
+    """
+    size = grid.shape[0]
+    # grid_sample has (x, y), from -1 at the outer edge of the first cell to 1.
+    places_BL12 = (places.flip(-1).unsqueeze(2) + 0.5) * (2 / size) - 1
+    positions_BDL1 = nn.functional.grid_sample(
+        grid.permute(2, 0, 1).unsqueeze(0).expand(places.shape[0], -1, -1, -1),
+        places_BL12,
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return positions_BDL1.squeeze(-1).transpose(1, 2)
+
+
+def interpolate_antialiased(
+    grid: torch.Tensor, places: torch.Tensor, spacing: torch.Tensor
+) -> torch.Tensor:
+    """The same by bilinear interpolation, averaged over the spacing where that is more than one.
+
+    It is what `torch.nn.functional.interpolate` makes with `mode="bilinear", antialias=True`, for
+    images of any shapes at once.
+    """
+    size = grid.shape[0]
+    # The places of padding are outside, and would have no weight at all.
+    centers_BL21 = places.clamp(max=size - 0.5).unsqueeze(-1)
+    steps = torch.arange(size, device=grid.device, dtype=grid.dtype)
+    distances = (steps - centers_BL21).abs() / spacing.clamp(min=1).unsqueeze(-1)
+    weights = (1 - distances).clamp(min=0)
+    rows_BLY, columns_BLX = (weights / weights.sum(dim=-1, keepdim=True)).unbind(dim=2)
+    products = rows_BLY.unsqueeze(3) * columns_BLX.unsqueeze(2)
+    return products.flatten(2) @ grid.flatten(0, 1)
+
+
+#: `position_interpolation` -> the function.
+POSITION_INTERPOLATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "bicubic": interpolate_bicubic,
+    "antialiased": interpolate_antialiased,
+}
 
 
 def drop_patches(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from transformers import AutoProcessor
 
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.data.tokenizer import train_tokenizer
-from modeling_clip_vit.training.models import build_processor
+from modeling_clip_vit.training.models import build_native_processor, build_processor
 from tests.support.datasets import write_squares
 from tests.support.hub_server import HubServer
 from tests.support.models import RANDOM_CONFIG, small_model
@@ -143,6 +144,26 @@ def exported(tmp_path_factory, checkpoint) -> Path:
 def processor(checkpoint):
     """The tokenizer and image processor of that CLIP."""
     return AutoProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def native_checkpoint(tmp_path_factory, checkpoint) -> Path:
+    """That CLIP, made for images in their own aspect ratio in at most 36 patches."""
+    folder = tmp_path_factory.mktemp("native") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    native = AutoProcessor.from_pretrained(folder)
+    native.image_processor = build_native_processor(native.image_processor, 8, 36)
+    (folder / "processor_config.json").unlink()
+    native.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native_export(tmp_path_factory, native_checkpoint) -> Path:
+    """The latter as ONNX."""
+    folder = tmp_path_factory.mktemp("native_export") / "onnx"
+    assert main(["export", str(native_checkpoint), str(folder), "--format", "onnx"]) == 0
+    return folder
 
 
 @pytest.fixture

@@ -68,17 +68,18 @@ def convert(source: str, to: str = "clip_vit") -> Conversion:
     peer = find_peer(source)
     theirs = PEERS[peer].load(source)
     ours = PEERS[peer].from_peer(theirs).eval()
-    converted = convert_to(to, ours, source)
-    differences = check(theirs, ours, converted)
     folder, levels = Path(folder_of(source)), None
     processor, compare_inputs = PEERS[peer].processor(theirs, folder), PEERS[peer].compare_inputs
     is_native = hasattr(getattr(processor, "image_processor", None), "max_num_patches")
-    is_square = to != peer and not is_foreign(getattr(ours, "vision_model", ours).config)
-    if is_native and is_square:
+    is_foreign_tower = is_foreign(getattr(ours, "vision_model", ours).config)
+    if is_native and to != peer and not is_foreign_tower and not PEERS[to].takes_patches:
         raise ConversionError(
             f"{source!r} takes images in their own aspect ratio (image_seq_lens), and the "
-            f"processors of {to} cut out squares: save it with a CLIPImageProcessor first"
+            f"processors of {to} cut out squares: convert it to hf_siglip2, or save it with a "
+            "CLIPImageProcessor first"
         )
+    converted = convert_to(to, ours, source)
+    differences = check(theirs, ours, converted)
     if processor is not None and compare_inputs is not None:
         levels = compare_inputs(theirs, processor, folder)
     return Conversion(source, peer, to, ours, converted, differences, processor, levels)

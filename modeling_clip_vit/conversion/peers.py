@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Peer:
         to_peer: one of ours as a model of it; None where it is only read.
         save: write such a model, with our configuration of it, into a folder that is there.
         is_tower: whether it holds an image tower alone.
+        takes_patches: whether its processors make patches of images in their own aspect ratio.
         processor: what prepares the inputs of a loaded model, given the folder of its checkpoint;
             None where the folder does not say.
         compare_inputs: check that such a processor prepares what the model itself was given, from
@@ -71,6 +72,7 @@ class Peer:
     to_peer: Callable[[Any], Any] | None
     save: Callable[[Any, Path, Any], None]
     is_tower: bool = False
+    takes_patches: bool = False
     processor: Callable[[Any, Path], Any] = transformers_processor
     compare_inputs: Callable[[Any, Any, Path], float] | None = None
 
@@ -125,10 +127,13 @@ PEERS: dict[str, Peer] = {
         from_peer=lambda model: model,
         to_peer=lambda model: model,
         save=save_pretrained,
+        takes_patches=True,
     ),
     "hf_clip": transformers_peer(CLIPModel, from_hf_clip, to_hf_clip),
     "hf_siglip": transformers_peer(SiglipModel, from_hf_siglip, to_hf_siglip),
-    "hf_siglip2": transformers_peer(Siglip2Model, from_hf_siglip2, to_hf_siglip2),
+    "hf_siglip2": replace(
+        transformers_peer(Siglip2Model, from_hf_siglip2, to_hf_siglip2), takes_patches=True
+    ),
     "hf_metaclip_2": transformers_peer(MetaClip2Model, from_hf_metaclip_2, to_hf_metaclip_2),
     "hf_chinese_clip": transformers_peer(
         ChineseCLIPModel, from_hf_chinese_clip, to_hf_chinese_clip

@@ -110,6 +110,20 @@ def compare(
     return differences
 
 
+def trial_config(source: Any, target: Any, config: Any) -> Any:
+    """The configuration of an image tower that says what images to try two models on.
+
+    Args:
+        source, target: the models.
+        config: our configuration of them.
+    """
+    for model in (source, target):
+        vision = getattr(getattr(model, "config", None), "vision_config", None)
+        if hasattr(vision, "num_patches"):
+            return vision  # it takes patches alone, and ours takes them as well
+    return getattr(config, "vision_config", config)
+
+
 # Not in inference mode: weights that are cast in it can never again be trained.
 @torch.no_grad()
 def verify(source: Any, target: Any, config) -> dict[str, float]:
@@ -126,7 +140,7 @@ def verify(source: Any, target: Any, config) -> dict[str, float]:
     Raises:
         ConversionError: a difference is larger than float32 explains.
     """
-    images = image_inputs(getattr(config, "vision_config", config))
+    images = image_inputs(trial_config(source, target, config))
     with in_float32(source, target):
         if is_tower(source) or is_tower(target):
             before, after = pool(source, images), pool(target, images)

@@ -189,6 +189,8 @@ def require_classic(config, expected: dict, peer: str, options: Iterable[str] = 
     if not is_foreign(config):
         heads = config.num_attention_heads
         full = {"num_key_value_heads": heads, "head_dim": config.hidden_size // heads}
+        if hasattr(config, "position_interpolation"):
+            full["position_interpolation"] = "bicubic"
         fixed = {name: value for name, value in CLASSIC.items() if name not in options}
         expected = {**fixed, **full, **expected}
     require_fields(config, expected, peer)

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
-from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 
 from ..utils.errors import UserError
 from .batches import Collator, ConceptBatchSampler, drawn_pixels
+from .grids import fit_size
 from .images import resize_part, to_tensor
 from .map_style import Images, ImageTextSamples
 from .policies import SampleAugment
@@ -74,14 +74,6 @@ class NativeOptions:
         }
 
 
-def fit_size(height: int, width: int, patch_size: int, max_patches: int) -> tuple[int, int]:
-    """Height and width, multiples of the patch, of the largest grid within a number of patches.
-
-    The rule is that of SigLIP 2, and the function Transformers'.
-    """
-    return get_image_size_for_max_num_patches(height, width, patch_size, max_patches)
-
-
 def fit_image(image: Image.Image, patch_size: int, max_patches: int) -> torch.Tensor:
     """A whole image resized by `fit_size`: uint8, (3, height, width)."""
     pixels = to_tensor(image)
@@ -108,6 +100,26 @@ def join_patches(patches: torch.Tensor, rows: int, columns: int, patch_size: int
     """Undo `cut_patches` for one image: (N or more, D) to (channels, height, width)."""
     grid = patches[: rows * columns].unflatten(-1, (patch_size, patch_size, -1))
     return grid.unflatten(0, (rows, columns)).permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
+
+
+def pad_patches(
+    patches: list[torch.Tensor], spatial_shapes: torch.Tensor, length: int = 0
+) -> dict[str, torch.Tensor]:
+    """The inputs of the model for the patches of each image, (N, D).
+
+    Args:
+        patches: of each image.
+        spatial_shapes: rows and columns of each image, (B, 2).
+        length: patches to pad to; at least as many as the largest image has.
+    """
+    padded = pad_sequence(patches, batch_first=True)
+    padded = torch.nn.functional.pad(padded, (0, 0, 0, max(0, length - padded.shape[1])))
+    mask = torch.arange(padded.shape[1]) < spatial_shapes.prod(dim=1, keepdim=True)
+    return {
+        "pixel_values": padded,
+        "pixel_attention_mask": mask.long(),
+        "spatial_shapes": spatial_shapes,
+    }
 
 
 class NativeAugment(SampleAugment):
@@ -302,16 +314,11 @@ class NativeCollator(Collator):
         patches = [cut_patches(image[None], self.patch_size)[0] for image in images]
         longest = max(len(one) for one in patches)
         length = next(one for one in self.seq_lens if one >= longest)
-        padded = pad_sequence(patches, batch_first=True)
-        padded = torch.nn.functional.pad(padded, (0, 0, 0, length - longest))
-        name = "patches" if self.leaves_pixels else "pixel_values"
-        spatial_shapes = torch.tensor(shapes)
-        mask = torch.arange(length) < spatial_shapes.prod(dim=1, keepdim=True)
-        return {
-            name: padded if self.leaves_pixels else self.normalized(padded),
-            "pixel_attention_mask": mask.long(),
-            "spatial_shapes": spatial_shapes,
-        }
+        inputs = pad_patches(patches, torch.tensor(shapes), length)
+        pixels = inputs.pop("pixel_values")
+        if self.leaves_pixels:
+            return {"patches": pixels, **inputs}
+        return {"pixel_values": self.normalized(pixels), **inputs}
 
     def augmented(self, samples: list[Sample]) -> list[torch.Tensor]:
         """Each image, (3, height, width): from 0 to 1, or with `leaves_pixels` as bytes."""

@@ -3,6 +3,9 @@
 A program of torch.export or ExecuTorch runs on those, so there the script imports them.
 """
 
+from inspect import getsource
+
+from ..data.grids import fit_size
 from ..runtimes import Runtime
 
 #: What a script prints.
@@ -17,7 +20,7 @@ HEADER = '''"""{purpose}: python example.py {arguments}."""
 
 import argparse
 import json
-from pathlib import Path
+{standard_imports}from pathlib import Path
 
 import numpy as np
 {imports}
@@ -30,8 +33,7 @@ export = json.loads((folder / "export.json").read_text())
 PICTURE_OPTION = 'parser.add_argument("picture")'
 TEXTS_OPTION = 'parser.add_argument("texts", nargs="+", metavar="text")'
 
-IMAGE = """
-size = (export["image_size"], export["image_size"])
+DECODE = """
 image = ImageOps.exif_transpose(Image.open(options.picture))
 if image.mode.startswith("I;16"):  # of 12 or 16 bits
     values = np.asarray(image)
@@ -39,10 +41,28 @@ if image.mode.startswith("I;16"):  # of 12 or 16 bits
     image = Image.fromarray((values * (255 / limit)).round().astype(np.uint8))
 image = image.convert("RGBA")  # transparent becomes white
 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+"""
+
+SQUARE = """size = (export["image_size"], export["image_size"])
 resize = ImageOps.fit if export["crops_images"] else Image.Image.resize
 pixels = np.asarray(resize(image, size, export["resample"]), np.float32) / 255
 pixels = (pixels - np.float32(export["image_mean"])) / np.float32(export["image_std"])
 pictures = {"pixel_values": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+"""
+
+#: For images in their own aspect ratio; the script then has the function `fit_size`.
+PATCHES = """
+side = export["patch_size"]
+height, width = fit_size(image.height, image.width, side, export["max_num_patches"])
+pixels = np.asarray(image.resize((width, height), export["resample"]), np.float32) / 255
+pixels = (pixels - np.float32(export["image_mean"])) / np.float32(export["image_std"])
+rows, columns = height // side, width // side
+patches = pixels.reshape(rows, side, columns, side, -1).swapaxes(1, 2)
+pictures = {
+    "pixel_values": np.ascontiguousarray(patches.reshape(1, rows * columns, -1)),
+    "pixel_attention_mask": np.ones((1, rows * columns), np.int64),
+    "spatial_shapes": np.array([[rows, columns]]),
+}
 """
 
 TEXT = """
@@ -77,12 +97,13 @@ for embedding in run("text", texts)[0]:
 }
 
 
-def write_example(runtime: Runtime, part: str) -> str:
+def write_example(runtime: Runtime, part: str, is_native: bool = False) -> str:
     """The source of a script that runs an export.
 
     Args:
         runtime: what it was exported for.
         part: `both`, `joint`, `image` or `text`.
+        is_native: whether images keep their aspect ratio.
     """
     imports = runtime.example_imports
     arguments, options, pieces = [], [], []
@@ -90,7 +111,10 @@ def write_example(runtime: Runtime, part: str) -> str:
         imports += "from PIL import Image, ImageOps\n"
         arguments.append("PICTURE")
         options.append(PICTURE_OPTION)
-        pieces.append(IMAGE)
+        pieces += [DECODE, PATCHES if is_native else SQUARE]
+        if is_native:
+            # In the script itself: it needs nothing of this package.
+            pieces.insert(0, f"\n\n{getsource(fit_size)}\n")
     if part != "image":
         imports += "from tokenizers import Tokenizer\n"
         arguments.append("TEXT [TEXT ...]")
@@ -99,6 +123,7 @@ def write_example(runtime: Runtime, part: str) -> str:
     header = HEADER.format(
         purpose=PURPOSES[part],
         arguments=" ".join(arguments),
+        standard_imports="import math\n" if is_native else "",
         imports=imports,
         options="\n".join(options),
     )

@@ -10,9 +10,9 @@ from torch import nn
 
 from ..inference.embedding import similarity_of
 from ..inference.exported import EXPORT_FILE, ExportError, size_and_sha256
-from ..runtimes import GraphSource, Runtime, open_session
+from ..runtimes import GraphSource, Runtime, exporting_runtimes, open_session
 from ..runtimes.openvino import has_hooks
-from ..runtimes.runtime import Inputs
+from ..runtimes.runtime import IMAGE_INPUTS, Inputs
 from ..utils.folders import new_folder, write_json
 from ..utils.from_pretrained import is_quantized
 from ..utils.versions import package_versions
@@ -80,6 +80,7 @@ def export_clip(
         )
     model = model.cpu().float().eval()
     shapes = shapes_of(model, processor)
+    check_takes_images(runtime, shapes)
     with new_folder(target) as folder:
         graphs = [
             Graph(name, PARTS[name][0](model).eval(), PARTS[name][1], shapes, runtime, precision)
@@ -96,7 +97,8 @@ def export_clip(
         }
         write_processor(processor, folder, shapes)
         if runtime.example_run:
-            example = write_example(runtime, names[0] if len(names) == 1 else "both")
+            part_name = names[0] if len(names) == 1 else "both"
+            example = write_example(runtime, part_name, bool(shapes.max_patches))
             (folder / "example.py").write_text(example, encoding="utf-8")
         fields |= {"format": format, "precision": precision, "checks": checks}
         if base_model:
@@ -106,6 +108,20 @@ def export_clip(
             *PACKAGES, *runtime.export_packages, *runtime.packages, *runtime.int8_packages
         )
         return write_manifest(folder, fields)
+
+
+def check_takes_images(runtime: Runtime, shapes: Shapes):
+    """Reject a runtime that takes squares alone where a model has other images.
+
+    Raises:
+        ExportError: it does.
+    """
+    if shapes.max_patches and not runtime.takes_patches:
+        formats = [name for name, one in exporting_runtimes().items() if one.takes_patches]
+        raise ExportError(
+            f"--format {runtime.format} takes squares, and this checkpoint images in their own "
+            f"aspect ratio (image_seq_lens): use {', '.join(formats)}"
+        )
 
 
 @dataclass
@@ -174,7 +190,7 @@ def pick(sample: Inputs, kinds: tuple[str, ...]) -> Inputs:
     return {
         name: value
         for name, value in sample.items()
-        if ("image" if name == "pixel_values" else "text") in kinds
+        if ("image" if name in IMAGE_INPUTS else "text") in kinds
     }
 
 
@@ -214,6 +230,8 @@ def describe(model: Any, processor: Any, shapes: Shapes) -> dict[str, Any]:
         "image_size": shapes.image_size,
         "num_channels": shapes.num_channels,
         "patch_size": getattr(model.config.vision_config, "patch_size", None),
+        "image_inputs": list(shapes.image_inputs),
+        "max_num_patches": shapes.max_patches or None,
         "crops_images": bool(getattr(images, "do_center_crop", False)),
         "resample": int(images.resample),
         "image_mean": list(images.image_mean),

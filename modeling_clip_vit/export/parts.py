@@ -1,6 +1,7 @@
 """What is exported of a CLIP: plain modules with tensors in and normalised embeddings out.
 
-Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+Shape legend: `B` batch, `L` tokens or patches, `S` side in pixels, `P` projection, `D` numbers of a
+patch.
 """
 
 import copy
@@ -13,7 +14,11 @@ from torch import nn
 from torch.export import Dim
 from torch.nn.functional import normalize
 
+from ..configuration_clip_vit import is_foreign
+from ..data.grids import fit_size
+from ..data.native import cut_patches, pad_patches
 from ..inference.embedding import longest_text, reads_padding, similarity_of
+from ..runtimes.runtime import IMAGE_INPUTS
 from ..utils.errors import UserError
 
 #: Bound of a dynamic batch: torch.export wants one, and no artifact enforces it.
@@ -28,15 +33,27 @@ def leave_out(model: Any, *names: str) -> Any:
 
 
 class ImagePart(nn.Module):
-    """The image tower: pixel_values (B, 3, S, S) to image_embeds (B, P) of length 1, float32."""
+    """The image tower: pixel_values (B, 3, S, S) to image_embeds (B, P) of length 1, float32.
+
+    In their own aspect ratio, images are patches (B, L, D) with a mask (B, L) and shapes (B, 2).
+    """
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = leave_out(model, "text_model", "text_projection")
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Embed images; `pixel_values` is float32 whatever the precision of the weights."""
-        outputs = self.model.get_image_features(pixel_values=pixel_values.to(dtype_of(self.model)))
+        inputs: dict[str, Any] = {"pixel_values": pixel_values.to(dtype_of(self.model))}
+        if spatial_shapes is not None:
+            inputs["pixel_attention_mask"] = pixel_attention_mask
+            inputs["spatial_shapes"] = spatial_shapes
+        outputs = self.model.get_image_features(**inputs)
         return {"image_embeds": normalize(outputs.pooler_output.float(), dim=-1)}
 
 
@@ -70,9 +87,12 @@ class JointPart(nn.Module):
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Embed any number of images and texts, and compare each image with each text."""
-        image_BP = self.image(pixel_values)["image_embeds"]
+        images = pixel_values, pixel_attention_mask, spatial_shapes
+        image_BP = self.image(*images)["image_embeds"]
         text_BP = self.text(input_ids, attention_mask)["text_embeds"]
         logits_BB = self.scale * image_BP @ text_BP.t() + (self.bias or 0.0)
         return {"image_embeds": image_BP, "text_embeds": text_BP, "logits_per_image": logits_BB}
@@ -94,6 +114,8 @@ class Shapes:
         vocab_size: token ids are below it.
         eos_token_id: the token that ends a text, or None.
         has_mask: whether texts come with an attention mask.
+        patch_size: side of a patch of images in their own aspect ratio, in pixels; 0 for squares.
+        max_patches: most patches of such an image.
     """
 
     image_size: int
@@ -102,21 +124,30 @@ class Shapes:
     vocab_size: int
     eos_token_id: int | None
     has_mask: bool
+    patch_size: int = 0
+    max_patches: int = 0
+
+    @property
+    def image_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs of the image tower."""
+        return IMAGE_INPUTS if self.max_patches else IMAGE_INPUTS[:1]
 
 
 def shapes_of(model: Any, processor: Any) -> Shapes:
     """The sizes of a CLIP of ours or of Transformers with its processor.
 
     Raises:
-        UserError: nothing says how long a text may be, or images come in their own aspect ratio.
+        UserError: nothing says how long a text may be, or the image tower makes patches of images
+            in a way that no tracer follows.
     """
-    if hasattr(getattr(processor, "image_processor", None), "max_num_patches"):
-        raise UserError(
-            "this checkpoint takes images in their own aspect ratio (image_seq_lens), and an "
-            "export takes squares: embed with the checkpoint itself, or save it with a "
-            "CLIPImageProcessor"
-        )
     vision, text = model.config.vision_config, model.config.text_config
+    images = processor.image_processor
+    max_patches = getattr(images, "max_num_patches", 0)
+    if max_patches and is_foreign(vision):
+        raise UserError(
+            f"an image tower of type {vision.model_type!r} cannot be exported: it interpolates its "
+            "positions image by image, which no graph does"
+        )
     max_text_length = longest_text(text, processor.tokenizer)
     if max_text_length is None:
         raise UserError(
@@ -130,6 +161,8 @@ def shapes_of(model: Any, processor: Any) -> Shapes:
         vocab_size=text.vocab_size,
         eos_token_id=getattr(text, "eos_token_id", None),
         has_mask=not reads_padding(model.config.model_type, processor.tokenizer),
+        patch_size=images.patch_size if max_patches else 0,
+        max_patches=max_patches,
     )
 
 
@@ -142,12 +175,27 @@ PARTS: dict[str, tuple[Callable[[Any], nn.Module], tuple[str, ...]]] = {
 
 
 def make_images(shapes: Shapes, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random normalised pixels: smooth ones, as pictures are, with some noise."""
+    """Random normalised pixels: smooth ones, as pictures are, with some noise.
+
+    In their own aspect ratio, images are wide, high and square in turns.
+    """
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(count, shapes.num_channels, 5, 5, generator=generator)
-    size = (shapes.image_size, shapes.image_size)
-    smooth = nn.functional.interpolate(coarse, size, mode="bicubic")
-    return {"pixel_values": smooth + 0.2 * torch.randn(smooth.shape, generator=generator)}
+    side, patch = shapes.image_size, shapes.patch_size
+
+    def draw(number: int, height: int, width: int) -> torch.Tensor:
+        coarse = torch.randn(number, shapes.num_channels, 5, 5, generator=generator)
+        smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+        return smooth + 0.2 * torch.randn(smooth.shape, generator=generator)
+
+    if not shapes.max_patches:
+        return {"pixel_values": draw(count, side, side)}
+    ratios = ((1, 3), (2, 1), (1, 1), (5, 7))
+    sizes = [
+        fit_size(*ratios[(seed + place) % 4], patch, shapes.max_patches) for place in range(count)
+    ]
+    return pad_patches(
+        [cut_patches(draw(1, *size), patch)[0] for size in sizes], torch.tensor(sizes) // patch
+    )
 
 
 def make_texts(
@@ -182,11 +230,15 @@ def example_inputs(
 
 
 def dynamic_shapes(shapes: Shapes, inputs: dict[str, torch.Tensor]) -> dict[str, dict[int, Any]]:
-    """The dynamic dimensions of the inputs: both batches, and the length of texts."""
+    """The dynamic dimensions of the inputs: both batches, the length of texts, and of patches."""
     image_batch = Dim("image_batch", min=1, max=LARGEST_BATCH)
     text_batch = Dim("text_batch", min=1, max=LARGEST_BATCH)
     length = Dim("text_length", min=1, max=shapes.max_text_length)
-    return {
-        name: {0: image_batch} if name == "pixel_values" else {0: text_batch, 1: length}
-        for name in inputs
+    of_images = {0: image_batch}
+    of_patches = {0: image_batch, 1: Dim("num_patches", min=1, max=max(2, shapes.max_patches))}
+    dimensions = {
+        "pixel_values": of_patches if shapes.max_patches else of_images,
+        "pixel_attention_mask": of_patches,
+        "spatial_shapes": of_images,
     }
+    return {name: dimensions.get(name, {0: text_batch, 1: length}) for name in inputs}

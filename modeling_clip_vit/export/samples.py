@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.columns import check_columns, choose_image_column, column_kinds, find_caption_columns
 from ..data.decoding import BadImageError, decode_image
@@ -34,7 +35,7 @@ def read_calibration_samples(
             columns are always guessed, and take turns.
 
     Returns:
-        Samples with pixel_values (1, channels, S, S), input_ids and attention_mask (1, L).
+        Samples with the inputs of images (1, ...), input_ids and attention_mask (1, L).
 
     Raises:
         DataError: there is no such dataset or column, or no image can be decoded.
@@ -95,7 +96,10 @@ def prepare_sample(
     inputs: Inputs = {}
     if "image" in kinds:
         image = decode_image(row[image_column])
-        inputs |= dict(processor(images=[image], return_tensors="pt"))
+        prepared = processor(images=[image], return_tensors="pt")
+        inputs |= {name: torch.as_tensor(prepared[name]) for name in shapes.image_inputs}
+        # The mask of an image processor is int32.
+        inputs |= {name: inputs[name].long() for name in shapes.image_inputs[1:]}
     if "text" in kinds:
         caption = row[columns[turn]]
         text = caption[0] if isinstance(caption, list) and caption else caption

@@ -3,7 +3,7 @@
 Shape legend: `N` images, `S` side in pixels, `C` classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, BatchFeature, CLIPImag
 
 from ..data.transforms import normalize
 from ..modeling_clip_vit import ClipVitForImageClassification
+from ..runtimes.runtime import IMAGE_INPUTS
 from ..utils.devices import default_device
 from ..utils.from_pretrained import load_config, load_image_processor, load_model
 from .embedding import embed_image_batches
@@ -43,17 +44,13 @@ class TorchClassifier:
         """Logits (N, C), float32 on the CPU, of decoded images: uint8 (N, 3, S, S)."""
         mean, std = self.processor.image_mean, self.processor.image_std
         batches = (normalize(batch.float() / 255, mean, std) for batch in pixels.split(batch_size))
-        return torch.cat([self.classify(values) for values in batches])
+        return torch.cat([self.encode_inputs({"pixel_values": values}) for values in batches])
 
     @torch.inference_mode()
-    def encode_inputs(self, inputs: BatchFeature) -> torch.Tensor:
+    def encode_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits (N, C), float32 on the CPU, of images as the image processor returns them."""
-        return self.classify(inputs["pixel_values"])
-
-    def classify(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C) of normalised images."""
-        inputs = pixel_values.to(self.model.device, self.model.dtype)
-        return self.model(inputs).logits.float().cpu()
+        kept = BatchFeature({name: inputs[name] for name in IMAGE_INPUTS if name in inputs})
+        return self.model(**kept.to(self.model.device, self.model.dtype)).logits.float().cpu()
 
     @property
     def image_size(self) -> int:

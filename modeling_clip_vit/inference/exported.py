@@ -1,6 +1,7 @@
 """An exported folder: read its export.json, check its files, embed with its graphs.
 
-Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+Shape legend: `B` batch, `L` tokens or patches, `S` side in pixels, `P` projection, `D` numbers of a
+patch.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from transformers import AutoProcessor, CLIPProcessor
 
 from ..data.transforms import normalize
 from ..runtimes import RUNTIMES, Session, exporting_runtimes, open_session, runtimes_of
+from ..runtimes.runtime import IMAGE_INPUTS
 from ..utils.errors import UserError
 from .embedding import embed_image_batches, embed_text_batches, text_options
 
@@ -90,19 +92,65 @@ def read_export(folder: Path) -> dict:
     return manifest
 
 
-def check_images(manifest: Mapping[str, Any], pixels: np.ndarray):
+def check_images(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
     """Refuse images that an exported model was not made for.
 
     Raises:
-        ExportError: they are not float32 of shape (B, channels, S, S).
+        ExportError: they are not float32 of shape (B, channels, S, S), or patches as
+            `check_patches` wants them.
     """
-    size = manifest["image_size"]
+    names = image_inputs_of(manifest)
+    if sorted(inputs) != sorted(names):
+        raise ExportError(
+            f"the image inputs are {', '.join(sorted(inputs))}, but this export takes "
+            f"{', '.join(sorted(names))}"
+        )
+    if len(names) > 1:
+        return check_patches(manifest, inputs)
+    pixels, size = inputs["pixel_values"], manifest["image_size"]
     shape = (manifest["num_channels"], size, size)
     if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != shape:
         raise ExportError(
             f"pixel_values is {pixels.dtype} of shape {pixels.shape}, but this export takes "
             f"float32 of shape (batch, {', '.join(map(str, shape))})"
         )
+
+
+def check_patches(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
+    """Refuse images in their own aspect ratio that an exported model was not made for.
+
+    Raises:
+        ExportError: they are not float32 of shape (B, L, D) with a mask (B, L) and shapes (B, 2) in
+            int64, or the shapes do not say how many patches count.
+    """
+    patches, mask, shapes = (inputs[name] for name in IMAGE_INPUTS)
+    width = manifest["num_channels"] * manifest["patch_size"] ** 2
+    batch = patches.shape[:2]
+    if patches.dtype != np.float32 or patches.ndim != 3 or patches.shape[2] != width:
+        raise ExportError(
+            f"pixel_values is {patches.dtype} of shape {patches.shape}, but this export takes "
+            f"float32 of shape (batch, patches, {width})"
+        )
+    for name, value, shape in (
+        ("pixel_attention_mask", mask, batch),
+        ("spatial_shapes", shapes, (batch[0], 2)),
+    ):
+        if value.dtype != np.int64 or value.shape != shape:
+            raise ExportError(
+                f"{name} is {value.dtype} of shape {value.shape}, but this export takes int64 of "
+                f"shape {tuple(shape)} with these patches"
+            )
+    counts = shapes.prod(axis=1)
+    if batch[1] > manifest["max_num_patches"] or not np.array_equal(mask.sum(axis=1), counts):
+        raise ExportError(
+            f"this export takes at most {manifest['max_num_patches']} patches, of which "
+            "pixel_attention_mask keeps as many as spatial_shapes says"
+        )
+
+
+def image_inputs_of(manifest: Mapping[str, Any]) -> list[str]:
+    """The names of the inputs of an export's image tower; older exports name none."""
+    return manifest.get("image_inputs") or [*IMAGE_INPUTS[:1]]
 
 
 def check_texts(manifest: Mapping[str, Any], inputs: Mapping[str, np.ndarray]):
@@ -184,14 +232,19 @@ class ExportedEncoder:
             for name, component in self.manifest["components"].items()
         }
 
-    def run_image(self, pixels: np.ndarray) -> np.ndarray:
+    def run_image(self, pixels: np.ndarray, **shapes: np.ndarray) -> np.ndarray:
         """Embed prepared images, float32 (B, channels, S, S): float32 (B, P) of length 1.
+
+        Args:
+            pixels: `pixel_values`; of images in their own aspect ratio, patches (B, L, D).
+            shapes: with patches, `pixel_attention_mask` (B, L) and `spatial_shapes` (B, 2).
 
         Raises:
             ExportError: this export has no image tower, or the images are of another shape.
         """
-        check_images(self.manifest, pixels)
-        return self._session("image")({"pixel_values": pixels})["image_embeds"]
+        inputs = {"pixel_values": pixels, **shapes}
+        check_images(self.manifest, inputs)
+        return self._session("image")(inputs)["image_embeds"]
 
     def run_text(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Embed tokenised texts, int64 (B, L): float32 (B, P) of length 1.
@@ -221,7 +274,9 @@ class ExportedEncoder:
 
     def encode_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Embed what the image processor made of images: float32 (N, P) of length 1."""
-        return torch.from_numpy(self.run_image(inputs["pixel_values"].numpy()))
+        _, *names = image_inputs_of(self.manifest)
+        shapes = {name: np.asarray(inputs[name], dtype=np.int64) for name in names}
+        return torch.from_numpy(self.run_image(inputs["pixel_values"].numpy(), **shapes))
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Embed texts, truncated if they are too long: float32 (N, P) of length 1.

@@ -56,10 +56,15 @@ def describe_preparation(index: PictureIndex) -> dict[str, Any]:
     """How a picture becomes the input of the image tower.
 
     Raises:
-        UserError: resize.js does not have the filter.
+        UserError: resize.js does not have the filter, or makes no patches.
     """
     fields = read_json(index.model_folder / "processor_config.json")
     fields = fields.get("image_processor", fields)
+    if "max_num_patches" in fields:
+        raise UserError(
+            f"the model of {index.name!r} takes images in their own aspect ratio (image_seq_lens), "
+            "and the page makes squares of pictures: search such an index with clip-vit search"
+        )
     size, crop = fields["size"], fields.get("crop_size") if fields.get("do_center_crop") else None
     resample = Image.Resampling(fields.get("resample", Image.Resampling.BICUBIC))
     if resample not in RESAMPLE:

@@ -20,6 +20,7 @@ class ExecuTorch(TransformersRuntime):
     precisions = ("fp32",)
     parts = ("image",)
     is_static = True
+    takes_patches = False
     packages = ("executorch",)
     extra = "executorch"
     example_imports = "import torch\nfrom executorch.runtime import Runtime\n"

@@ -55,8 +55,12 @@ def run(part, inputs):
             component = trace_fake_quantized(source.module, inputs)
         else:
             component = self.trace(source)
-        # The frontend leaves every side of an image open, though only the batch is.
-        if "pixel_values" in inputs:
+        # The frontend leaves every side of an image open, though only the batch is, or for patches
+        # also their number.
+        if "spatial_shapes" in inputs:
+            width = inputs["pixel_values"].shape[-1]
+            component.program.reshape({"pixel_values": [-1, -1, width], "spatial_shapes": [-1, 2]})
+        elif "pixel_values" in inputs:
             sides = inputs["pixel_values"].shape[1:]
             component.program.reshape({"pixel_values": [-1, *sides]})
         copy_constants(component.program)

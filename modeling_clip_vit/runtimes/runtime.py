@@ -1,6 +1,6 @@
 """What a runtime is to the rest of the package.
 
-Shape legend: `B` batch, `L` tokens, `S` side in pixels, `P` projection.
+Shape legend: `B` batch, `L` tokens or patches, `S` side in pixels, `P` projection.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,10 @@ from torch import nn
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
-#: Inputs of a graph: `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, L).
+#: Inputs of a graph that are of images: `pixel_values` (B, 3, S, S); or for images in their own
+#: aspect ratio patches, (B, L, numbers), which of them count, (B, L), and rows and columns, (B, 2).
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+#: Inputs of a graph: those of images, and `input_ids` and `attention_mask` (B, L).
 Inputs = dict[str, torch.Tensor]
 #: Dynamic dimensions of each input: dimension -> `torch.export.Dim`.
 DynamicShapes = dict[str, dict[int, Any]]
@@ -62,6 +65,8 @@ class Runtime(ABC):
     needs_calibration: ClassVar[bool] = True
     #: Whether a graph only accepts a batch of one.
     is_static: ClassVar[bool] = False
+    #: Whether images may come as patches, in their own aspect ratio.
+    takes_patches: ClassVar[bool] = True
     #: Whether loading a graph can run code that the file contains.
     can_run_code: ClassVar[bool] = False
     #: Packages needed to run a graph, the additional ones to export it and to export it in int8,

@@ -1,6 +1,6 @@
 """From a file to what an index keeps of it: pixels for the model, hashes, metadata.
 
-Shape legend: `S` side in pixels.
+Shape legend: `Y` and `X` rows and columns of pixels.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from PIL import Image
 
 from ..data.decoding import BadImageError
 from ..utils.packages import MissingPackageError
-from .encoders import Preparation
 from .formats import VIDEO_SUFFIXES, decode_still, open_header, video_frames
 from .metadata import read_metadata
+from .preparation import Preparation
 
 #: Larger files are not read into memory.
 LARGEST_FILE = 2**30
@@ -54,7 +54,7 @@ class Prepared:
 
     Args:
         columns: of its row.
-        pixels: uint8 (S, S, 3); None where it could not be read or its content is known.
+        pixels: uint8 (Y, X, 3); None where it could not be read or its content is known.
         is_gone: whether the file is no longer there.
     """
 

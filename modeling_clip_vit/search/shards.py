@@ -2,7 +2,7 @@
 
 The same function of a shard runs in this process, in several, and on other machines.
 
-Shape legend: `N` pictures, `S` side in pixels, `P` projection.
+Shape legend: `N` pictures, `Y` and `X` rows and columns of pixels, `P` projection.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ from .schema import VECTOR
 class PixelEncoder(Protocol):
     """Embeds prepared pixels."""
 
-    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed uint8 (N, S, S, 3): float32 (N, P) of length 1."""
+    def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed resized images, each uint8 (Y, X, 3): float32 (N, P) of length 1."""
 
 
 class ShardEmbedder:
@@ -73,7 +73,7 @@ class ShardEmbedder:
         pixels = [prepared.pixels for prepared in batch if prepared.pixels is not None]
         if not pixels:
             return [None] * len(batch)
-        embeds_NP = self.encoder.embed_pixels(np.stack(pixels))
+        embeds_NP = self.encoder.embed_pixels(pixels)
         if not np.isfinite(embeds_NP).all():
             raise UserError(
                 "the model gives pictures an embedding that is not a number: its weights are "

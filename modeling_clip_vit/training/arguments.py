@@ -332,10 +332,11 @@ class TrainArguments:
                 f"small_image_size={self.schedule.small_image_size} is not allowed with "
                 "image_seq_lens, which has sizes of its own: give it smaller numbers"
             )
-        if self.run.save_as:
+        squares = [name for name in self.run.save_as if name != "hf_siglip2"]
+        if squares:
             raise UserError(
-                f"save_as={self.run.save_as} is not allowed with image_seq_lens: the processors of "
-                "other implementations cut out squares"
+                f"save_as={squares} is not allowed with image_seq_lens: the processors of "
+                "implementations other than hf_siglip2 cut out squares"
             )
 
     def check_stream(self):

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
-from transformers import CLIPProcessor
+from transformers import PreTrainedTokenizerBase
 
 from ..data.batches import Collator, ConceptBatchSampler, number_concepts
 from ..data.captions import CaptionMaker, CaptionOptions, Captions
@@ -153,19 +153,10 @@ class TableRows:
         concepts = self.find_concepts(pairs_only)
         keys = captions.keys() if concepts is None else concepts
         images = prepare_images(self.split, options, maker.augment, self.unread, captions.problems)
-        kind = ImageTextSamples if sizes is None else NativeSamples
-        samples = kind(images.images, maker, concepts, self.split._fingerprint)
+        samples = build_samples(images, maker, concepts, self.split, sizes)
         by_rows = concepts is None or (options.images_per_concept == 1 and not pairs_only)
         groups = {row: row if by_rows else keys[row] for row in images.rows}
-        if sizes is None:
-            sampler = ConceptBatchSampler(
-                groups, batch_size, options.images_per_concept, maker.seed
-            )
-        else:
-            processes = PartialState().num_processes
-            sampler = BudgetBatchSampler(
-                groups, sizes, options.images_per_concept, maker.seed, processes
-            )
+        sampler = build_sampler(groups, sizes or batch_size, options.images_per_concept, maker.seed)
         loader = build_loader(samples, sampler, collate, options)
         return TrainingData(loader, sampler, images.bad, len(self.split), len(set(keys)))
 
@@ -361,6 +352,35 @@ def check_memory(num_images: int, image_size: int, free: int | None = None):
         )
 
 
+def build_samples(
+    images: ReadyImages,
+    maker: SampleMaker,
+    concepts: Sequence[int] | None,
+    split: Dataset,
+    sizes: Mapping[int, int] | None,
+) -> ImageTextSamples:
+    """The samples of a split: of squares, or with `sizes` of images in their own aspect ratio."""
+    kind = ImageTextSamples if sizes is None else NativeSamples
+    return kind(images.images, maker, concepts, split._fingerprint)
+
+
+def build_sampler(
+    groups: dict[int, int], sizes: int | Mapping[int, int], images_per_concept: int, seed: int
+) -> ConceptBatchSampler:
+    """What chooses the rows of each batch.
+
+    Args:
+        groups: concept of each usable row.
+        sizes: images of a batch, or most patches of an image -> images of a batch.
+        images_per_concept: images of each concept in a batch.
+        seed: of the order.
+    """
+    if isinstance(sizes, int):
+        return ConceptBatchSampler(groups, sizes, images_per_concept, seed)
+    processes = PartialState().num_processes
+    return BudgetBatchSampler(groups, sizes, images_per_concept, seed, processes)
+
+
 def build_loader(
     samples: ImageTextSamples,
     sampler: ConceptBatchSampler,
@@ -390,19 +410,19 @@ def build_loader(
 
 
 def build_collator(
-    processor: CLIPProcessor,
+    tokenizer: PreTrainedTokenizerBase | None,
+    image_processor: Any,
     augment: AugmentOptions,
     native: NativeOptions,
     text_pad_multiple: int = 1,
 ) -> Collator:
-    """What makes batches of samples."""
-    images: Any = processor.image_processor
-    arguments = processor.tokenizer, augment, images.image_mean, images.image_std
+    """What makes batches of samples; without a tokenizer, of images with classes."""
+    arguments = tokenizer, augment, image_processor.image_mean, image_processor.image_std
     collator = (
-        NativeCollator(*arguments, images.patch_size, native.image_seq_lens)
+        NativeCollator(*arguments, image_processor.patch_size, native.image_seq_lens)
         if native.is_on
         else Collator(*arguments)
     )
-    assert collator.token_ids is not None, "a processor of two towers has a tokenizer"
-    collator.token_ids.pad_multiple = text_pad_multiple
+    if collator.token_ids is not None:
+        collator.token_ids.pad_multiple = text_pad_multiple
     return collator

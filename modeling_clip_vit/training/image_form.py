@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from transformers import CLIPProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..configuration_clip_vit import is_foreign
 from ..data.native import NativeAugment
 from ..data.policies import SampleAugment
 from ..embeddings import PatchEmbedding
 from ..evaluation.images import ImagesInMemory, NativeImagesInMemory, OpenImages
-from ..modeling_clip_vit import ClipVitModel
 from ..utils.errors import UserError
 from .arguments import TrainArguments
 from .models import build_native_processor
@@ -25,36 +24,43 @@ class ImageForm:
     Args:
         augment: cuts an image to size and varies it.
         open_images: decodes the images of a split that is evaluated.
+        image_processor: makes images of that form, for the checkpoint.
         sizes: most patches of an image -> images of a batch; None for squares.
     """
 
     augment: SampleAugment
     open_images: OpenImages
+    image_processor: Any
     sizes: Mapping[int, int] | None = None
 
 
-def choose_form(args: TrainArguments, model: ClipVitModel, processor: CLIPProcessor) -> ImageForm:
-    """The form of images that a recipe asks for; the processor then makes images of that form.
+def choose_form(args: TrainArguments, tower: PreTrainedModel, image_processor: Any) -> ImageForm:
+    """The form of images that a recipe asks for.
+
+    Args:
+        args: of the run.
+        tower: its image tower.
+        image_processor: of the checkpoint that the run begins with, or a new one for squares.
 
     Raises:
-        UserError: the model or the processor does not take it.
+        UserError: the tower or the image processor does not take it.
     """
-    native, config = args.native, model.config.vision_config
+    native = args.native
+    config: Any = tower.config
     if not native.is_on:
-        if hasattr(processor.image_processor, "max_num_patches"):
+        if hasattr(image_processor, "max_num_patches"):
             raise UserError(
                 f"{args.model.model_name_or_path} was trained on images in their own aspect ratio: "
                 "set image_seq_lens, such as [256]"
             )
         size = config.image_size
-        return ImageForm(SampleAugment(args.augment, size), partial(ImagesInMemory, size=size))
-    check_takes_patches(model.vision_model, "the image tower")
-    processor.image_processor = build_native_processor(
-        processor.image_processor, config.patch_size, native.longest
-    )
+        open_images = partial(ImagesInMemory, size=size)
+        return ImageForm(SampleAugment(args.augment, size), open_images, image_processor)
+    check_takes_patches(tower, "the image tower")
     return ImageForm(
         NativeAugment(args.augment, config.patch_size, native.longest),
         partial(NativeImagesInMemory, patch_size=config.patch_size, max_patches=native.longest),
+        build_native_processor(image_processor, config.patch_size, native.longest),
         native.batch_sizes(
             args.optimizer.per_device_train_batch_size, args.data.images_per_concept
         ),

@@ -1,6 +1,7 @@
 """Two-tower models of Transformers: same outputs from images and texts, nothing lost on the way."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,18 +15,22 @@ from transformers import (
     SiglipModel,
 )
 
-from modeling_clip_vit import ClipVitConfig
+from modeling_clip_vit import ClipVitConfig, ClipVitModel
 from modeling_clip_vit.cli import main
 from modeling_clip_vit.conversion import (
     ConversionError,
     from_hf_clipseg,
     from_hf_dual_encoder,
     from_hf_siglip,
+    hf_siglip,
     to_hf_dual_encoder,
     to_hf_siglip,
 )
+from modeling_clip_vit.conversion.kept_towers import kept_config
 from modeling_clip_vit.conversion.peers import PEERS
 from modeling_clip_vit.conversion.trial_inputs import image_inputs, text_inputs
+from modeling_clip_vit.conversion.weights import move_weights
+from modeling_clip_vit.data.native import cut_patches
 from tests.support.peers import assert_bit_equal, stir
 from tests.support.processes import run_without_package
 from tests.support.transformers_peers import (
@@ -53,7 +58,16 @@ def run(model, config: ClipVitConfig) -> torch.Tensor:
         texts["attention_mask"] = torch.ones_like(ids)
         texts["attention_mask"][1, -2:] = 0
     with torch.no_grad():
-        return model(**image_inputs(config.vision_config), **texts).logits_per_image
+        return model(**images_for(model, config), **texts).logits_per_image
+
+
+def images_for(model, config: ClipVitConfig) -> dict[str, torch.Tensor]:
+    """Random images, as patches for a SigLIP 2 and for what was made of one."""
+    vision = config.vision_config
+    if getattr(vision, "position_interpolation", None) != "antialiased":
+        return image_inputs(vision)
+    counted = SimpleNamespace(num_patches=vision.grid_size**2, patch_size=16, num_channels=3)
+    return image_inputs(counted)
 
 
 def test_every_model_of_transformers_is_tested():
@@ -159,7 +173,7 @@ def test_the_decoder_of_a_clipseg_is_left_out(tmp_path):
 def test_kept_towers_load_without_this_package(tmp_path, name):
     ours = converters(name)[0](make(name))
     ours.save_pretrained(tmp_path / "model")
-    inputs = {**image_inputs(ours.config.vision_config), **text_inputs(ours.config.text_config)}
+    inputs = {**images_for(ours, ours.config), **text_inputs(ours.config.text_config)}
     torch.save(inputs, tmp_path / "inputs.pt")
     code = """
         import json, torch
@@ -177,7 +191,8 @@ def test_kept_towers_load_without_this_package(tmp_path, name):
     [
         ("hf_align", "hf_altclip", "AltCLIP cannot hold a tower of type 'align_vision_model'"),
         ("hf_align", "hf_aimv2", "it has one of 'aimv2_vision_model'"),
-        ("hf_clip", "hf_siglip2", "cannot hold a tower of type 'clip_vit_vision_model'"),
+        ("hf_clip", "hf_siglip2", "SigLIP 2 cannot hold .*position_interpolation='bicubic'"),
+        ("hf_siglip2", "hf_siglip", "SigLIP cannot hold position_interpolation='antialiased'"),
         ("hf_align", "hf_dual_encoder", "projection_type='none' .it has 'linear'"),
         ("hf_siglip", "hf_metaclip_2", "MetaCLIP 2 cannot hold .*use_cls_token=False"),
         ("hf_clip", "hf_chinese_clip", "tower of type 'clip_vit_text_model'"),
@@ -188,10 +203,39 @@ def test_a_peer_refuses_what_it_cannot_hold(source, to, sentence):
         converters(to)[1](converters(source)[0](make(source)))
 
 
-def test_images_without_shapes_are_rejected_by_a_tower_that_needs_them():
-    ours = converters("hf_siglip2")[0](make("hf_siglip2"))
-    with pytest.raises(ValueError, match=r"also needs pixel_attention_mask and spatial_shapes"):
-        ours.get_image_features(torch.zeros(1, 3, 32, 32))
+def test_a_siglip_2_that_was_converted_takes_squares_too():
+    """At the size of its grid, nothing is interpolated."""
+    peer = make("hf_siglip2")
+    ours = converters("hf_siglip2")[0](peer)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    patches = cut_patches(pixels, 16)
+    mask, shapes = torch.ones(2, 16, dtype=torch.long), torch.full((2, 2), 4)
+    with torch.no_grad():
+        expected = peer.get_image_features(patches, mask, shapes).pooler_output
+        embeds = ours.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (3, 5), (9, 2), (4, 4), (8, 8)])
+def test_a_siglip_2_has_the_same_embeddings_for_pictures_of_any_shape(shape):
+    peer = make("hf_siglip2")
+    ours = converters("hf_siglip2")[0](peer)
+    rows, columns = shape
+    patches = torch.randn(1, 70, 768, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(70) < rows * columns).long().unsqueeze(0)
+    inputs = patches, mask, torch.tensor([shape])
+    with torch.no_grad():
+        expected = peer.get_image_features(*inputs).pooler_output
+        embeds = ours.get_image_features(inputs[0], False, *inputs[1:]).pooler_output
+    torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_an_earlier_version_made_of_a_siglip_2_goes_back():
+    peer = make("hf_siglip2")
+    fields = kept_config(peer.config.vision_config, {"projection_type": "none"})
+    ours = ClipVitModel(hf_siglip.joint_config(fields, peer.config.text_config))
+    move_weights(peer, ours, hf_siglip.rules(ours), to_ours=True)
+    assert_bit_equal(converters("hf_siglip2")[1](ours), peer)
 
 
 def test_a_siglip_whose_images_are_not_whole_patches_goes_there_and_back():

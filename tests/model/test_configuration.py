@@ -78,6 +78,7 @@ def test_refusal_names_field_value_and_what_is_allowed(config_class, fields, all
     ("names", "table"),
     [
         (configuration_clip_vit.PATCH_EMBEDDINGS, embeddings.PATCH_EMBEDDINGS),
+        (configuration_clip_vit.POSITION_INTERPOLATIONS, embeddings.POSITION_INTERPOLATIONS),
         (configuration_clip_vit.ATTENTION_TYPES, attention.ATTENTIONS),
         (configuration_clip_vit.FEED_FORWARDS, feed_forward.FEED_FORWARDS),
         (configuration_clip_vit.NORM_TYPES, normalization.NORM_LAYERS),
@@ -123,6 +124,7 @@ def test_round_trip_keeps_every_field(tmp_path):
             "num_register_tokens": 4,
             "pool_prefix_tokens": True,
             "patch_bias": False,
+            "position_interpolation": "antialiased",
             "projection_type": "mlp",
             "projection_bias": True,
         },

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, Siglip2ImageProcessor
 
 from modeling_clip_vit import ClipVitForImageClassification, ClipVitModel
 from modeling_clip_vit.data.native import cut_patches
-from modeling_clip_vit.embeddings import drop_patches, patch_places
+from modeling_clip_vit.embeddings import drop_patches, patch_places, patch_spacing
 from modeling_clip_vit.normalization import build_norm
 from tests.support.models import make_images, make_texts, small_config, small_model
 
@@ -146,14 +146,22 @@ def test_positions_are_interpolated_for_other_sizes(pooling):
     with pytest.raises(ValueError, match="multiples of 8"):
         model.get_image_features(make_images(1, size=44), interpolate_pos_encoding=True)
     # What the model adds to patches of zeros are the positions: torch's own interpolation of them.
+    modes = {
+        "bicubic": {"mode": "bicubic"},
+        "antialiased": {"mode": "bilinear", "antialias": True},
+    }
     embeddings = model.vision_model.embeddings
     weight = embeddings.position_embedding.weight[int(pooling == "cls") :]
     grid = weight.unflatten(0, (4, 4)).permute(2, 0, 1)[None]
-    for rows, columns in [(4, 4), (6, 6), (4, 6), (3, 2)]:
-        expected = torch.nn.functional.interpolate(grid, (rows, columns), mode="bicubic")
-        places = patch_places(torch.arange(rows * columns)[None], rows, columns, 4)
-        added = embeddings._add_positions(torch.zeros(1, rows * columns, 32), places, False)
-        assert_close(added[0], expected[0].flatten(1).t(), atol=1e-6, rtol=0)
+    for name, mode in modes.items():
+        embeddings.config.position_interpolation = name
+        for rows, columns in [(4, 4), (6, 6), (4, 6), (3, 2), (1, 9)]:
+            expected = torch.nn.functional.interpolate(grid, (rows, columns), **mode)
+            places = patch_places(torch.arange(rows * columns)[None], rows, columns, 4)
+            spacing = patch_spacing(places, rows, columns, 4)
+            zeros = torch.zeros(1, rows * columns, 32)
+            added = embeddings._add_positions(zeros, places, spacing, False)
+            assert_close(added[0], expected[0].flatten(1).t(), atol=1e-6, rtol=0)
 
 
 def test_flattened_tokens_fix_the_image_size():

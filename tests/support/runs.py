@@ -50,6 +50,30 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
     return path
 
 
+def write_class_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
+    """A recipe for a classifier of labelled images."""
+    recipe = {
+        "task": "classification",
+        "dataset": str(dataset),
+        "evaluations": [{"split": "test"}],
+        "model_config": str(model_config),
+        "max_steps": 60,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 5e-3,
+        "label_smoothing": 0.1,
+        "rotation": 5,
+        "output_dir": str(folder / "out"),
+        "save_steps": 0,
+        "eval_steps": 0,
+        "logging_steps": 10,
+        "bf16": False,
+        **fields,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    return path
+
+
 def write_recipes(folder: Path, names: Sequence[str], *places: Path, **fields) -> list[Path]:
     """Equal recipes for several runs, each with a folder of its name."""
     for name in names:

@@ -78,10 +78,6 @@ def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_pa
         (["--image_seq_lens", "[0]"], "image_seq_lens=[0] is not allowed"),
         (["--image_seq_lens", "[64]", "--mixup_probability", "0.1"], "cannot be mixed"),
         (["--image_seq_lens", "[64]", "--save_as", "[timm]"], "cut out squares"),
-        (
-            ["--config", "digits_classification", "--image_seq_lens", "[64]"],
-            "task='classification': its images are squares",
-        ),
         (["--config", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["--dataset", "./nowhere"], "no folder './nowhere'"),
     ],

@@ -30,7 +30,12 @@ from modeling_clip_vit.training.tasks.contrastive import prepare
 from tests.support import REPOSITORY
 from tests.support.models import VISION
 from tests.support.pictures import COLORS, draw_picture
-from tests.support.runs import read_log, train, train_in_two_processes
+from tests.support.runs import (
+    read_log,
+    train,
+    train_in_two_processes,
+    write_class_recipe,
+)
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 NAMES = list(COLORS)
@@ -58,29 +63,6 @@ def tower_config(tmp_path_factory) -> Path:
     config = {**VISION, "model_type": "clip_vit_vision_model", "pooling": "mean"}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
-
-
-def write_class_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
-    recipe = {
-        "task": "classification",
-        "dataset": str(dataset),
-        "evaluations": [{"split": "test"}],
-        "model_config": str(model_config),
-        "max_steps": 60,
-        "per_device_train_batch_size": 16,
-        "learning_rate": 5e-3,
-        "label_smoothing": 0.1,
-        "rotation": 5,
-        "output_dir": str(folder / "out"),
-        "save_steps": 0,
-        "eval_steps": 0,
-        "logging_steps": 10,
-        "bf16": False,
-        **fields,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe))  # JSON is YAML
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,24 @@ import copy
 import json
 
 import pytest
-from datasets import Dataset, Features, Image, Value
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PillowImage
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_clip_vit.cli import main
-from modeling_clip_vit.export.parts import shapes_of
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.image_form import check_takes_patches, choose_form
 from modeling_clip_vit.utils.errors import UserError
-from tests.support.models import small_model
+from tests.support.models import VISION, small_model
 from tests.support.pictures import COLORS
-from tests.support.runs import assert_same_weights, output_of, train, write_recipe
+from tests.support.runs import (
+    assert_same_weights,
+    output_of,
+    train,
+    write_class_recipe,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -50,7 +57,8 @@ def test_towers_that_take_whole_images_are_refused(vision, expected):
 def native_processor(processor):
     args = parse_arguments(["--dataset=nowhere", *NATIVE])
     native = copy.deepcopy(processor)
-    choose_form(args, small_model(), native)
+    form = choose_form(args, small_model().vision_model, native.image_processor)
+    native.image_processor = form.image_processor
     return native
 
 
@@ -63,12 +71,7 @@ def test_the_processor_makes_the_largest_of_the_grids(native_processor):
 def test_a_checkpoint_trained_so_is_not_trained_on_squares(native_processor):
     args = parse_arguments(["--dataset=nowhere"])
     with pytest.raises(UserError, match="set image_seq_lens"):
-        choose_form(args, small_model(), native_processor)
-
-
-def test_it_is_not_exported_for_squares(native_processor):
-    with pytest.raises(UserError, match="an export takes squares"):
-        shapes_of(small_model(), native_processor)
+        choose_form(args, small_model().vision_model, native_processor.image_processor)
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +126,60 @@ def test_the_command_measures_the_metrics_of_the_run(run, rectangles, tmp_path):
         for text in ((folder / "metrics.json").read_text() for folder in (tmp_path, whole))
     )
     assert {name: measured[name] for name in during} == pytest.approx(during)
+
+
+#: Colours at the left edge of wide grey pictures, which are alike elsewhere: their classes.
+EDGES = ("red", "green", "blue", "yellow")
+
+
+@pytest.fixture(scope="module")
+def labelled_edges(tmp_path_factory):
+    """Wide pictures of several sizes with the class of what is at their edge."""
+    folder = tmp_path_factory.mktemp("edges")
+    features = Features({"image": Image(), "label": ClassLabel(names=list(EDGES))})
+    for split, widths in {"train": range(100, 180, 10), "test": (105, 135)}.items():
+        rows = []
+        for width in widths:
+            for label, color in enumerate(EDGES):
+                picture = PillowImage.new("RGB", (width, 30), "grey")
+                picture.paste(PillowImage.new("RGB", (20, 30), color), (0, 0))
+                rows.append({"image": picture, "label": label})
+        Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(labelled_edges, tmp_path_factory):
+    """The output folder of a classifier of those pictures."""
+    folder = tmp_path_factory.mktemp("classifier")
+    config = {**VISION, "model_type": "clip_vit_vision_model", "pooling": "mean"}
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = write_class_recipe(folder, labelled_edges, folder, rotation=0)
+    train(recipe, "--image_seq_lens=[9,16]", "--max_image_tokens=144")
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_a_classifier_sees_what_a_square_from_the_middle_would_lose(classifier):
+    metrics = json.loads((classifier / "metrics.json").read_text())["metrics"]
+    assert metrics["test/top1_accuracy"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_auto_classes_classify_wide_pictures(classifier):
+    model = AutoModelForImageClassification.from_pretrained(classifier).eval()
+    processor = AutoImageProcessor.from_pretrained(classifier)
+    for color in EDGES:
+        picture = PillowImage.new("RGB", (300, 60), "grey")
+        picture.paste(PillowImage.new("RGB", (40, 60), color), (0, 0))
+        with torch.no_grad():
+            logits = model(**processor(picture, return_tensors="pt")).logits
+        assert model.config.id2label[int(logits.argmax())] == color
+
+
+@pytest.mark.slow
+def test_the_command_measures_the_accuracy_of_the_run(classifier, labelled_edges, tmp_path):
+    command = ["evaluate", str(classifier), "--dataset", str(labelled_edges), "--split", "test"]
+    assert main([*command, "--output_dir", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert 1.0 in metrics.values()

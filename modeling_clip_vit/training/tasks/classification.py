@@ -5,7 +5,6 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
 
 import torch
 from datasets import Dataset
@@ -15,7 +14,6 @@ from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 
 from ...configuration_clip_vit import ClipVitConfig, ClipVitVisionConfig
 from ...conversion.published import local_checkpoint
-from ...data.batches import Collator, ConceptBatchSampler
 from ...data.captions import CaptionOptions
 from ...data.columns import (
     Columns,
@@ -24,15 +22,13 @@ from ...data.columns import (
     column_kinds,
 )
 from ...data.labels import read_labels
-from ...data.map_style import ImageTextSamples
 from ...data.mixing import mix_class_targets
-from ...data.policies import SampleAugment
 from ...data.samples import SampleMaker
 from ...data.sources import get_problems, get_split, open_dataset
-from ...evaluation.images import ImagesInMemory
 from ...inference.classifier import TorchClassifier
 from ...modeling_clip_vit import ClipVitForImageClassification
 from ...pretrained import load_with_report, refuse_misfits
+from ...runtimes.runtime import IMAGE_INPUTS
 from ...towers import change_fields, hold_image_size, resize_images
 from ...utils.errors import UserError, as_user_error
 from ...utils.from_pretrained import (
@@ -43,9 +39,17 @@ from ...utils.from_pretrained import (
     loading,
 )
 from ..arguments import TrainArguments
-from ..datasets import TrainingData, build_loader, prepare_images
+from ..datasets import (
+    TrainingData,
+    build_collator,
+    build_loader,
+    build_sampler,
+    build_samples,
+    prepare_images,
+)
 from ..evaluations import TrainedOn, open_evaluations
 from ..freezing import freeze
+from ..image_form import choose_form
 from ..models import build_image_processor, find_config, refuse_quantized, resize_processor
 from ..options import DataOptions, LossOptions, ModelOptions
 from ..restart import Restart
@@ -71,11 +75,6 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
 
     def __init__(self, args: TrainArguments):
         super().__init__(args)
-        if args.native.is_on:
-            raise UserError(
-                f"image_seq_lens={args.native.image_seq_lens} is not allowed with "
-                "task='classification': its images are squares"
-            )
         if args.quantization.quantization_mode == "static":
             raise UserError(
                 "quantization_mode='static' is not allowed with task='classification', which has "
@@ -110,7 +109,7 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
         is_logged: bool,
     ) -> dict[str, Value]:
         """The gradients of cross entropy."""
-        names = ("pixel_values", "vision_pooler_output")
+        names = (*IMAGE_INPUTS, "vision_pooler_output")
         logits = model(**{name: batch[name] for name in names if name in batch}).logits
         loss, values = self.objective(batch, logits)
         propagate(loss)
@@ -206,24 +205,23 @@ def prepare_classification(
         model, processor = load_classifier(args.model.model_name_or_path, args.model, labels.names)
     else:
         model, processor = build_classifier(args.model, labels.names)
-    image_size = model.config.image_size
+    form = choose_form(args, model.vision_model, processor)
+    processor = form.image_processor
     trained_on = TrainedOn(splits, args.data, args.captions, labels.names)
-    open_images = partial(ImagesInMemory, size=image_size)
-    evaluations = open_evaluations(trained_on, open_images, is_classifier=True)
+    evaluations = open_evaluations(trained_on, form.open_images, is_classifier=True)
     unread = get_problems(splits, args.data.train_split)
-    augment = SampleAugment(args.augment, image_size)
-    images = prepare_images(split, args.data, augment, unread, labels.problems)
-    maker = SampleMaker(columns.image_column, None, augment, args.run.seed)
-    sampler = ConceptBatchSampler(
+    images = prepare_images(split, args.data, form.augment, unread, labels.problems)
+    maker = SampleMaker(columns.image_column, None, form.augment, args.run.seed)
+    sampler = build_sampler(
         {row: row for row in images.rows},
-        args.optimizer.per_device_train_batch_size,
+        form.sizes or args.optimizer.per_device_train_batch_size,
         args.data.images_per_concept,
         args.run.seed,
     )
     loader = build_loader(
-        ImageTextSamples(images.images, maker, labels.rows, split._fingerprint),
+        build_samples(images, maker, labels.rows, split, form.sizes),
         sampler,
-        Collator(None, args.augment, processor.image_mean, processor.image_std),
+        build_collator(None, processor, args.augment, args.native),
         args.data,
     )
     data = TrainingData(loader, sampler, images.bad, len(split), len(labels.names))

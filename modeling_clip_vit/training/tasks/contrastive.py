@@ -272,7 +272,8 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     else:
         kept = restart.processor.tokenizer if restart.processor else None
         model, processor = build_model(args.model, rows.captions, kept)
-    form = choose_form(args, model, processor)
+    form = choose_form(args, model.vision_model, processor.image_processor)
+    processor.image_processor = form.image_processor
     maker = SampleMaker(
         columns.image_column,
         rows.captions,
@@ -282,7 +283,13 @@ def prepare(args: TrainArguments, restart: Restart | None = None) -> Contrastive
     )
     data = rows.load(
         maker,
-        build_collator(processor, args.augment, args.native, args.model.text_pad_multiple),
+        build_collator(
+            processor.tokenizer,
+            processor.image_processor,
+            args.augment,
+            args.native,
+            args.model.text_pad_multiple,
+        ),
         args.optimizer.per_device_train_batch_size,
         LOSSES[args.loss.loss].pairs_only,
         form.sizes,

@@ -14,6 +14,7 @@ from ...losses import LOSSES, DistillationLoss, MatryoshkaLoss, MixedIds, MultiP
 from ...losses.gather import EarlyGather
 from ...losses.targets import Ids
 from ...modeling_clip_vit import ClipVitModel
+from ...runtimes.runtime import IMAGE_INPUTS
 from ...utils.errors import UserError
 from ...utils.from_pretrained import load_config, load_model
 from ..gradient_cache import cut
@@ -25,7 +26,7 @@ from .task import EQUAL_SHARES
 ACCURACY_IMAGES = 1024
 #: What any model of two towers takes of a batch.
 MODEL_INPUTS = (
-    *("pixel_values", "pixel_attention_mask", "spatial_shapes"),
+    *IMAGE_INPUTS,
     *("input_ids", "attention_mask"),
 )
 
