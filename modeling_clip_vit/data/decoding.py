@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import DataError
+from .jpeg import decode_jpeg
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class BadImageError(DataError):
 def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image.Image:
     """Decode to RGB: upright by its EXIF tag, transparent pixels on white, more bits scaled to 8.
 
-    An animation gives its first frame. Broken metadata is ignored.
+    An animation gives its first frame. Broken metadata is ignored. Where simplejpeg is installed,
+    it decodes JPEGs, to the same pixels as Pillow.
 
     Args:
         source: encoded bytes, a path, a PIL image, or the `{"bytes", "path"}` of `datasets`.
@@ -45,6 +47,12 @@ def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image
         BadImageError: it is missing, truncated, no image, or larger than Pillow's
             `MAX_IMAGE_PIXELS`.
     """
+    decoded = decode_any(source, least_side, least_area)
+    return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
+
+
+def decode_any(source: Any, least_side: int, least_area: int) -> Image.Image | np.ndarray:
+    """As `decode_image`, but what was decoded into an array (height, width, 3) stays one."""
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if source is None:
@@ -63,13 +71,16 @@ def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image
         raise BadImageError(f"{type(error).__name__}: {reason}") from error
 
 
-def decode(source: Any, least_side: int, least_area: int) -> Image.Image:
+def decode(source: Any, least_side: int, least_area: int) -> Image.Image | np.ndarray:
     """The same, with the errors of Pillow."""
     opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     image = opened if isinstance(opened, Image.Image) else Image.open(opened)
     check_size(image)
     if least_side:
         reduce_jpeg(image, least_side, least_area)
+    pixels = decode_jpeg(image)
+    if pixels is not None:
+        return pixels
     image.load()
     image = scale_to_8_bits(stand_upright(image))
     if image.has_transparency_data:

@@ -15,21 +15,28 @@ from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from .decoding import BadImageError, decode_image
+from .decoding import BadImageError, decode_any, decode_image
 from .errors import DataError
 from .rows import BadSamples
 
 
-def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
-    """Resize the shorter side to `size` and cut out the centre: uint8, (3, S, S)."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return resize_part(to_tensor(image), (top, left, side, side), size)
+def decode_pixels(source: Any, least_side: int = 0, least_area: int = 0) -> torch.Tensor:
+    """The pixels of a decoded image, uint8 (3, height, width); otherwise as `decode_image`."""
+    return to_tensor(decode_any(source, least_side, least_area))
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
+def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
     """The pixels of an image of any size: uint8, (3, height, width)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    pixels = image if isinstance(image, np.ndarray) else np.array(image)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image | torch.Tensor, size: int) -> torch.Tensor:
+    """Resize the shorter side to `size` and cut out the centre: uint8, (3, S, S)."""
+    pixels = image if isinstance(image, torch.Tensor) else to_tensor(image)
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    return resize_part(pixels, ((height - side) // 2, (width - side) // 2, side, side), size)
 
 
 def resize_part(

@@ -80,12 +80,9 @@ class SampleAugment:
 
     def cut(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """A random part, or the centre."""
-        if self.crop is None and isinstance(image, Image.Image):
+        if self.crop is None:
             return to_pixels(image, self.size)
         pixels = image if isinstance(image, torch.Tensor) else to_tensor(image)
-        if self.crop is None:
-            height, width = pixels.shape[1:]
-            return resize_part(pixels, (0, 0, height, width), self.size)
         part = self.crop.make_params([pixels])
         place = part["top"], part["left"], part["height"], part["width"]
         return resize_part(pixels, place, self.size)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from .captions import MissingTextError, RowTexts, draw_texts, stable_number
-from .decoding import BadImageError, decode_image
+from .decoding import BadImageError
 from .errors import DataError
 from .files.places import locate_image
+from .images import decode_pixels
 from .policies import SampleAugment
 from .rows import Row, Sample, SkippedSample
 from .transforms import NOISE_SIZE
@@ -139,7 +140,7 @@ class SampleMaker:
         try:
             image = drawn.image
             if not isinstance(image, torch.Tensor):
-                image = decode_image(image, self.augment.size, self.augment.least_area)
+                image = decode_pixels(image, self.augment.size, self.augment.least_area)
             pixels = self.augment(image, drawn.seed)
         except BadImageError as error:
             return SkippedSample(drawn.name, str(error))
