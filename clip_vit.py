@@ -40,6 +40,7 @@ COMMANDS = {
         "run_filter",
         "choose training data: drop rows that do not match, are alike or too small",
     ),
+    "shard": ("filtering.resize_command", "run_shard", "write a dataset with smaller images"),
     "evaluate": ("evaluation.command", "run_evaluate", "evaluate a model on a dataset"),
     "convert": (
         "conversion.command",

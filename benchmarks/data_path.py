@@ -7,7 +7,8 @@ loader that is faster than that.
 With --stream, JPEGs of 640 x 480 pixels are streamed from WebDataset tars and Parquet to 224
 pixels, in one process on one core, and compared with open_clip's own loader (`pip install
 open_clip_torch webdataset==0.2.86 pandas`), each with its own tokenizer and no augmentation beyond
-the crop.
+the crop: decoded by Pillow and by simplejpeg, as float32 for a CPU and as uint8 for an accelerator,
+and once more from what `clip-vit shard --size 256` makes of the tars.
 
 With --samples, the same JPEGs and their captions become batches of 64 on one core, without any
 reading, compared with Transformers' `CLIPProcessor` called on one sample at a time and with
@@ -29,6 +30,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 
+from modeling_clip_vit.data import jpeg
 from modeling_clip_vit.data.batches import Collator
 from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.policies import SampleAugment
@@ -39,6 +41,7 @@ from modeling_clip_vit.data.streaming.loader import StreamLoader
 from modeling_clip_vit.data.streaming.options import StreamOptions
 from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.data.transforms import AugmentOptions
+from modeling_clip_vit.filtering.resize import ResizeOptions, resize_dataset
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.models import build_processor
 from modeling_clip_vit.training.tasks.contrastive import prepare
@@ -133,12 +136,13 @@ def write_tar(path: Path, images: list[bytes], captions: list[str]):
                 tar.addfile(member, io.BytesIO(content))
 
 
-def stream_batches(folder: Path, batch_size: int) -> StreamLoader:
-    """Our batches of a folder."""
+def stream_batches(folder: Path, batch_size: int, leaves_pixels: bool = False) -> StreamLoader:
+    """Our batches of a folder, with `leaves_pixels` as they travel to an accelerator."""
     options = StreamOptions([str(folder)], samples_per_epoch=1_000_000)
     captions = StreamCaptions(options, "train", CaptionOptions(["caption"]))
     tokenizer = train_tokenizer(captions.corpus(), 1000, 77)
     collate = Collator(tokenizer, AugmentOptions(), [0.5] * 3, [0.5] * 3)
+    collate.leaves_pixels = leaves_pixels
     maker = SampleMaker("image", captions, SampleAugment(AugmentOptions(), 224), seed=0)
     return StreamLoader(options, "train", maker, collate, batch_size)
 
@@ -171,18 +175,35 @@ def measure_stream(count: int, batch_size: int = 64) -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(folder)
+        tars, small = folder / "tar", folder / "small"
+        resize_dataset(str(tars), small, ResizeOptions(size=256))
         ways = {
-            "ours, WebDataset tars": stream_batches(folder / "tar", batch_size),
-            "ours, parquet": stream_batches(folder / "parquet", batch_size),
-            "open_clip, tars, its crop": open_clip_batches(folder / "tar", batch_size, True),
-            "open_clip, tars, centre crop": open_clip_batches(folder / "tar", batch_size, False),
+            "ours, tars, Pillow, float32": (None, stream_batches(tars, batch_size)),
+            "ours, tars, Pillow, uint8": (None, stream_batches(tars, batch_size, True)),
+            "ours, tars, float32": (jpeg.simplejpeg, stream_batches(tars, batch_size)),
+            "ours, tars, uint8": (jpeg.simplejpeg, stream_batches(tars, batch_size, True)),
+            "ours, parquet, uint8": (
+                jpeg.simplejpeg,
+                stream_batches(folder / "parquet", batch_size, True),
+            ),
+            "ours, parquet of 256 pixels, Pillow, uint8": (
+                None,
+                stream_batches(small, batch_size, True),
+            ),
+            "ours, parquet of 256 pixels, uint8": (
+                jpeg.simplejpeg,
+                stream_batches(small, batch_size, True),
+            ),
+            "open_clip, tars, its crop": (None, open_clip_batches(tars, batch_size, True)),
+            "open_clip, tars, centre crop": (None, open_clip_batches(tars, batch_size, False)),
         }
-        iterators = {way: iter(loader) for way, loader in ways.items()}
+        iterators = {way: iter(loader) for way, (_, loader) in ways.items()}
         for batches in iterators.values():
             next(batches)  # fills the shuffle buffer
         best = dict.fromkeys(ways, 0.0)
         for _ in range(3):  # in turn, so that a busy machine is busy for all
             for way, batches in iterators.items():
+                jpeg.simplejpeg = ways[way][0]
                 started = time.process_time()
                 for _ in islice(batches, count):
                     pass

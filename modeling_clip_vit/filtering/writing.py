@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,12 @@ class DatasetWriter:
         folder: of the files.
         split: what they are called.
         features: of the rows.
+        most_bytes: of images, after which a file ends.
     """
 
-    def __init__(self, folder: Path, split: str, features: Features):
+    def __init__(self, folder: Path, split: str, features: Features, most_bytes: int = FILE_BYTES):
         self.folder, self.split, self.features = folder, split, features
+        self.most_bytes = most_bytes
         self.writer: pq.ParquetWriter | None = None
         self.rows: list[dict[str, Any]] = []
         self.num_files, self.num_rows, self.file_bytes, self.group_bytes = 0, 0, 0, 0
@@ -106,7 +109,7 @@ class DatasetWriter:
         self.writer.write_table(pa.Table.from_pylist(self.rows, schema=schema))
         self.file_bytes += self.group_bytes
         self.rows, self.group_bytes = [], 0
-        if self.file_bytes > FILE_BYTES:
+        if self.file_bytes > self.most_bytes:
             self.close()
 
     def close(self):
@@ -155,7 +158,7 @@ def new_row(
     typed: Collection[str],
     image_column: str,
     copy_images: bool,
-    score: float,
+    score: float = math.nan,
 ) -> dict[str, Any]:
     """A row of the new dataset, whose paths begin at the root."""
     values = {
@@ -252,13 +255,20 @@ def describe_counts(codes: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def write_card(path: Path, split: str, record: dict[str, Any], counts: str):
+def write_card(
+    path: Path,
+    split: str,
+    record: dict[str, Any],
+    counts: str,
+    title: str = "What clip-vit filter kept",
+    remark: str = "The other rows are in dropped.csv.",
+):
     """Write the dataset card, which says where the files are and what was done."""
     options = json.dumps(record, indent=2, ensure_ascii=False)
     lines = [
         *("---", "configs:", "- config_name: default", "  data_files:", f"  - split: {split}"),
-        *(f"    path: data/{split}-*", "---", "", "# What clip-vit filter kept", ""),
-        *("```text", counts, "```", "", "The other rows are in dropped.csv.", ""),
+        *(f"    path: data/{split}-*", "---", "", f"# {title}", ""),
+        *("```text", counts, "```", "", remark, ""),
         *("```json", options, "```", ""),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")

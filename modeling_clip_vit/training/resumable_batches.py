@@ -4,15 +4,17 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
 from ..data.errors import DataError
-from ..data.streaming.loader import StreamLoader
+from ..data.streaming.loader import StreamLoader, StreamPlace
 from ..utils.devices import copies_pinned
 from .datasets import TrainingData
 from .options import DataOptions
+from .prefetch import SideStreamCopier, copy_ahead
 from .restart import ImageCounts
 
 logger = logging.getLogger(__name__)
@@ -29,13 +31,19 @@ class ResumableBatches:
 
     def __init__(self, accelerator: Accelerator, data: TrainingData, options: DataOptions):
         self.accelerator = accelerator
-        self.loader = accelerator.prepare(data.loader)
+        self.loader = self.share(data.loader)
         self.sampler, self.bad = data.sampler, data.bad
         # On a CPU, workers do it at the same time as training goes on.
-        data.collate.leaves_pixels = accelerator.device.type != "cpu"
+        device = accelerator.device
+        data.collate.leaves_pixels = device.type != "cpu"
+        self.copier = SideStreamCopier(device) if copies_pinned(device.type) else None
         self.finish = data.collate.finish
         self.path = options.dataset
         self.seconds_waited = 0.0
+
+    def share(self, loader: Any) -> Any:
+        """The loader of this process's batches, which stay on the host."""
+        return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
     def __len__(self) -> int:
         """Batches of this process in a pass."""
@@ -44,7 +52,7 @@ class ResumableBatches:
     def read(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches of a pass, without those already done."""
         self.sampler.set_epoch(epoch)
-        batches = self.remaining(epoch, done)
+        batches = self.copied(self.remaining(epoch, done))
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -54,8 +62,28 @@ class ResumableBatches:
             self.note_skipped(batch)
             yield self.finish(batch)
 
+    def copied(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """Batches on the device: copied ahead, where it copies while it computes."""
+        if self.copier is not None:
+            return copy_ahead(batches, self.copier, self)
+        return (send_to_device(batch, self.accelerator.device) for batch in batches)
+
+    def place(self) -> Any:
+        """Whether Accelerate has come to the end of the pass: it then ends it with an update."""
+        return self.accelerator.gradient_state.end_of_dataloader
+
+    def is_last(self, place: Any) -> bool:
+        """Whether the batch before a place ends the pass."""
+        return place
+
+    def stand_at(self, place: Any):
+        """Let Accelerate see whether a batch ends the pass, which it has read on from."""
+        loader = self.accelerator.gradient_state.active_dataloader
+        if loader is not None:
+            loader.end_of_dataloader = place
+
     def remaining(self, epoch: int, done: int) -> Iterator[dict]:
-        """The batches of a pass, without the first ones."""
+        """The batches of a pass on the host, without the first ones."""
         if done:
             return iter(self.accelerator.skip_first_batches(self.loader, done))
         # Skipping makes another loader, which would start workers of its own in every pass.
@@ -120,15 +148,32 @@ class ResumableBatches:
 class ResumableStream(ResumableBatches):
     """This process's batches of a stream, which knows its own place."""
 
+    #: Where the stream stood after the last batch that was given away, if it has read on.
+    standing: StreamPlace | None = None
+
+    def share(self, loader: Any) -> Any:
+        """The stream itself: it has been dealt to processes already."""
+        return loader
+
+    def place(self) -> StreamPlace:
+        """Where the stream stands."""
+        return self.loader.place()
+
+    def is_last(self, place: StreamPlace) -> bool:
+        """Never known: a stream may end anywhere."""
+        return False
+
+    def stand_at(self, place: StreamPlace):
+        """Keep a place for the next checkpoint."""
+        self.standing = place
+
     def remaining(self, epoch: int, done: int) -> Iterator[dict]:
-        """The batches of this epoch behind those that the stream gave away."""
-        device = self.accelerator.device
-        is_pinned = copies_pinned(device.type)
-        return (send_to_device(batch, device, non_blocking=is_pinned) for batch in self.loader)
+        """The batches of this epoch behind those that the stream gave away, on the host."""
+        return iter(self.loader)
 
     def state_dict(self) -> dict | None:
         """Where the stream stands on this process."""
-        return self.loader.state_dict()
+        return self.loader.state_dict(self.standing)
 
     def resume(self, done: int, states: list[dict], before: ImageCounts, now: ImageCounts) -> int:
         """Go on where the stream stood, also where other processes or workers read.
@@ -140,6 +185,7 @@ class ResumableStream(ResumableBatches):
             logger.warning("the checkpoint is of a run without a stream: its epoch begins")
             return 0
         self.loader.load_state_dict(*states)
+        self.standing = None
         images = done * before.processes * before.batch
         return math.ceil(images / (now.processes * now.batch))
 

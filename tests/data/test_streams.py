@@ -1,6 +1,7 @@
 """Streams: every sample once for any workers, in a random order, mixed from several sources."""
 
 import gzip
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.stream_files import (
     caption_of,
     make_loader,
     noisy_image,
+    number_of,
     order_of,
     split_batches,
     tar_files,
@@ -215,3 +217,49 @@ def test_a_saved_dataset_is_streamed(in_splits, tmp_path):
     (DatasetDict(train=rows) if in_splits else rows).save_to_disk(tmp_path / "saved")
     numbers, _ = split_batches(make_loader([tmp_path / "saved"]))
     assert sorted(numbers) == list(range(9))
+
+
+class Readers:
+    """Batches of the numbers of samples, with the process that made each."""
+
+    def __call__(self, samples):
+        return {
+            "numbers": [number_of(sample.texts[0]) for sample in samples],
+            "reader": os.getpid(),
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples_per_epoch", [0, 24])
+def test_workers_stay_from_epoch_to_epoch_and_read_what_new_ones_would(streams, samples_per_epoch):
+    def build():
+        return make_loader(
+            [streams["tar"]],
+            collate=Readers(),
+            num_workers=2,
+            samples_per_epoch=samples_per_epoch,
+        )
+
+    staying, readers, epochs = build(), set(), []
+    for epoch in range(3):
+        staying.set_epoch(epoch)
+        batches = list(staying)
+        readers |= {batch["reader"] for batch in batches}
+        epochs.append([batch["numbers"] for batch in batches])
+        new = build()
+        new.set_epoch(epoch)
+        assert [batch["numbers"] for batch in new] == epochs[-1]
+    assert len(readers) == 2
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.slow
+def test_an_epoch_that_was_left_in_the_middle_does_not_show_in_the_next(streams):
+    def build():
+        return make_loader([streams["tar"]], collate=Readers(), num_workers=2)
+
+    left, new = build(), build()
+    next(iter(left))
+    left.set_epoch(1)
+    new.set_epoch(1)
+    assert [batch["numbers"] for batch in left] == [batch["numbers"] for batch in new]

@@ -41,17 +41,46 @@ class WorkerBatch:
         return replace(self, batch=pin_memory(self.batch))
 
 
+@dataclass(frozen=True)
+class StreamPlace:
+    """Where a stream stands on one process.
+
+    Args:
+        epoch: the pass.
+        next_worker: whose turn it is.
+        states: of the workers, after the last batch of each that was given away.
+        remainder: what other consumers left of this epoch.
+    """
+
+    epoch: int
+    next_worker: int
+    states: list[dict | None]
+    remainder: Remainder | None
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether nothing of the epoch has been read."""
+        return not any(self.states) and self.next_worker == 0 and self.remainder is None
+
+
 class WorkerBatches(IterableDataset):
     """The batches of each worker of one process.
 
     Args:
-        start: worker to its batches.
+        start: worker and epoch to its batches.
         quotas: batches that each worker makes; None for as many as there are.
         first: the worker whose turn it is.
+        epoch: a number in memory that workers share, so that they can stay for another epoch.
     """
 
-    def __init__(self, start: Callable[[int], SampleBatches], quotas: list[int | None], first: int):
-        self.start, self.quotas, self.first = start, quotas, first
+    def __init__(
+        self,
+        start: Callable[[int, int], SampleBatches],
+        quotas: list[int | None],
+        first: int,
+        epoch: torch.Tensor,
+    ):
+        self.start, self.quotas, self.first, self.epoch = start, quotas, first, epoch
 
     def __iter__(self) -> Iterator[WorkerBatch]:
         info = get_worker_info()
@@ -60,7 +89,7 @@ class WorkerBatches(IterableDataset):
             worker = (info.id + self.first) % info.num_workers
             fsspec.asyn.reset_lock()  # its event loop stayed behind in the process that forked
         try:
-            batches, quota = self.start(worker), self.quotas[worker]
+            batches, quota = self.start(worker, int(self.epoch)), self.quotas[worker]
             if quota is not None and batches.batches >= quota:
                 return
             for batch in batches:
@@ -123,7 +152,14 @@ class StreamLoader:
                 f"samples_per_epoch={options.samples_per_epoch} is not allowed: one batch of every "
                 f"process takes {self.batch_size * world_size}"
             )
+        #: Workers that stay, and the epoch that they read; started by the first whole epoch.
+        self.workers: DataLoader | None = None
+        self.worker_epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.begin(0)
+
+    def __getstate__(self) -> dict:
+        """What a worker gets where it does not fork: not the workers."""
+        return {**vars(self), "workers": None}
 
     @property
     def consumers(self) -> int:
@@ -143,6 +179,8 @@ class StreamLoader:
     def from_start(self) -> "StreamLoader":
         """The same stream before its first batch; reading it leaves this one where it is."""
         loader = copy(self)
+        loader.workers, loader.worker_epoch = None, torch.zeros_like(self.worker_epoch)
+        loader.worker_epoch.share_memory_()
         loader.begin(0)
         return loader
 
@@ -164,14 +202,7 @@ class StreamLoader:
         Raises:
             DataError: the stream has nothing usable.
         """
-        loader: DataLoader = DataLoader(
-            WorkerBatches(self.start_worker, self.quotas(), self.next_worker),
-            batch_size=None,
-            collate_fn=leave,  # type: ignore[arg-type]  # without batch_size it takes one
-            num_workers=self.num_workers,
-            pin_memory=copies_pinned(default_device().type),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        loader = self.open_workers()
         for sent in loader:
             if sent.error:
                 raise DataError(sent.error)
@@ -179,6 +210,28 @@ class StreamLoader:
             self.next_worker = (sent.worker + 1) % self.consumers
             yield sent.batch
         self.begin(self.epoch)
+
+    def open_workers(self) -> DataLoader:
+        """What prepares the rest of this epoch: the same workers for every epoch from its start."""
+        if not self.place().is_beginning:
+            # Workers that stay would have to be told of a place that holds thousands of rows.
+            return self.build_workers(torch.tensor(self.epoch), stay=False)
+        self.worker_epoch.fill_(self.epoch)
+        if self.workers is None:
+            self.workers = self.build_workers(self.worker_epoch, stay=self.num_workers > 0)
+        return self.workers
+
+    def build_workers(self, epoch: torch.Tensor, stay: bool) -> DataLoader:
+        """Workers that read an epoch from where the stream stands."""
+        return DataLoader(
+            WorkerBatches(self.start_worker, self.quotas(), self.next_worker, epoch),
+            batch_size=None,
+            collate_fn=leave,  # type: ignore[arg-type]  # without batch_size it takes one
+            num_workers=self.num_workers,
+            persistent_workers=stay,
+            pin_memory=copies_pinned(default_device().type),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
     def quotas(self) -> list[int | None]:
         """Batches of each worker in an epoch, or in what remains of it."""
@@ -189,9 +242,11 @@ class StreamLoader:
         each, rest = divmod(samples // (self.batch_size * self.world_size), self.consumers)
         return [each + (worker < rest) for worker in range(self.consumers)]
 
-    def start_worker(self, worker: int) -> SampleBatches:
-        """The batches of one worker, from where it stands."""
-        consumer = consumer_of(worker, self.identity(), self.epoch)
+    def start_worker(self, worker: int, epoch: int | None = None) -> SampleBatches:
+        """The batches of one worker, from where it stands, or of another epoch from its start."""
+        epoch = self.epoch if epoch is None else epoch
+        is_same = epoch == self.epoch
+        consumer = consumer_of(worker, self.identity(), epoch)
         return SampleBatches(
             self.sources,
             self.options,
@@ -199,8 +254,8 @@ class StreamLoader:
             self.collate,
             self.batch_size,
             consumer,
-            self.states[worker],
-            self.remainder,
+            self.states[worker] if is_same else None,
+            self.remainder if is_same else None,
             self.sizes,
             worker,
         )
@@ -224,14 +279,23 @@ class StreamLoader:
             **sizes,
         }
 
-    def state_dict(self) -> dict:
-        """Where to go on after the last batch given away: plain values, for this process."""
+    def place(self) -> StreamPlace:
+        """Where the stream stands after the last batch given away."""
+        return StreamPlace(self.epoch, self.next_worker, list(self.states), self.remainder)
+
+    def state_dict(self, place: StreamPlace | None = None) -> dict:
+        """Where to go on after the last batch given away: plain values, for this process.
+
+        Args:
+            place: where the stream stood after another batch; by default where it stands.
+        """
+        place = place or self.place()
         return {
-            "epoch": self.epoch,
-            "next_worker": self.next_worker,
-            "workers": [state and {**state, "pending": plain(state)} for state in self.states],
+            "epoch": place.epoch,
+            "next_worker": place.next_worker,
+            "workers": [state and {**state, "pending": plain(state)} for state in place.states],
             "fingerprint": self.identity(),
-            "remainder": self.remainder and self.remainder.state_dict(),
+            "remainder": place.remainder and place.remainder.state_dict(),
         }
 
     def load_state_dict(self, *states: dict):
