@@ -179,11 +179,12 @@ class Collator:
 
         Returns:
             `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (T, L), the concept of
-            each image `image_ids` (B,) and of each text `text_ids` (T,), whether an image is the
-            first of its concept `is_first_view` (B,), `mix_seed`, a seed for mixing that depends on
-            these samples alone, and `skipped`, the samples without a readable image. Without a
-            tokenizer, the class of each image `labels` (B,) in place of texts. `has_padding` says
-            whether texts differ in length. With `packs_texts`, the `packed_places` of the texts.
+            each image `image_ids` (B,) and of each text `text_ids` (T,), the places of the images
+            that are the first of their concept `first_views` and of all others `other_views`,
+            `mix_seed`, a seed for mixing that depends on these samples alone, and `skipped`, the
+            samples without a readable image. Without a tokenizer, the class of each image `labels`
+            (B,) in place of texts. `has_padding` says whether texts differ in length. With
+            `packs_texts`, the `packed_places` of the texts.
         """
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
         kept = [sample for sample in samples if isinstance(sample, Sample)]
@@ -196,7 +197,7 @@ class Collator:
             **self.collate_images(kept),
             **self.collate_texts(first_of),
             "image_ids": torch.tensor([sample.concept for sample in kept]),
-            "is_first_view": torch.tensor([first_of[s.concept] is s for s in kept]),
+            **split_views([first_of[sample.concept] is sample for sample in kept]),
             "mix_seed": mix_seed([sample.seed for sample in kept]),
             "skipped": skipped,
         }
@@ -265,6 +266,21 @@ class Collator:
         left = ("pixels", "noise")
         finished = {name: value for name, value in batch.items() if name not in left}
         return {**finished, "pixel_values": self.vary(batch["pixels"], batch["noise"])}
+
+
+def split_views(are_first: list[bool]) -> dict[str, torch.Tensor]:
+    """The places of the images that are the first of their concept, and those of all others.
+
+    A mask would say the same, but a GPU that chooses by a mask is waited for.
+    """
+    views = {"first_views": True, "other_views": False}
+    return {
+        name: torch.tensor(
+            [place for place, is_first in enumerate(are_first) if is_first == wanted],
+            dtype=torch.int64,
+        )
+        for name, wanted in views.items()
+    }
 
 
 def drawn_pixels(samples: list[Sample]) -> list[tuple[torch.Tensor, torch.Tensor]]:

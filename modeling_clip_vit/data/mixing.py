@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from ..utils.devices import copies_pinned
 from .errors import DataError, check_option
 
 Partners = Literal["any", "concept"]
@@ -95,14 +96,21 @@ def mix_batch(batch: dict, options: MixOptions, progress: float) -> dict:
     groups = np.zeros(count)
     if options.mix_partners == "concept":
         groups = np.unique(batch["image_ids"].cpu().numpy(), return_inverse=True)[1]
-    partner = torch.from_numpy(draw_partners(groups, rng)).to(images.device)
+    partner = copy_numbers(torch.from_numpy(draw_partners(groups, rng)), images.device)
     weight = images.new_ones(count)
     if progress < options.mix_until:
-        rectangles = torch.from_numpy(draw_rectangles(count, side, options, rng)).to(images)
+        numbers = torch.from_numpy(draw_rectangles(count, side, options, rng)).to(images.dtype)
+        rectangles = copy_numbers(numbers, images.device)
         keep, weight = weigh_pixels(rectangles, side)
         images = torch.lerp(images[partner], images, keep)
     mixed = {names[name]: batch[name][partner] for name in names if name in batch}
     return {**batch, "pixel_values": images, **mixed, "mix_weight": weight}
+
+
+def copy_numbers(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers on a device, which is not waited for where it copies pinned memory."""
+    values = values.pin_memory() if copies_pinned(device.type) else values
+    return values.to(device, non_blocking=True)
 
 
 def draw_partners(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

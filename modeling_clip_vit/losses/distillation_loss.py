@@ -86,8 +86,8 @@ class DistillationLoss(ContrastiveLoss):
         teacher_texts = gather_with_gradient(local_texts, contrast.text_sizes)
         teacher_sums = log_sum_exp(teacher_images, teacher_texts, teacher_scale, self.tile_size)
         factors = (
-            teacher_texts.new_tensor(1 / sum(contrast.image_sizes)),
-            teacher_texts.new_tensor(1 / sum(contrast.text_sizes)),
+            teacher_texts.new_full((), 1 / sum(contrast.image_sizes)),
+            teacher_texts.new_full((), 1 / sum(contrast.text_sizes)),
         )
         averages_BP = softmax_average(
             teacher_images,

@@ -242,10 +242,20 @@ def number_slots(local_ids: torch.Tensor, size: int) -> torch.Tensor:
 def number_ids(
     image_ids: torch.Tensor, text_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Ids as numbers from 0, in the same shapes, and the number of distinct ids."""
-    distinct, numbers = torch.cat((image_ids, text_ids)).unique(return_inverse=True)
-    image_numbers, text_numbers = numbers.split((len(image_ids), len(text_ids)))
-    return image_numbers, text_numbers, len(distinct)
+    """Ids as numbers from 0, in the same shapes, and a number above all of them.
+
+    Equal ids have equal numbers, and all images whose id no text has share the last one. So the
+    numbers are at most one more than the texts, whatever the ids: counting the distinct ones would
+    wait for a GPU.
+    """
+    ids, order = text_ids.flatten().sort()
+    if not len(ids):
+        return torch.zeros_like(image_ids), torch.zeros_like(text_ids), 1
+    ranks = (ids.diff(prepend=ids[:1]) != 0).cumsum(dim=0)
+    text_numbers = torch.empty_like(ranks).scatter_(0, order, ranks).view_as(text_ids)
+    places = torch.searchsorted(ids, image_ids.contiguous()).clamp_(max=len(ids) - 1)
+    image_numbers = torch.where(ids[places] == image_ids, ranks[places], len(ids))
+    return image_numbers, text_numbers, len(ids) + 1
 
 
 def gather_ids(ids: Ids, like: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,7 +266,7 @@ def gather_ids(ids: Ids, like: torch.Tensor, sizes: list[int]) -> tuple[torch.Te
         weights_BJ = torch.stack((weight, 1 - weight), dim=1)
     else:
         ids_BJ = torch.stack((ids, ids), dim=1).to(like.device)
-        weights_BJ = like.new_tensor([1.0, 0.0]).expand(len(ids), 2)
+        weights_BJ = torch.cat((like.new_ones(len(ids), 1), like.new_zeros(len(ids), 1)), dim=1)
     return gather_with_gradient(ids_BJ, sizes), gather_with_gradient(weights_BJ, sizes)
 
 

@@ -244,7 +244,9 @@ def test_a_batch_has_one_text_of_each_column_for_a_concept(collate_rows):
 
 
 def test_the_first_view_of_each_concept_is_marked(collate_rows):
-    assert collate_rows(4, 6, 12, 13)["is_first_view"].tolist() == [True, True, False, True]
+    batch = collate_rows(4, 6, 12, 13)
+    assert batch["first_views"].tolist() == [0, 1, 3]
+    assert batch["other_views"].tolist() == [2]
 
 
 def test_a_bad_image_is_skipped_and_named(collate_rows):

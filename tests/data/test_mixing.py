@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from modeling_clip_vit.cli import main
+from modeling_clip_vit.data.batches import split_views
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.mixing import MixOptions, mix_batch, mix_class_targets, mix_seed
 from modeling_clip_vit.training.command import parse_arguments
@@ -196,7 +197,7 @@ def test_two_views_mixed_alike_are_positives_of_each_other():
         "mixed_ids": torch.tensor([2, 1, 2, 1]),
         "mix_weight": torch.tensor([0.5, 1, 0.5, 1]),
         "text_ids": torch.arange(3),
-        "is_first_view": torch.tensor([True, True, False, False]),
+        **split_views([True, True, False, False]),
     }
     views = torch.eye(4)[:2]
 

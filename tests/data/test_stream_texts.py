@@ -43,7 +43,8 @@ def test_equal_captions_are_positives_of_each_other(animals):
     cat, dog = stable_number("a cat"), stable_number("a dog")
     assert batch["image_ids"].tolist() == [cat, dog, cat]
     assert batch["text_ids"].tolist() == [cat, dog]
-    assert batch["is_first_view"].tolist() == [True, True, False]
+    assert batch["first_views"].tolist() == [0, 1]
+    assert batch["other_views"].tolist() == [2]
 
 
 def test_equal_concepts_are_positives_of_each_other(animals):

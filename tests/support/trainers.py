@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from modeling_clip_vit.data.batches import Collator
+from modeling_clip_vit.data.batches import Collator, split_views
 from modeling_clip_vit.data.columns import Columns
 from modeling_clip_vit.data.rows import BadSamples
 from modeling_clip_vit.data.transforms import AugmentOptions
@@ -54,7 +54,7 @@ def make_batch(seed: int = 0) -> dict:
         "pixel_values": torch.randn(6, 3, 32, 32, generator=generator),
         "image_ids": IDS,
         "text_ids": IDS,
-        "is_first_view": torch.tensor([True, False] * 3),
+        **split_views([True, False] * 3),
         "skipped": [],
     }
 

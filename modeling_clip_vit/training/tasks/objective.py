@@ -202,9 +202,9 @@ class ContrastiveObjective:
         loss = self.loss(image_embeds, text_embeds, scale, bias, targets, **extras)
         parts = {"loss/text": loss.detach()}
         if self.view_loss_weight > 0:
-            is_first = batch["is_first_view"]
-            first, other = image_embeds[is_first], image_embeds[~is_first]
-            ids = (image_ids[is_first], image_ids[~is_first])
+            rows = batch["first_views"], batch["other_views"]
+            first, other = (image_embeds[some] for some in rows)
+            ids = (image_ids[rows[0]], image_ids[rows[1]])
             view_loss = self.view_loss(first, other, scale, targets=ids)
             parts["loss/view"] = view_loss.detach()
             loss = loss + self.view_loss_weight * view_loss
