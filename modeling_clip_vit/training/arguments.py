@@ -69,6 +69,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32"),
     "eval_steps": AT_LEAST_0,
     "save_steps": AT_LEAST_0,
+    "gradient_checkpointing_every": AT_LEAST_1,
     "matryoshka_dims": (lambda dims: all(dim >= 1 for dim in dims), "widths of at least 1"),
     "view_loss_weight": AT_LEAST_0,
     "distillation_weight": SHARE,

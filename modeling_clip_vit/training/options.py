@@ -89,6 +89,10 @@ class ModelOptions:
             longest text that the tokenizer allows, so that few lengths occur; 1 pads to the longest
             text of the batch. The embeddings stay the same.
         gradient_checkpointing: recompute the blocks in the backward pass to save memory.
+        gradient_checkpointing_every: with gradient_checkpointing, recompute only every n-th block,
+            which is faster and takes more memory.
+        gradient_checkpointing_offload: with gradient_checkpointing, keep what recomputed blocks
+            begin with in the memory of the host, which is slower and takes less of the device's.
         torch_compile: compile each block: faster steps, after some seconds of compilation.
     """
 
@@ -107,6 +111,8 @@ class ModelOptions:
     pack_texts: bool | Literal["auto"] = "auto"
     text_pad_multiple: int = 1
     gradient_checkpointing: bool = False
+    gradient_checkpointing_every: int = 1
+    gradient_checkpointing_offload: bool = False
     torch_compile: bool = False
 
 

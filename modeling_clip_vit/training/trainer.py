@@ -206,7 +206,10 @@ class Trainer:
     def prepare_blocks(self, model: PreTrainedModel):
         """Recompute or compile the blocks of the towers, where the arguments ask for it."""
         if self.args.model.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            model.activation_checkpointing_enable(
+                every_n_layers=self.args.model.gradient_checkpointing_every,
+                offload=self.args.model.gradient_checkpointing_offload,
+            )
         if self.args.model.torch_compile:
             for tower in self.task.towers(model):
                 compile_blocks(tower)

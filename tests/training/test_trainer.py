@@ -239,6 +239,27 @@ def test_gradient_checkpointing_runs_blocks_twice_and_makes_the_same_step(tmp_pa
     assert_same_weights(checkpointed.unwrapped(), plain.unwrapped())
 
 
+def test_every_nth_block_alone_is_recomputed(tmp_path):
+    plain = build(tmp_path)
+    every_second = build(tmp_path, gradient_checkpointing="true", gradient_checkpointing_every=2)
+    model = every_second.unwrapped()
+    blocks = [*model.vision_model.encoder.layers, *model.text_model.encoder.layers]
+    assert len(blocks) > 2
+    calls = [count_calls(block.attention) for block in blocks]
+    for trainer in (plain, every_second):
+        trainer.train_step(make_batch())
+    assert [len(one) for one in calls] == [2 - place % 2 for place in range(len(blocks))]
+    assert_same_weights(model, plain.unwrapped())
+
+
+def test_recomputing_from_the_memory_of_the_host_makes_the_same_step(tmp_path):
+    options = {"gradient_checkpointing": "true", "gradient_checkpointing_offload": "true"}
+    plain, offloaded = build(tmp_path), build(tmp_path, **options)
+    for trainer in (plain, offloaded):
+        trainer.train_step(make_batch())
+    assert_same_weights(offloaded.unwrapped(), plain.unwrapped())
+
+
 def test_the_finished_model_is_the_average_of_its_weights(tmp_path):
     plain, averaged = build(tmp_path), build(tmp_path, ema_decay=0.5)
     expected = weights_of(plain.unwrapped())

@@ -31,9 +31,9 @@ from tests.support.trainers import build, make_batch
 SCALE, BIAS = 99.98, -9.97
 
 
-def start_sharded() -> Accelerator:
+def start_sharded(mixed_precision: str = "bf16") -> Accelerator:
     """Accelerate as on GPUs that share a model: on a CPU, it does not shard by itself."""
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
@@ -42,7 +42,8 @@ def start_sharded() -> Accelerator:
         state_dict_type="FULL_STATE_DICT",
         cpu_ram_efficient_loading=False,
     )
-    plugin.set_mixed_precision("bf16")
+    if mixed_precision != "no":
+        plugin.set_mixed_precision(mixed_precision)
     accelerator.state.fsdp_plugin = plugin
     for state in (accelerator.state, PartialState()):  # the first is refreshed from the second
         state.distributed_type = DistributedType.FSDP
