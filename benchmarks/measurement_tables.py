@@ -1,9 +1,10 @@
-"""Write the tables of README, docs/gpu.md and docs/measurements.md, and of their Chinese twins.
+"""Write the tables of README and of some pages of docs, and of their Chinese twins.
 
     python benchmarks/measurement_tables.py [--check]
 
-The figures are those of docs/measurements: default_run.json (what the model card is made of) and
-gpu-h200.json (of benchmarks/gpu.py). A table stands between `<!-- table: NAME -->` and
+The figures are those of docs/measurements: default_run.json (what the model card is made of),
+gpu-h200.json (of benchmarks/gpu.py), and padding_texts.json and padding_images.json (of
+benchmarks/text_packing.py). A table stands between `<!-- table: NAME -->` and
 `<!-- end -->`, and only what is between them is written. A section that was not measured leaves a
 sentence that says so. With --check nothing is written, and the exit status is 1 where a page
 differs.
@@ -20,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MEASUREMENTS = ROOT / "docs" / "measurements"
 #: Pages with tables; their Chinese twins end in .zh-CN.md.
-PAGES = ("README.md", "docs/gpu.md", "docs/measurements.md")
+PAGES = ("README.md", "docs/gpu.md", "docs/measurements.md", "docs/training.md")
 GPU = "gpu-h200"
 #: What the Chinese page says instead.
 CHINESE = {
@@ -99,6 +100,18 @@ CHINESE = {
     "device": "设备",
     "command": "命令",
     "code": "代码",
+    "texts": "文本",
+    "text tower, pairs/s": "文本塔，对/秒",
+    "whole step, pairs/s": "整步，对/秒",
+    "largest difference": "最大差异",
+    "padded to 77": "填充到 77",
+    "padded to the longest": "填充到最长",
+    "in parts sorted by length": "按长度排序后分批",
+    "images": "图像",
+    "patches/s, without padding": "图块/秒，不含填充",
+    "padding": "填充",
+    "squares": "正方形",
+    "native shapes": "保持宽高比",
 }
 Row = list[str]
 
@@ -293,6 +306,36 @@ def gpu_sections_table(say: Language, sections: dict) -> str:
     return say.table(["section", "device", "bfloat16", "date", "command"], rows)
 
 
+def padding_texts_table(say: Language, figures: dict) -> str:
+    """What each arrangement of texts gains, in the text tower alone and in whole steps."""
+    seconds = figures["seconds"]
+    middle = {
+        part: {name: statistics.median(values) for name, values in names.items()}
+        for part, names in seconds.items()
+    }
+    rows = []
+    for name in middle["text tower"]:
+        row = [say(name)]
+        for times in middle.values():
+            rate = figures["batch"] / times[name]
+            row += [f"{rate:.1f}", f"{times['open_clip'] / times[name]:.2f}"]
+        difference = figures["differences"][name]
+        rows.append([*row, f"{difference:.0e}" if difference else "0"])
+    header = ["texts", "text tower, pairs/s", "times open_clip", "whole step, pairs/s"]
+    return say.table([*header, "times open_clip", "largest difference"], rows)
+
+
+def padding_images_table(say: Language, figures: dict) -> str:
+    """Tokens a second of squares and of native shapes."""
+    rows = []
+    for name, seconds in figures["seconds"].items():
+        tokens = figures["tokens"][name]
+        padding = figures["padding"] if name == "native shapes" else 0.0
+        rate = tokens / statistics.median(seconds)
+        rows.append([say(name), f"{rate:,.0f}", f"{100 * padding:.1f} %"])
+    return say.table(["images", "patches/s, without padding", "padding"], rows)
+
+
 #: Table of a section of benchmarks/gpu.py -> what writes it.
 SECTIONS: dict[str, Callable[[Language, dict], str]] = {
     "tests": tests_table,
@@ -313,6 +356,8 @@ TABLES: dict[str, tuple[str, str, Callable[[Language, dict], str]]] = {
     "default_retrieval": ("default_run", "", default_retrieval_table),
     "default_run": ("default_run", "", default_run_table),
     "gpu_sections": (GPU, "sections", gpu_sections_table),
+    "padding_texts": ("padding_texts", "", padding_texts_table),
+    "padding_images": ("padding_images", "", padding_images_table),
 }
 
 
