@@ -4,11 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
-
-from ..utils.processes import full_tensor
 
 
 class WeightAverage:
@@ -58,26 +54,6 @@ class WeightAverage:
             live.copy_(mean)
             mean.copy_(weights)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The mean by name; all processes must call this.
-
-        Where it is sharded, it is gathered one weight at a time to the main process's CPU: it may
-        not fit on a device as a whole. Other processes then get nothing.
-        """
-        state: dict[str, torch.Tensor] = {}
-        for name, mean in zip(self.names, self.means, strict=True):
-            whole = full_tensor(mean).contiguous()
-            if not isinstance(mean, DTensor):
-                state[name] = whole
-            elif dist.get_rank() == 0:
-                state[name] = whole.cpu()
-        return state
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, torch.Tensor]):
-        """Continue from a saved mean."""
-        for name, mean in zip(self.names, self.means, strict=True):
-            value = state[name]
-            if isinstance(mean, DTensor):
-                value = distribute_tensor(value.to(mean.device), mean.device_mesh, mean.placements)
-            mean.copy_(value)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The mean by name, sharded where the weights are."""
+        return dict(zip(self.names, self.means, strict=True))

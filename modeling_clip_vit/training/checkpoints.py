@@ -1,36 +1,29 @@
 """Checkpoints to resume from: complete or not there at all."""
 
 import glob
-import itertools
 import json
 import logging
+import platform
 import shutil
 import tempfile
+import uuid
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import RNG_STATE_NAME
-from accelerate.utils.other import load
+from accelerate import PartialState
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from safetensors.torch import load_file, save_file
 
-from ..utils.devices import read_random_state
 from ..utils.errors import UserError, first_line
 from ..utils.folders import SaveError, make_empty, partial_path, replace_folder, saving
-from ..utils.processes import all_reduce_max, from_main
+from ..utils.processes import from_main, gather_all
 from .options import RunOptions
-from .restart import PROCESSOR_FOLDER
 
 logger = logging.getLogger(__name__)
 
 #: Written last: what it lists is all there, with its size and its checksum.
 PROGRESS_FILE = "progress.json"
-AVERAGE_FILE = "average.safetensors"
 
 
 class CheckpointError(UserError):
@@ -57,85 +50,24 @@ class CheckpointStore:
         self.place = place
         self.folder = Path(self.root) if self.is_local else staging
 
-    def save(
-        self,
-        accelerator: Accelerator,
-        progress: dict,
-        average: dict[str, torch.Tensor] | None,
-        reader: dict | None,
-        processor: Any,
-        keep: int,
-    ) -> str:
-        """Save all that a run needs to resume, as `step-N`; all processes call it.
+    def begin(self, name: str):
+        """Make the folder that a checkpoint is written to; on the main process."""
+        make_empty(partial_path(self.folder / name))
+        if not self.is_local and self.files.exists(f"{self.root}/{name}"):
+            self.remove(name)
 
-        A run that dies while saving leaves the older checkpoints as they were. The newest `keep`
-        complete ones stay.
+    def upload(self, partial: Path, name: str, files: list[str]):
+        """Upload files of a checkpoint that this process has written, to an object store."""
+        if not self.is_local:
+            for file in files:
+                self.files.put_file(str(partial / file), f"{self.root}/{name}/{file}")
 
-        Args:
-            accelerator: holds model, optimiser, scaler and random states.
-            progress: plain values; `progress["step"]` names the checkpoint.
-            average: the running mean of the weights, if there is one.
-            reader: plain values that tell where this process reads a stream, if it does.
-            processor: with the tokenizer that the model knows.
-            keep: number of checkpoints to keep.
-
-        Returns:
-            The path or URL of the checkpoint.
-
-        Raises:
-            SaveError: there is no room, or no permission; what was saved before is untouched.
-        """
-        name = f"step-{progress['step']:08d}"
-        partial = partial_path(self.folder / name)
-        errors: list[Exception] = []
-
-        def attempt(work: Callable[[], None]):
-            """Do a part of the work, unless one before has failed; then wait for the others."""
-            try:
-                if not errors:
-                    work()
-            except Exception as error:
-                errors.append(error)
-            accelerator.wait_for_everyone()
-
-        def begin():
-            if accelerator.is_main_process:
-                make_empty(partial)
-
-        def write():
-            accelerator.save_state(str(partial))
-            if reader is not None:
-                path = partial / reader_file(accelerator.process_index)
-                path.write_text(json.dumps(reader), encoding="utf-8")
-            if accelerator.is_main_process:
-                processor.save_pretrained(partial / PROCESSOR_FOLDER)
-                if average is not None:
-                    save_file(average, partial / AVERAGE_FILE)
-
-        def finish():
-            if accelerator.is_main_process:
-                self.commit(partial, name, progress)
-                self.prune(name, keep)
-
-        for work in (begin, write):
-            attempt(work)
-        # A checkpoint that one process could not write to must not count.
-        if all_reduce_max([len(errors)], accelerator.device) != [0] and not errors:
-            errors.append(SaveError("another process could not write its part"))
-        attempt(finish)
-        failed = from_main(bool(errors))
-        if errors or failed:
-            shutil.rmtree(partial, ignore_errors=True)
-            self.raise_error(errors, name)
-        return f"{self.place}/{name}"
-
-    def raise_error(self, errors: list[Exception], name: str):
+    def raise_error(self, error: Exception, name: str):
         """Raise what kept a checkpoint from being saved.
 
         Raises:
             SaveError: the system, an object store or another process refused.
         """
-        error = errors[0] if errors else SaveError("the main process could not write it")
         if not self.is_local and not isinstance(error, UserError):
             error = OSError(first_line(error))  # each store has errors of its own
         hint = "what was saved before is untouched; go on with --resume_from_checkpoint latest"
@@ -154,21 +86,35 @@ class CheckpointStore:
         for name in [name for name in names if name <= newest][:-keep]:
             self.remove(name)
 
-    def commit(self, partial: Path, name: str, progress: dict):
-        """Complete a written checkpoint by its manifest, and move or upload it into place."""
+    def commit(self, partial: Path, name: str, progress: dict, written: dict[str, list[int]]):
+        """Complete a checkpoint by its manifest, and move it into place; on the main process.
+
+        Args:
+            partial: the folder that it was written to.
+            name: of the checkpoint.
+            progress: plain values.
+            written: size and CRC-32 of the files that processes have written and uploaded.
+
+        Raises:
+            SaveError: another process wrote to a folder that this one does not see.
+        """
         paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-        files = {str(path.relative_to(partial)): size_and_crc32(path) for path in paths}
+        names = [path.relative_to(partial).as_posix() for path in paths]
+        others = [file for file in names if file not in written]
+        files = written | {file: size_and_crc32(partial / file) for file in others}
         text = json.dumps({**progress, "files": files})
         (partial / PROGRESS_FILE).write_text(text, encoding="utf-8")
-        if self.is_local:
-            replace_folder(partial, self.folder / name)
+        if not self.is_local:
+            self.upload(partial, name, [*others, PROGRESS_FILE])
             return
-        target = f"{self.root}/{name}"
-        if self.files.exists(target):
-            self.remove(name)
-        for file in [*files, PROGRESS_FILE]:
-            self.files.put_file(str(partial / file), f"{target}/{file}")
-        shutil.rmtree(partial)
+        for file in written:
+            if not (partial / file).is_file():
+                raise SaveError(
+                    f"cannot save the checkpoint {self.place}/{name}: the main process does not "
+                    f"see {file} of another process; checkpoint_dir must be on a file system that "
+                    "all of them share, or in an object store"
+                )
+        replace_folder(partial, self.folder / name)
 
     def remove(self, name: str):
         """Remove a checkpoint, first the file that completes it."""
@@ -202,7 +148,7 @@ class CheckpointStore:
             raise CheckpointError(f"the checkpoints in {self.place} cannot be listed: {reason}")
         return names
 
-    def candidates(self, resume_from: str) -> Iterator[Path]:
+    def candidates(self, resume_from: str) -> Iterator[tuple[Path, slice]]:
         """Local folders of the checkpoints that `resume_from` refers to, the best first.
 
         A copy from an object store is removed before the next one is made.
@@ -210,6 +156,9 @@ class CheckpointStore:
         Args:
             resume_from: a checkpoint's folder or URL, or `latest` or `auto` for the newest complete
                 one.
+
+        Yields:
+            The folder, and which of its files this process checks.
 
         Raises:
             CheckpointError: there is none, unless `auto` allows that.
@@ -226,22 +175,43 @@ class CheckpointStore:
             )
         yield from self.localize(names[::-1])
 
-    def localize(self, names: list[str]) -> Iterator[Path]:
-        """Local folders of checkpoints; from an object store, they are copied one by one."""
+    def localize(self, names: list[str]) -> Iterator[tuple[Path, slice]]:
+        """Local folders of checkpoints, and the share of files that this process checks.
+
+        From an object store, the first process of each machine copies them, one by one.
+        """
         if self.is_local:
-            yield from (self.folder / name for name in names)
+            state = PartialState()
+            share = slice(state.process_index, None, state.num_processes)
+            yield from ((self.folder / name, share) for name in names)
             return
-        # Each process has its own copy.
+        place, count, first = machine_mates()
+        share = slice(place, None, count)
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
-                self.files.get(f"{self.root}/{name}", f"{folder}/{name}", recursive=True)
-                yield Path(folder) / name
-                shutil.rmtree(f"{folder}/{name}")
+                reason = self.download(name, folder) if place == 0 else ""
+                copies = gather_all((folder, reason))
+                for _, refusal in copies:
+                    if refusal:
+                        raise CheckpointError(f"cannot resume from {self.place}/{name}: {refusal}")
+                yield Path(copies[first][0]) / name, share
+                shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+
+    def download(self, name: str, folder: str) -> str:
+        """Copy a checkpoint of an object store into a folder; returns why it cannot, if so."""
+        try:
+            self.files.get(f"{self.root}/{name}", f"{folder}/{name}", recursive=True)
+        except Exception as error:  # each store has errors of its own
+            return first_line(error)
+        return ""
 
 
-def reader_file(process: int) -> str:
-    """Name of the file that tells where a process reads a stream."""
-    return f"reader_{process}.json"
+def machine_mates() -> tuple[int, int, int]:
+    """Place of this process among those of its machine, their number, and the first one's rank."""
+    machines = gather_all((platform.node(), uuid.getnode()))
+    state = PartialState()
+    mates = [rank for rank, one in enumerate(machines) if one == machines[state.process_index]]
+    return mates.index(state.process_index), len(mates), mates[0]
 
 
 def size_and_crc32(path: Path) -> list[int]:
@@ -253,8 +223,12 @@ def size_and_crc32(path: Path) -> list[int]:
     return [path.stat().st_size, checksum]
 
 
-def check_whole(path: Path) -> dict:
-    """Verify every file of a checkpoint against its manifest, and return the saved progress.
+def check_whole(path: Path, share: slice = slice(None)) -> dict:
+    """Verify the files of a checkpoint against its manifest, and return the saved progress.
+
+    Args:
+        path: of the checkpoint.
+        share: which files to verify, of all in the order of their sizes.
 
     Raises:
         CheckpointError: it is no checkpoint, or a file is missing or changed.
@@ -263,8 +237,9 @@ def check_whole(path: Path) -> dict:
         raise CheckpointError(f"{path} is not a checkpoint: it has no {PROGRESS_FILE}")
     try:
         progress = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
-        for name, expected in progress["files"].items():
-            if size_and_crc32(path / name) != expected:
+        files = progress["files"]
+        for name in sorted(files, key=lambda name: (files[name], name))[share]:
+            if size_and_crc32(path / name) != files[name]:
                 raise CheckpointError(f"{name} is not as it was written")
     except Exception as error:
         raise CheckpointError(
@@ -280,11 +255,12 @@ def open_store(options: RunOptions) -> CheckpointStore:
 
 
 def checkpoint_to_resume(
-    device: torch.device, checkpoints: CheckpointStore, resume_from: str | None
+    checkpoints: CheckpointStore, resume_from: str | None
 ) -> Generator[tuple[Path, dict]]:
     """The checkpoint to resume from, an older one where the newest is damaged; and its progress.
 
-    It is there until the generator is closed.
+    The processes check its files together, each a share of them. It is there until the generator is
+    closed.
 
     Raises:
         CheckpointError: none can be used.
@@ -292,80 +268,18 @@ def checkpoint_to_resume(
     if resume_from is None:
         return
     error = None
-    for path in checkpoints.candidates(resume_from):
-        state = None
+    for path, share in checkpoints.candidates(resume_from):
+        state, reason = {}, ""
         try:
-            state = check_whole(path)
-        except CheckpointError as reason:
+            state = check_whole(path, share)
+        except CheckpointError as damage:
+            reason = str(damage)
             logger.warning("%s", reason)
-            error = reason
         # All processes resume from the same one.
-        if all_reduce_max([0 if state else 1], device) == [0] and state:
+        reasons = [one for one in gather_all(reason) if one]
+        if not reasons:
             yield path, state
             return
-        error = error or CheckpointError(f"cannot resume from {resume_from}")
+        error = error or CheckpointError(reasons[0])
     if error:
         raise error
-
-
-def check_random_states(accelerator: Accelerator, path: Path):
-    """Warn where random states were saved, but not restored: Accelerate says nothing of it.
-
-    Args:
-        accelerator: has loaded the checkpoint.
-        path: of the checkpoint.
-    """
-    file = path / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl"
-    if not file.is_file():  # another number of processes, which is said elsewhere
-        return
-    states, device = load(file), accelerator.device
-    here, on_device = read_random_state(device)
-    pairs = [(states.get("torch_manual_seed"), here)]
-    saved = states.get(f"torch_{device.type}_manual_seed")
-    if saved is not None and on_device is not None:
-        index = device.index or 0
-        pairs.append((saved[index] if index < len(saved) else None, on_device))
-    if any(then is None or not torch.equal(then, now) for then, now in pairs):
-        logger.warning(
-            "the random numbers of %s are not restored, as on a machine with another number of "
-            "GPUs: dropout and augmentation differ from those of a run that goes on uninterrupted",
-            path,
-        )
-
-
-def load_checkpoint(
-    accelerator: Accelerator, path: Path
-) -> tuple[dict[str, torch.Tensor] | None, list[dict]]:
-    """Restore model, optimiser, scaler and random states.
-
-    Args:
-        accelerator: holds them.
-        path: a complete checkpoint.
-
-    Returns:
-        The saved running mean of the weights, and the saved places in a stream of all processes
-        that read it.
-
-    Raises:
-        CheckpointError: it is of another model.
-    """
-    try:
-        accelerator.load_state(str(path))
-        check_random_states(accelerator, path)
-        average = path / AVERAGE_FILE
-        tensors = load_file(average) if average.is_file() else None
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"cannot resume from {path}: {first_line(error)}; it belongs to another model or "
-            "optimiser"
-        ) from error
-    return tensors, read_places(path)
-
-
-def read_places(path: Path) -> list[dict]:
-    """Where each process read a stream, in the order of their numbers; empty without a stream."""
-    files = (path / reader_file(process) for process in itertools.count())
-    return [
-        json.loads(file.read_text(encoding="utf-8"))
-        for file in itertools.takewhile(Path.is_file, files)
-    ]

@@ -26,11 +26,11 @@ class LaunchError(UserError):
     """A launch that would not train as requested; the message is one clear sentence."""
 
 
-def start_launched(args: TrainArguments) -> tuple[torch.device, DeepSpeedPlugin | None]:
+def start_launched(args: TrainArguments) -> DeepSpeedPlugin | None:
     """Start the processes that were launched.
 
     Returns:
-        The device of this process, and DeepSpeed's settings if the launch asks for DeepSpeed.
+        DeepSpeed's settings if the launch asks for DeepSpeed.
 
     Raises:
         UserError: they would not train together, or DeepSpeed not as the arguments ask for it.
@@ -39,8 +39,8 @@ def start_launched(args: TrainArguments) -> tuple[torch.device, DeepSpeedPlugin 
     check_environment(device)
     # It rejects what DeepSpeed does not support, before anything starts.
     zero_plugin = build_zero_plugin(args) if is_zero_launched() else None
-    options = process_options(device, zero_plugin is not None)
-    return start_processes(**options).device, zero_plugin
+    start_processes(**process_options(device, zero_plugin is not None))
+    return zero_plugin
 
 
 def start_accelerator(

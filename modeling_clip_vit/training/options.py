@@ -238,6 +238,8 @@ class RunOptions:
         eval_steps: number of updates between two evaluations; 0 evaluates at the end only.
         save_steps: number of updates between two checkpoints to resume from; 0 saves none.
         save_total_limit: number of checkpoints to keep.
+        save_in_background: copy the states of a checkpoint to memory, and write them while training
+            goes on; false saves that memory, and training waits until all is written.
         checkpoint_dir: folder or fsspec URL, such as `s3://bucket/run`, for the checkpoints; null
             uses `checkpoints` in output_dir. A folder is locked against a second run; a URL is not.
         resume_from_checkpoint: checkpoint folder to resume from, or `latest` for the newest
@@ -270,6 +272,7 @@ class RunOptions:
     eval_steps: int = 0
     save_steps: int = 500
     save_total_limit: int = 1
+    save_in_background: bool = True
     checkpoint_dir: str | None = None
     resume_from_checkpoint: str | None = None
     save_as: list[str] = field(default_factory=list)

@@ -28,7 +28,9 @@ from ..utils.signals import StopSignals
 from .arguments import TrainArguments
 from .averaging import WeightAverage
 from .blocks import compile_blocks
-from .checkpoints import CheckpointError, checkpoint_to_resume, load_checkpoint, open_store
+from .checkpoint_reader import has_average, load_average, load_checkpoint, read_places
+from .checkpoint_writer import CheckpointWriter, Snapshot
+from .checkpoints import CheckpointError, checkpoint_to_resume, open_store
 from .ddp import build_ddp_handler, check_ddp
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
 from .energy import EnergyMeter
@@ -94,10 +96,10 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         CheckpointError: there is no checkpoint to resume from.
     """
     task = find_task(args.run.task)(args)
-    device, zero_plugin = start_launched(args)
+    zero_plugin = start_launched(args)
     checkpoints, resume_from = open_store(args.run), args.run.resume_from_checkpoint
     # Closing the candidates removes what was copied from an object store.
-    with closing(checkpoint_to_resume(device, checkpoints, resume_from)) as candidates:
+    with closing(checkpoint_to_resume(checkpoints, resume_from)) as candidates:
         found = next(candidates, None)
         restart = read_restart(*found, task.processor_class) if found else Restart()
         accelerator, precision = start_accelerator(args, zero_plugin, restart.precision)
@@ -112,6 +114,7 @@ def build_trainer(args: TrainArguments) -> "Trainer":
         if found:
             trainer.load(*found)
             tell_changes(args, restart, preparation.data.num_rows)
+            accelerator.wait_for_everyone()  # until all have read what is removed now
     return trainer
 
 
@@ -144,6 +147,8 @@ class Trainer:
         self.stop_signals = StopSignals()
         self.stop_signal = 0  # one that all processes know of
         self.checkpoints = open_store(args.run)
+        keep, in_background = args.run.save_total_limit, args.run.save_in_background
+        self.writer = CheckpointWriter(self.checkpoints, accelerator, keep, in_background)
         if accelerator.is_fsdp2:
             check_sharded(args.optimizer)
         check_ddp(args.optimizer, accelerator.distributed_type)
@@ -254,7 +259,7 @@ class Trainer:
             SaveError: a checkpoint cannot be written.
         """
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
-        with self.stop_signals:
+        with self.stop_signals, closing(self.writer):
             self.fit()
 
     def finish(self) -> PreTrainedModel:
@@ -329,7 +334,7 @@ class Trainer:
                         self.evaluate_on_the_way()
                 if self.stop_signal:
                     self.limits.lift()
-                    raise Interrupted(self.stop_signal, self.save())
+                    raise Interrupted(self.stop_signal, self.save(is_awaited=True))
                 if options.save_steps and (progress.step % options.save_steps == 0 or is_last):
                     with self.limits.lifted():
                         self.save_on_the_way(is_last)
@@ -564,14 +569,18 @@ class Trainer:
             SaveError: it cannot be written, and there is more to train.
         """
         try:
-            self.save()
+            self.save(is_awaited=is_last)
         except SaveError as error:
             if not is_last:
                 raise
             logger.warning("%s", error)
 
-    def save(self) -> str:
-        """Save a checkpoint to resume from."""
+    def save(self, is_awaited: bool) -> str:
+        """Save a checkpoint to resume from.
+
+        Args:
+            is_awaited: do not leave it to the background.
+        """
         self.settle()
         state = {
             **vars(self.progress),
@@ -584,14 +593,15 @@ class Trainer:
             "recipe": self.args.to_flat_dict(),
             "precision": vars(self.precision),
         }
-        return self.checkpoints.save(
-            self.accelerator,
+        snapshot = Snapshot(
+            self.unwrapped(),
+            self.scheduler.optimizer,
             state,
-            self.average.state_dict() if self.average else None,
+            self.average.tensors() if self.average else {},
             self.reader.state_dict(),
             self.processor,
-            self.args.run.save_total_limit,
         )
+        return self.writer.save(snapshot, is_awaited)
 
     def load(self, path: Path, state: dict):
         """Take over the state that a whole checkpoint holds."""
@@ -599,14 +609,14 @@ class Trainer:
             check_zero_checkpoint(path, state["processes"], self.accelerator.num_processes)
         optimizer = self.scheduler.optimizer  # without what Accelerate or DeepSpeed put around it
         fields = keep_fields(optimizer)
-        average, readers = load_checkpoint(self.accelerator, path)
-        if (average is None) != (self.average is None):
+        if has_average(path) != (self.average is not None):
             raise CheckpointError(
-                f"cannot resume from {path}: it was saved {'with' if average else 'without'} "
-                "ema_decay"
+                f"cannot resume from {path}: it was saved "
+                f"{'with' if has_average(path) else 'without'} ema_decay"
             )
-        if self.average and average is not None:
-            self.average.load_state_dict(average)
+        load_checkpoint(self.accelerator, path, self.unwrapped(), optimizer)
+        if self.average:
+            load_average(self.average.tensors(), path)
             self.average.updates = state["average_updates"]
         self.guard.load_state_dict(state["guard"])
         if self.device_guard:
@@ -619,5 +629,5 @@ class Trainer:
         self.progress.step = rescale_step(self.progress.step, done, now, self.max_steps, is_fixed)
         position = {**state["scheduler"], **place_of(self.scheduler, self.progress.step)}
         restore_fields(optimizer, self.scheduler, fields, position)
-        self.progress.batch = self.reader.resume(self.progress.batch, readers, done, now)
+        self.progress.batch = self.reader.resume(self.progress.batch, read_places(path), done, now)
         self.note_log()

@@ -75,6 +75,30 @@ def all_reduce_max(values: Sequence[int], device: torch.device) -> list[int]:
     return largest.tolist()
 
 
+def new_cpu_group() -> Any:
+    """A group of all processes that exchanges values of the CPU; None for a single process.
+
+    A thread may use it while the others exchange gradients. All processes call this together.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    return dist.new_group(backend="gloo", timeout=TIMEOUT)
+
+
+def gather_all(value: Value, group: Any = None) -> list[Value]:
+    """The values of all processes, in the order of their numbers; all processes call it.
+
+    Args:
+        value: any that pickle takes.
+        group: from `new_cpu_group`; by default, the group of all processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 def full_tensor(value: Any) -> Any:
     """The full tensor, all-gathered if it is sharded over processes; other values as they are."""
     return value.full_tensor() if isinstance(value, DTensor) else value

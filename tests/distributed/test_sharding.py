@@ -3,24 +3,33 @@
 import os
 import subprocess
 import sys
+from itertools import product
+from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from safetensors.torch import load_file
 
+from modeling_clip_vit.training.checkpoint_reader import load_checkpoint
+from modeling_clip_vit.training.checkpoints import CheckpointError, check_whole
 from modeling_clip_vit.training.options import OptimizerOptions
 from modeling_clip_vit.training.sharding import check_sharded
+from modeling_clip_vit.training.states import model_tensors, optimizer_tensors
 from modeling_clip_vit.utils.errors import UserError
 from tests.support import REPOSITORY
+from tests.support.models import small_model
+from tests.support.trainers import build, make_batch
 
 
-def launch(program: str, processes: int) -> str:
+def launch(program: str, processes: int, *arguments: str) -> str:
     """What the processes of a program print."""
     command = (
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"),
         *("--num_processes", str(processes), "--main_process_port", "0"),
-        *("--module", f"tests.support.programs.{program}"),
+        *("--module", f"tests.support.programs.{program}", *arguments),
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -34,20 +43,61 @@ RIGHT = (
     *("scale and bias", "embeddings", "blocks compute in bfloat16"),
     *("gradients are summed in float32", "the scale learns"),
     *("embeddings of the sharded model", "metrics of the sharded model"),
-    *("it trains on with its own weights", "the main process alone has the running mean"),
+    "it trains on with its own weights",
+    "each process writes its half of a checkpoint",
+    *("a checkpoint has the weights of its update", "a resumed run goes on as the first"),
 )
 
 
 @pytest.fixture(scope="module")
-def output() -> str:
-    """What two processes print that share a model."""
-    return launch("check_sharding", 2)
+def launched(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of two processes that share a model, and what they print."""
+    folder = tmp_path_factory.mktemp("sharded")
+    return folder, launch("check_sharding", 2, str(folder))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", RIGHT)
-def test_two_processes_share_a_model(output, claim):
-    assert f"right: {claim}" in output.splitlines(), output
+def test_two_processes_share_a_model(launched, claim):
+    assert f"right: {claim}" in launched[1].splitlines(), launched[1]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_the_checkpoint_of_two(launched, tmp_path, fresh_accelerate):
+    folder, _ = launched
+    trainer = build(tmp_path, small_model(), ema_decay=0.5)
+    path = folder / "out" / "checkpoints" / "step-00000004"
+    trainer.load(path, check_whole(path))
+    model, optimizer = trainer.unwrapped(), trainer.scheduler.optimizer
+    for kind, tensors in (
+        ("model", model_tensors(model)),
+        ("optimizer", optimizer_tensors(optimizer, model)),
+        ("average", trainer.average.tensors()),
+    ):
+        expected = load_file(folder / f"expected_{kind}.safetensors")
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, expected[name]), name
+    trainer.set_training_mode()
+    trainer.train_step(make_batch())
+
+
+@pytest.mark.slow
+def test_what_an_older_release_gathered_needs_fsdp2(launched, tmp_path, fresh_accelerate):
+    trainer = build(tmp_path, small_model())
+    model, optimizer = trainer.unwrapped(), trainer.scheduler.optimizer
+    with pytest.raises(CheckpointError, match="an older release saved it with FSDP2, and this run"):
+        load_checkpoint(trainer.accelerator, launched[0] / "gathered", model, optimizer)
+
+
+#: Ways to share a model out that the program compares: each is read in each.
+WAYS = ("whole", "over 2", "over 4", "over 2 by 2")
+
+
+@pytest.mark.slow
+def test_states_are_read_by_processes_that_share_a_model_in_another_way():
+    output = launch("check_resharding", 4)
+    said = {line for line in output.splitlines() if line.startswith("equal: ")}
+    assert said == {f"equal: {one}, then {other}" for one, other in product(WAYS, WAYS)}, output
 
 
 @pytest.mark.slow

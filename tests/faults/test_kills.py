@@ -32,9 +32,10 @@ KILLS = int(os.environ.get("CLIP_VIT_KILLS", "3"))
 
 #: Files of a checkpoint that is being written, in their order, and the one that is done.
 MOMENTS = (
-    ".step-{}.partial/model.safetensors",
-    ".step-{}.partial/optimizer.bin",
+    ".step-{}.partial/optimizer.json",
     ".step-{}.partial/average.safetensors",
+    ".step-{}.partial/model.safetensors",
+    ".step-{}.partial/optimizer.safetensors",
     ".step-{}.partial/progress.json",
     "step-{}/progress.json",
 )

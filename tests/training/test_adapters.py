@@ -201,7 +201,7 @@ def test_a_step_with_less_memory_is_the_same(option, published, tmp_path):
 
 def test_the_average_of_an_adapter_is_what_is_merged(published, tmp_path):
     trainer = train(published, tmp_path, ema_decay=0.5)
-    means = trainer.average.state_dict()
+    means = trainer.average.tensors()
     assert all("lora_" in name for name in means)
     plain = copy.deepcopy(trainer.unwrapped())
     plain.load_state_dict(means, strict=False)

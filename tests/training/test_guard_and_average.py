@@ -123,7 +123,7 @@ def test_the_mean_follows_the_formula():
 def test_the_mean_is_behind_by_what_its_decay_says():
     model = nn.Linear(2, 2)
     average, _ = averaged(model, 120)
-    behind = model.weight.detach() - average.state_dict()["weight"]
+    behind = model.weight.detach() - average.tensors()["weight"]
     # decay / (1 - decay) updates.
     torch.testing.assert_close(behind, torch.full_like(behind, 9.0), atol=0.5, rtol=0)
 
@@ -140,4 +140,4 @@ def test_the_weights_are_themselves_again_after_the_mean_was_applied():
 def test_what_is_frozen_has_no_mean():
     model = nn.Linear(2, 2)
     model.bias.requires_grad = False
-    assert list(WeightAverage(model, decay=0.9).state_dict()) == ["weight"]
+    assert list(WeightAverage(model, decay=0.9).tensors()) == ["weight"]

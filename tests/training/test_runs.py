@@ -284,7 +284,9 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    process = start(recipe, "--report_to", "none", preexec_fn=no_large_files)
+    # The second checkpoint says that the first could not be written in the background.
+    saving = ("--report_to", "none", "--save_steps", "10")
+    process = start(recipe, *saving, preexec_fn=no_large_files)
     _, errors = outputs(process)
     assert process.returncode == 1
     message = errors.splitlines()[-1]

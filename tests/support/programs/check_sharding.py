@@ -1,15 +1,17 @@
-"""Launched in two processes: a model that FSDP2 shards, in bfloat16, and its evaluation.
+"""Launched in two processes: a model that FSDP2 shards, in bfloat16; its evaluation and checkpoint.
 
-Prepares a model as a run does on GPUs. Prints a line for each thing that is right.
+Prepares a model as a run does on GPUs, in the folder that the command names. Prints a line for each
+thing that is right.
 """
 
-import tempfile
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from modeling_clip_vit.data.sources import open_dataset
@@ -20,8 +22,11 @@ from modeling_clip_vit.evaluation.metrics import as_dict
 from modeling_clip_vit.evaluation.options import EvaluationOptions
 from modeling_clip_vit.inference.loading import TorchEncoder
 from modeling_clip_vit.losses import ClipLoss
+from modeling_clip_vit.training.checkpoints import check_whole
 from modeling_clip_vit.training.models import build_processor
 from modeling_clip_vit.training.sharding import embedding_sharded, set_sharded_precision
+from modeling_clip_vit.training.states import model_tensors, optimizer_tensors
+from modeling_clip_vit.training.trainer import Trainer
 from modeling_clip_vit.utils.processes import full_tensor
 from tests.support.datasets import write_squares
 from tests.support.models import make_images, make_texts, small_model
@@ -155,22 +160,62 @@ def check_evaluation(accelerator: Accelerator, folder: Path):
     trainer.set_training_mode()
     trainer.train_step(make_batch())
     say(accelerator, "it trains on with its own weights")
-    average = trainer.average
-    expected = {n: full_tensor(m) for n, m in zip(average.names, average.means, strict=True)}
-    state = average.state_dict()
+    check_checkpoint(accelerator, trainer, folder)
+
+
+def whole_tensors(trainer: Trainer) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights, optimiser and running mean, gathered."""
+    model, optimizer = trainer.unwrapped(), trainer.scheduler.optimizer
+    kinds = {
+        "model": model_tensors(model),
+        "optimizer": optimizer_tensors(optimizer, model),
+        "average": trainer.average.tensors(),
+    }
+    return {
+        kind: {name: full_tensor(tensor.detach()).clone() for name, tensor in tensors.items()}
+        for kind, tensors in kinds.items()
+    }
+
+
+def check_checkpoint(accelerator: Accelerator, trainer: Trainer, folder: Path):
+    """A checkpoint in the background is that of its update, and no process wrote more than half."""
+    expected = whole_tensors(trainer)
+    trainer.progress.step = 4
+    path = Path(trainer.save(is_awaited=False))
+    trainer.train_step(make_batch(1))  # while it is written
+    following = whole_tensors(trainer)
+    trainer.writer.wait()
+    state = check_whole(path)
+    for kind, tensors in expected.items():
+        files = [load_file(path / f"{kind}_{rank}.safetensors") for rank in range(2)]
+        sizes = [sum(tensor.nbytes for tensor in file.values()) for file in files]
+        whole = sum(tensor.nbytes for tensor in tensors.values())
+        # Weights with a single row are not shared out.
+        assert max(sizes) < 0.55 * whole, (kind, sizes, whole)
+    say(accelerator, "each process writes its half of a checkpoint")
+    accelerator.free_memory()  # it clips the gradients of one model
+    options = {"ema_decay": 0.5, "learning_rate": 0.1}
+    other = build(
+        folder / "other", small_model(), trainer.processor, accelerator=accelerator, **options
+    )
+    other.load(path, state)
+    torch.testing.assert_close(whole_tensors(other), expected, rtol=0, atol=0)
+    say(accelerator, "a checkpoint has the weights of its update")
+    other.set_training_mode()
+    other.train_step(make_batch(1))
+    torch.testing.assert_close(whole_tensors(other), following, rtol=0, atol=0)
+    say(accelerator, "a resumed run goes on as the first")
+    accelerator.save_state(str(folder / "gathered"))  # as older releases did
     if accelerator.is_main_process:
-        torch.testing.assert_close(state, expected, rtol=0, atol=0)
-    else:
-        assert state == {}
-    say(accelerator, "the main process alone has the running mean")
+        for kind, tensors in expected.items():
+            save_file(tensors, folder / f"expected_{kind}.safetensors")
 
 
 def main():
     accelerator = start_sharded()
     assert accelerator.num_processes == 2
     check_precision(accelerator)
-    with tempfile.TemporaryDirectory() as folder:
-        check_evaluation(accelerator, Path(folder))
+    check_evaluation(accelerator, Path(sys.argv[1]))
     accelerator.end_training()
 
 
