@@ -128,7 +128,8 @@ class RandomInputs:
             "attention_mask": self.mask_BL[:, : self.longest],
             "image_ids": ids,
             "text_ids": ids,
-            "is_first_view": torch.ones_like(ids, dtype=torch.bool),
+            "first_views": torch.arange(len(ids), device=ids.device),
+            "other_views": ids[:0],
             "mix_seed": 0,
             "skipped": [],
         }
