@@ -1,11 +1,13 @@
 """Streams: every sample once for any workers, in a random order, mixed from several sources."""
 
+import gc
 import gzip
 import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -263,3 +265,23 @@ def test_an_epoch_that_was_left_in_the_middle_does_not_show_in_the_next(streams)
     left.set_epoch(1)
     new.set_epoch(1)
     assert [batch["numbers"] for batch in left] == [batch["numbers"] for batch in new]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_is_read_again_is_the_same(streams, workers):
+    loader = make_loader([streams["tar"]], collate=Readers(), num_workers=workers)
+    first, again = ([batch["numbers"] for batch in loader] for _ in range(2))
+    assert len(first) > 2
+    assert first == again
+
+
+def test_workers_end_with_their_loader(streams):
+    loader = make_loader([streams["tar"]], collate=Readers(), num_workers=1)
+    [reader] = {batch["reader"] for batch in loader}
+    assert psutil.pid_exists(reader)
+    gc.disable()
+    try:
+        del loader
+        assert not psutil.pid_exists(reader)
+    finally:
+        gc.enable()

@@ -223,8 +223,11 @@ class StreamLoader:
 
     def build_workers(self, epoch: torch.Tensor, stay: bool) -> DataLoader:
         """Workers that read an epoch from where the stream stands."""
+        # Of a copy without workers: a circle would end them only when garbage is collected.
+        reader = copy(self)
+        reader.workers, reader.states = None, list(self.states)
         return DataLoader(
-            WorkerBatches(self.start_worker, self.quotas(), self.next_worker, epoch),
+            WorkerBatches(reader.start_worker, self.quotas(), self.next_worker, epoch),
             batch_size=None,
             collate_fn=leave,  # type: ignore[arg-type]  # without batch_size it takes one
             num_workers=self.num_workers,
