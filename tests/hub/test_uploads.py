@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,12 @@ class Run:
 
 
 @pytest.fixture
-def run(hub, tmp_path, checkpoint) -> Run:
-    return Run(tmp_path / "uploads", checkpoint)
+def run(hub, tmp_path, checkpoint) -> Iterator[Run]:
+    run = Run(tmp_path / "uploads", checkpoint)
+    yield run
+    # What it is still asking for would be counted in the next test.
+    run.queue.finish(patience=0)
+    run.queue.thread.join()
 
 
 def read_tags(hub: HubServer) -> dict[str, bytes]:

@@ -211,7 +211,7 @@ def test_sine_cosine_positions_equal_the_formula_of_simple_vit():
     )
     embeddings = ClipVitVisionEmbeddings(config)
     places = torch.stack((rows, columns), dim=-1).reshape(1, 15, 2).float()
-    added = embeddings._add_positions(torch.zeros(1, 15, 32), places, False)
+    added = embeddings._add_positions(torch.zeros(1, 15, 32), places, torch.ones(1, 1, 2), False)
     assert_close(added[0], expected)
 
 
