@@ -7,7 +7,10 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import constants
@@ -142,6 +145,20 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+@contextmanager
+def saved_by_any_process(model: Any) -> Iterator[None]:
+    """Let this process save a model, whichever it is of those that train.
+
+    Transformers saves in the first process alone, but whichever comes first converts, on each
+    machine.
+    """
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
+
+
 def convert_into(folder: Path, source: Source):
     """Convert a model into a folder of the cache, as a whole or not at all, and say so."""
     from .convert import convert
@@ -156,7 +173,8 @@ def convert_into(folder: Path, source: Source):
             "into its folder"
         )
     with saving(f"in {folder.parent}", WHERE), replaced_folder(folder) as part:
-        conversion.save(part)
+        with saved_by_any_process(conversion.converted):
+            conversion.save(part)
         record = {
             "source": source.name,
             "identity": source.identity(),

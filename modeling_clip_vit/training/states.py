@@ -27,12 +27,18 @@ def clean_name(name: str) -> str:
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and saved buffers of a model, each once, as they are: sharded ones sharded."""
-    # FSDP2 puts what it has gathered back into its shards when it is asked for a state.
-    saved = {clean_name(name) for name in model.state_dict(keep_vars=True)}
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    by_name = {clean_name(name): tensor for name, tensor in tensors}
-    return {name: tensor for name, tensor in by_name.items() if name in saved}
+    """Parameters and saved buffers of a model, each once, as they are: sharded ones sharded.
+
+    Their names are those of their modules. In a state they may have others, as NNCF's ranges do.
+    """
+    model.state_dict(keep_vars=True)  # FSDP2 puts what it has gathered back into its shards
+    saved = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in module._buffers.keys() - module._non_persistent_buffers_set
+    }
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
+    return {clean_name(name): tensor for name, tensor in chain(model.named_parameters(), buffers)}
 
 
 def named_members(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:

@@ -74,6 +74,28 @@ def test_of_two_processes_one_converts(tmp_path):
     assert sum(errors.count("was converted") for _, errors in results) == 1
 
 
+CONVERT_IN_THE_SECOND = """
+import sys
+import torch.distributed as dist
+from modeling_clip_vit.conversion.published import local_checkpoint
+meeting = "file://" + sys.argv[2]
+dist.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[3]), world_size=2)
+if dist.get_rank() == 1:
+    print(local_checkpoint(sys.argv[1]))
+dist.barrier()
+"""
+
+
+def test_a_process_of_a_run_that_is_not_the_first_writes_all_of_it(tmp_path):
+    save_hf_clip(tmp_path / "peer")
+    program = ("-c", CONVERT_IN_THE_SECOND, tmp_path / "peer", tmp_path / "meeting")
+    processes = [start(tmp_path, *program, rank) for rank in range(2)]
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    folder = Path(last_line(printed[1]))
+    assert (folder / "config.json").is_file()
+    assert (folder / "model.safetensors").is_file()
+
+
 def test_of_the_processes_of_a_run_one_converts(tmp_path, color_dataset):
     save_hf_clip(tmp_path / "peer")
     recipe = {
