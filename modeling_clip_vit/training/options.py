@@ -232,7 +232,8 @@ class RunOptions:
             head on images and the classes of `label_column`.
         output_dir: folder for the trained model and everything that belongs to it.
         seed: random seed of weights, data order and augmentation.
-        bf16: use bfloat16 autocast; `auto` does so where it is measurably faster.
+        bf16: use bfloat16 autocast; `auto` does so where it is measurably faster; with false,
+            Muon computes in float32 as well.
         fp16: use float16 autocast with loss scaling; needs a GPU.
         logging_steps: number of updates between two logs.
         eval_steps: number of updates between two evaluations; 0 evaluates at the end only.

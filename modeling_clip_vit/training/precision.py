@@ -54,6 +54,8 @@ def choose_precision(
 ) -> Precision:
     """The number formats of a run: as the arguments say, else as kept, else by timing the device.
 
+    With `bf16: false`, nothing is computed in bfloat16, unless it is kept.
+
     All processes must call this together.
 
     Args:
@@ -82,7 +84,8 @@ def choose_precision(
     if kept:
         muon = kept.muon
     else:
-        is_fast = has_muon and shared_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
+        may_be_fast = has_muon and args.run.bf16 is not False
+        is_fast = may_be_fast and shared_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
         muon = "bfloat16" if is_fast else "float32"
     return Precision(device_type, autocast, muon)
 

@@ -56,6 +56,11 @@ UNSUITABLE = {
 }
 
 
+def test_without_bfloat16_nothing_is_timed(monkeypatch):
+    monkeypatch.setattr(precision, "shared_gain", lambda device_type: pytest.fail("it was timed"))
+    assert choose_precision(arguments(bf16=False), "cpu") == Precision("cpu", "no", "float32")
+
+
 @pytest.mark.parametrize("name", UNSUITABLE)
 def test_what_does_not_suit_the_device_is_measured_again(name, monkeypatch, caplog):
     kept, gain = UNSUITABLE[name]
