@@ -9,6 +9,7 @@ of all images, `X` and `Y` columns and rows, `E` half a head.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from einops.layers.torch import Rearrange
@@ -141,7 +142,7 @@ class ClipVitVisionEmbeddings(nn.Module):
         if config.embedding_norm:
             self.norm = build_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
-        # A run may stop to drop patches, and its configuration stays what it is.
+        # A run may stop dropping patches before its end, without another configuration.
         self.patch_dropout = config.patch_dropout
 
     def initialize(self):
@@ -188,7 +189,9 @@ class ClipVitVisionEmbeddings(nn.Module):
             is_native = bool(rows == columns == self.config.grid_size)
         index_1L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device).unsqueeze(0)
         places_BL2 = patch_places(index_1L, rows, columns, self.config.grid_size)
-        spacing_B12 = patch_spacing(places_BL2, rows, columns, self.config.grid_size)
+        spacing_B12 = None
+        if not is_native:
+            spacing_B12 = patch_spacing(places_BL2, rows, columns, self.config.grid_size)
         hidden_BLD = self._add_positions(hidden_BLD, places_BL2, spacing_B12, is_native)
         if self.training and self.patch_dropout > 0:
             hidden_BLD, places_BL2, mask = drop_patches(
@@ -203,7 +206,7 @@ class ClipVitVisionEmbeddings(nn.Module):
         self,
         hidden_BLD: torch.Tensor,
         places_BL2: torch.Tensor,
-        spacing_B12: torch.Tensor,
+        spacing_B12: torch.Tensor | None,
         is_native: bool,
     ) -> torch.Tensor:
         """Add learned or sine-cosine positions to patches; rotary ones act in the attention."""
@@ -320,7 +323,10 @@ def patch_spacing(
     """
     if isinstance(rows, torch.Tensor) and isinstance(columns, torch.Tensor):
         return grid_size / torch.stack((rows, columns), dim=-1)
-    return places.new_tensor([grid_size / rows, grid_size / columns]).view(1, 1, 2)
+    # Filled on the device: a copy of numbers would wait for it.
+    numbers = cast(tuple[int, int], (rows, columns))
+    spacings = [places.new_full((1, 1), grid_size / number) for number in numbers]
+    return torch.stack(spacings, dim=-1)
 
 
 def interpolate_bicubic(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,7 @@ def transformers_peer(
     from_peer: Callable[[Any], ClipVitModel],
     to_peer: Callable[[Any], Any] | None,
     left_out: str = "",
+    takes_patches: bool = False,
 ) -> Peer:
     """A joint model of Transformers, recognised by the type that its configuration has."""
     config_class: Any = model_class.config_class
@@ -117,6 +118,7 @@ def transformers_peer(
         from_peer=from_peer,
         to_peer=to_peer,
         save=save_pretrained,
+        takes_patches=takes_patches,
     )
 
 
@@ -131,8 +133,8 @@ PEERS: dict[str, Peer] = {
     ),
     "hf_clip": transformers_peer(CLIPModel, from_hf_clip, to_hf_clip),
     "hf_siglip": transformers_peer(SiglipModel, from_hf_siglip, to_hf_siglip),
-    "hf_siglip2": replace(
-        transformers_peer(Siglip2Model, from_hf_siglip2, to_hf_siglip2), takes_patches=True
+    "hf_siglip2": transformers_peer(
+        Siglip2Model, from_hf_siglip2, to_hf_siglip2, takes_patches=True
     ),
     "hf_metaclip_2": transformers_peer(MetaClip2Model, from_hf_metaclip_2, to_hf_metaclip_2),
     "hf_chinese_clip": transformers_peer(

@@ -107,14 +107,22 @@ class TokenIds:
 
     Captions come again, epoch after epoch and around every image of a class, and a dictionary finds
     their ids ten times faster than a tokenizer does. It is emptied when it has grown too large.
+
+    Args:
+        tokenizer: of the texts.
+        most_kept: texts in memory, at most.
+        pad_multiple: the padded length is a multiple of this, unless that is longer than a text may
+            be.
     """
 
-    #: The padded length is a multiple of this, unless that is longer than a text may be.
-    pad_multiple = 1
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, most_kept: int = MOST_KEPT_TEXTS):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        most_kept: int = MOST_KEPT_TEXTS,
+        pad_multiple: int = 1,
+    ):
         self.tokenizer = tokenizer
-        self.most_kept = most_kept
+        self.most_kept, self.pad_multiple = most_kept, pad_multiple
         self.kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
@@ -156,6 +164,7 @@ class Collator:
         tokenizer: of the texts; None where concepts are classes and there are no texts.
         options: of the augmentation.
         image_mean, image_std: of the normalisation, one number a channel.
+        pad_multiple: the padded length of texts is a multiple of this many tokens.
     """
 
     leaves_pixels = False
@@ -168,8 +177,11 @@ class Collator:
         options: AugmentOptions,
         image_mean: list[float],
         image_std: list[float],
+        pad_multiple: int = 1,
     ):
-        self.token_ids = TokenIds(tokenizer) if tokenizer is not None else None
+        self.token_ids: TokenIds | None = None
+        if tokenizer is not None:
+            self.token_ids = TokenIds(tokenizer, pad_multiple=pad_multiple)
         self.options = options
         self.image_mean = image_mean
         self.image_std = image_std

@@ -293,6 +293,7 @@ class NativeCollator(Collator):
         image_mean, image_std: of the normalisation, one number a channel.
         patch_size: side of a patch in pixels.
         seq_lens: numbers of patches to pad to, so that few shapes of batches occur.
+        pad_multiple: the padded length of texts is a multiple of this many tokens.
     """
 
     def __init__(
@@ -303,8 +304,9 @@ class NativeCollator(Collator):
         image_std: list[float],
         patch_size: int,
         seq_lens: Sequence[int],
+        pad_multiple: int = 1,
     ):
-        super().__init__(tokenizer, options, image_mean, image_std)
+        super().__init__(tokenizer, options, image_mean, image_std, pad_multiple)
         self.patch_size, self.seq_lens = patch_size, sorted(seq_lens)
 
     def collate_images(self, samples: list[Sample]) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ def gather_sizes(*sizes: int, device: torch.device, are_equal: bool = False) -> 
 class EarlyGather:
     """An all-gather that begins as soon as its rows are there, and is awaited where all are needed.
 
-    What is computed in the meantime hides it. All processes must have as many rows.
+    What is computed in the meantime hides it. All processes must have equally many rows.
     """
 
     gathered: torch.Tensor

@@ -6,9 +6,10 @@ Shape legend: `N` images, `S` side of a square in pixels, `Y` and `X` rows and c
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,10 +20,10 @@ from ..utils.errors import UserError
 PROCESSOR_FILE = "processor_config.json"
 
 
-class Preparation(Protocol):
+class Preparation(ABC):
     """Makes a model's inputs of images.
 
-    Args:
+    Attributes:
         factor, shift: make a model's numbers of bytes, `factor * pixels + shift`, in the layout of
             `pixel_values`.
     """
@@ -31,17 +32,24 @@ class Preparation(Protocol):
     shift: np.ndarray
 
     @property
+    @abstractmethod
     def least_side(self) -> int:
         """How small the shorter side of an image may be decoded without a visible loss."""
 
+    @abstractmethod
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Resize an RGB image: uint8 (Y, X, 3)."""
 
+    @abstractmethod
     def collect(self, pixels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The inputs of the model for resized images; `pixel_values` are still bytes."""
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """`pixel_values` as a model takes them: bytes to float32."""
+        values = pixels.astype(np.float32, order="C")
+        values *= self.factor
+        values += self.shift
+        return values
 
 
 def read_preparation(folder: Path) -> Preparation:
@@ -73,15 +81,7 @@ def read_normalization(fields: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return (scale / std).astype(np.float32), -mean / std
 
 
-def normalize(pixels: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """`factor * pixels + shift` in float32."""
-    values = pixels.astype(np.float32, order="C")
-    values *= factor
-    values += shift
-    return values
-
-
-class SquarePreparation:
+class SquarePreparation(Preparation):
     """Makes pixels of images as CLIP's image processor does, with Pillow and numpy.
 
     Args:
@@ -142,12 +142,8 @@ class SquarePreparation:
         """The inputs of the model for images, each uint8 (S, S, 3), before `normalize`."""
         return {"pixel_values": np.stack(pixels).transpose(0, 3, 1, 2)}
 
-    def normalize(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels as a model takes them: uint8 (N, 3, S, S) to float32."""
-        return normalize(pixels, self.factor, self.shift)
 
-
-class NativePreparation:
+class NativePreparation(Preparation):
     """Makes patches of images in their own aspect ratio, as SigLIP 2's image processor does.
 
     Args:
@@ -203,7 +199,3 @@ class NativePreparation:
             "pixel_attention_mask": mask_NL.astype(np.int64),
             "spatial_shapes": shapes_N2,
         }
-
-    def normalize(self, pixels: np.ndarray) -> np.ndarray:
-        """Patches as a model takes them: uint8 (N, L, D) to float32."""
-        return normalize(pixels, self.factor, self.shift)

@@ -418,11 +418,7 @@ def build_collator(
 ) -> Collator:
     """What makes batches of samples; without a tokenizer, of images with classes."""
     arguments = tokenizer, augment, image_processor.image_mean, image_processor.image_std
-    collator = (
-        NativeCollator(*arguments, image_processor.patch_size, native.image_seq_lens)
-        if native.is_on
-        else Collator(*arguments)
-    )
-    if collator.token_ids is not None:
-        collator.token_ids.pad_multiple = text_pad_multiple
-    return collator
+    if native.is_on:
+        form = image_processor.patch_size, native.image_seq_lens
+        return NativeCollator(*arguments, *form, text_pad_multiple)
+    return Collator(*arguments, text_pad_multiple)

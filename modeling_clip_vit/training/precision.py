@@ -84,8 +84,8 @@ def choose_precision(
     if kept:
         muon = kept.muon
     else:
-        may_be_fast = has_muon and args.run.bf16 is not False
-        is_fast = may_be_fast and shared_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
+        is_timed = has_muon and args.run.bf16 is not False
+        is_fast = is_timed and shared_gain(device_type) >= LEAST_ORTHOGONALIZATION_GAIN
         muon = "bfloat16" if is_fast else "float32"
     return Precision(device_type, autocast, muon)
 

@@ -1,6 +1,5 @@
 """Published models in processes of their own: all commands, two at once, and killed ones."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from modeling_clip_vit.inference.loading import load_encoder
 from tests.support import REPOSITORY
 from tests.support.peers import save_hf_clip, save_hf_siglip, save_open_clip, save_open_clip_siglip
 from tests.support.processes import TWO_PROCESSES
+from tests.support.runs import save_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -106,11 +106,9 @@ def test_of_the_processes_of_a_run_one_converts(tmp_path, color_dataset):
         "per_device_train_batch_size": 4,
         "report_to": "none",
     }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    path = save_recipe(tmp_path, recipe)
     launch = ["-m", "accelerate.commands.launch", *TWO_PROCESSES]
-    process = start(
-        tmp_path, *launch, REPOSITORY / "train.py", "--config", tmp_path / "recipe.yaml"
-    )
+    process = start(tmp_path, *launch, REPOSITORY / "train.py", "--config", path)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     assert errors.count("was converted") == 1

@@ -12,6 +12,13 @@ from modeling_clip_vit.cli import main
 from .processes import TWO_PROCESSES, finish, kill, start, wait_for
 
 
+def save_recipe(folder: Path, recipe: dict) -> Path:
+    """Write a recipe's options into a folder."""
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    return path
+
+
 def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
     """A recipe for the squares of eight colours."""
     recipe = {
@@ -45,9 +52,7 @@ def write_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> P
         "bf16": False,
         **fields,
     }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe))  # JSON is YAML
-    return path
+    return save_recipe(folder, recipe)
 
 
 def write_class_recipe(folder: Path, dataset: Path, model_config: Path, **fields) -> Path:
@@ -69,9 +74,7 @@ def write_class_recipe(folder: Path, dataset: Path, model_config: Path, **fields
         "bf16": False,
         **fields,
     }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe))  # JSON is YAML
-    return path
+    return save_recipe(folder, recipe)
 
 
 def write_recipes(folder: Path, names: Sequence[str], *places: Path, **fields) -> list[Path]:

@@ -304,7 +304,7 @@ def test_an_update_that_the_device_refuses_changes_nothing(tmp_path):
 
 #: What only a CPU does: it compares token ids with the vocabulary, the scale is one of its tensors,
 #: and Accelerate's own device is given by name.
-OF_A_CPU = ("embeddings.py", "projection.py", "as_tensor at losses/")
+OF_A_CPU = ("aminmax", "projection.py", "as_tensor at losses/")
 
 
 @pytest.mark.parametrize(("is_on_device", "expected"), [(True, 0), (False, 2)])
