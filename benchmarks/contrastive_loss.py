@@ -1,4 +1,4 @@
-"""Time and memory of the contrastive loss, forward and backward, against open_clip and a formula.
+"""Time and memory of the contrastive loss, forward and backward, against those of others.
 
     python benchmarks/contrastive_loss.py [--batch 8192] [--rounds 5]
     python benchmarks/contrastive_loss.py --memory 1024 4096 16384 65536 131072 [--plot FILE]
@@ -62,6 +62,13 @@ def open_clip_loss_in_bfloat16(images, texts, scale):
         return open_clip_loss(images, texts, scale)
 
 
+def transformers_loss(images, texts, scale):
+    """That of Transformers' CLIP."""
+    from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+    return image_text_contrastive_loss(texts @ images.t() * scale)
+
+
 def memeff_loss(images, texts, scale):
     """The kernels of memeff, which take the scale as a number."""
     from memeff import MemoryEfficientCLIPLoss
@@ -83,6 +90,7 @@ LOSSES = {
     "ours, tiled, TF32": ClipLoss(),
     "open_clip": open_clip_loss,
     "open_clip, bfloat16": open_clip_loss_in_bfloat16,
+    "transformers": transformers_loss,
     "plain formula": plain_formula,
     "best plain formula": best_plain_formula,
     "memeff, bfloat16": memeff_loss,
@@ -98,6 +106,7 @@ MATRICES = {
     "Inf-CL": 0,
     "open_clip": 6,
     "open_clip, bfloat16": 6,
+    "transformers": 6,
     "plain formula": 5,
     "best plain formula": 4,
 }

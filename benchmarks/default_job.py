@@ -95,9 +95,9 @@ def main():
     speeds = multiply_rates(device)
     with tempfile.TemporaryDirectory() as folder:
         recipe = ["--config", options.config, "--report_to", "none", "--output_dir", folder]
-        started = time.perf_counter()
+        begun = time.perf_counter()
         training = build_trainer(parse_arguments([*recipe, "--save_steps", "0", *fields]))
-        before = time.perf_counter() - started
+        before = time.perf_counter() - begun
         result = {
             "device": describe_device(device),
             "gflops": {name: round(speed / 1e9) for name, speed in speeds.items()},
@@ -112,6 +112,7 @@ def main():
             finish_run(training)
             result["seconds_after_the_last_update"] = time.perf_counter() - started
             result |= {"updates": training.progress.step, "seconds_of_training": seconds}
+            result["seconds_in_all"] = time.perf_counter() - begun
             result["images_per_second"] = images / seconds
         else:
             updates, operations = measure(training, options.steps)

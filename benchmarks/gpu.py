@@ -5,9 +5,8 @@
     python benchmarks/gpu.py --name try --small
 
 Each section is a program of its own, of this folder or of the tests; what they measured goes into
-`gpu-NAME.json`, section by section, so that a run that is cut short keeps what it has, and
---missing goes on with the rest. A section that is run again replaces its former figures. The run
-ends after --minutes; all sections together may take twice the default of ten. `python
+`gpu-NAME.json`, section by section, and --missing goes on with the rest. The run ends after
+--minutes; all sections together may take twice the default of ten. `python
 benchmarks/measurement_tables.py` writes the tables of docs/gpu.md from that file.
 
 --small runs each section on a few inputs, to see that it works; on a CPU it is always small. Fused
@@ -16,46 +15,18 @@ peft`.
 """
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
-from devices import add_device_option, describe_device, multiply_rates
+from devices import add_device_option
+from sections import Section, add_section_options, describe_run, run_sections
 
-from modeling_clip_vit.utils.versions import package_versions
-
-ROOT = Path(__file__).parent.parent
 PACKAGES = (
     *("torch", "transformers", "accelerate", "timm", "torchao", "peft", "triton"),
     *("open_clip_torch", "memeff", "inf-cl"),
 )
 TRAIN = "benchmarks/training_throughput.py --loss_steps 0"
 ON_CARD = f"{TRAIN} --precision bf16 --rounds 3 --steps 5 --engines"
-
-
-@dataclass
-class Section:
-    """A program and what it measures.
-
-    Args:
-        command: what Python runs on a GPU.
-        small: the same on a few inputs, on any device.
-        seconds: it is stopped after this time.
-        read: the figures in the file that the program wrote.
-    """
-
-    command: str
-    small: str
-    seconds: int
-    read: Callable[[Path], dict] = lambda path: json.loads(path.read_text())
 
 
 def read_tests(path: Path) -> dict:
@@ -141,79 +112,17 @@ SECTIONS = {
 }
 
 
-def run(section: Section, is_small: bool, seconds: float) -> dict:
-    """The figures of a section, or the end of what it said when it failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "figures"
-        command = section.small if is_small else section.command
-        arguments = shlex.split(command.format(file=file))
-        started = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                timeout=min(seconds, section.seconds if not is_small else seconds),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            failure = "" if file.exists() else done.stdout[-2000:]
-        except subprocess.TimeoutExpired as expired:
-            said = expired.stdout or b""
-            failure = f"stopped after {expired.timeout:.0f} s\n{said[-1500:].decode()}"
-        result = {
-            "command": f"python {command.replace(' --json {file}', '')}",
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-        # Tests that fail have figures too.
-        return result | ({"failed": failure} if failure else {"figures": section.read(file)})
-
-
-def describe_run(device: str) -> dict:
-    """The device, its speed, the date, and the versions of what was measured."""
-    return {
-        "device": describe_device(device),
-        "product_rates": multiply_rates(device) if device == "cuda" else {},
-        "versions": package_versions(*PACKAGES),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
 def main():
     """Run the sections and write what they measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_device_option(parser)
-    parser.add_argument("--name", required=True, help="of the card, for the file's name")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="by default all sections")
-    parser.add_argument("--missing", action="store_true", help="sections without figures so far")
-    parser.add_argument("--small", action="store_true", help="a few inputs each")
+    add_section_options(parser, SECTIONS)
     parser.add_argument("--minutes", type=float, default=10, help="later sections are left out")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements")
     options = parser.parse_args()
-    is_small = options.small or options.device != "cuda"
-    end = time.perf_counter() + 60 * options.minutes
+    options.small |= options.device != "cuda"
     path = options.output / f"gpu-{options.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    former = json.loads(path.read_text())["sections"] if path.exists() else {}
-    result: dict = {"sections": former}
-    here = {**describe_run(options.device), "is_small": is_small}
-    names = options.only or list(SECTIONS)
-    if options.missing:
-        names = [name for name in names if "figures" not in former.get(name, {})]
-    failures = 0
-    for name in names:
-        section, left = SECTIONS[name], end - time.perf_counter()
-        if is_small and not section.small:
-            continue
-        if left < 1:
-            print(f"{name}: left out, the time is over", flush=True)
-            continue
-        found = result["sections"][name] = {**run(section, is_small, left), "on": here}
-        failures += "failed" in found
-        print(f"{name}: {found['seconds']:.0f} s {found.get('failed', '')}", flush=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    print(path)
-    raise SystemExit(1 if failures else 0)
+    here = {**describe_run(options.device, PACKAGES), "is_small": options.small}
+    raise SystemExit(1 if run_sections(SECTIONS, options, path, here) else 0)
 
 
 if __name__ == "__main__":

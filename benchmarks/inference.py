@@ -53,7 +53,7 @@ ROWS = {
 #: Device -> the rows that run on it. Blocks are compiled one by one; `graphs` replays all that a
 #: call starts on the GPU as one CUDA graph.
 DEVICE_ROWS = {
-    "cpu": [row for row in ROWS if not row.endswith(("-compiled", "-graphs", "open_clip-bf16"))],
+    "cpu": [row for row in ROWS if not row.endswith(("-compiled", "-graphs"))],
     "cuda": [
         "hf-fp32",
         "hf-bf16",
