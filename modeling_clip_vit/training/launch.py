@@ -17,6 +17,7 @@ from ..utils.resources import find_resource
 from .arguments import TrainArguments
 from .deepspeed import build_zero_plugin, is_zero_launched, set_zero_precision
 from .precision import Precision, choose_precision
+from .sharding import load_pretrained_whole
 from .trackers import find_trackers
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def start_accelerator(
         log_with=trackers or None,
         project_dir=str(Path(args.run.output_dir) / "runs"),
     )
+    load_pretrained_whole(accelerator)
     return accelerator, precision
 
 

@@ -1,6 +1,7 @@
 """Build or load the models that are trained, and their processors."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ..utils.from_pretrained import (
 from ..utils.from_pretrained import load_model as load_whole_model
 from ..utils.resources import find_resource
 from .options import ModelOptions
+from .sharding import build_new
 
 #: Texts are never cut to more tokens than this.
 LONGEST_TEXT = 100_000
@@ -165,9 +167,12 @@ def build_model(
     towers = [options.vision_model_name_or_path, options.text_model_name_or_path]
     vision_path, text_path = (find_checkpoint(path) if path else None for path in towers)
     with loading(" or ".join(filter(None, towers))) if any(towers) else as_user_error():
-        model = ClipVitModel.from_vision_text_pretrained(
-            vision_path, text_path, options.vision_fields, options.text_fields, config=config
+        join = partial(
+            ClipVitModel.from_vision_text_pretrained,
+            *(vision_path, text_path, options.vision_fields, options.text_fields),
+            config=config,
         )
+        model = join() if any(towers) else build_new(join, options)
     if options.attn_implementation:
         model.set_attn_implementation(options.attn_implementation)
     processor = build_processor(tokenizer, model.config.vision_config.image_size)

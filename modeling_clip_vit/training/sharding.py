@@ -1,24 +1,32 @@
 """A model whose weights FSDP2 shards over processes: what it cannot do, formats, evaluation."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    disable_fsdp_ram_efficient_loading,
+)
 from torch import nn
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
     register_fsdp_forward_method,
 )
+from transformers import PreTrainedModel
 
 from ..normalization import upcast
 from ..utils.errors import UserError
-from .options import OptimizerOptions
+from .options import ModelOptions, OptimizerOptions
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +36,82 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 PROJECTIONS = ("visual_projection", "text_projection")
 
 
-def check_sharded(options: OptimizerOptions):
+def check_sharded(
+    plugin: FullyShardedDataParallelPlugin, options: OptimizerOptions, model: PreTrainedModel
+):
     """Reject what does not train with sharded weights.
+
+    Args:
+        plugin: Accelerate's settings of FSDP2.
+        options: of the run.
+        model: of the run, not sharded yet.
 
     Raises:
         UserError: with what to use instead.
     """
+    own = {name for name, _ in model.named_non_persistent_buffers()}
+    buffers = [name for name, _ in model.named_buffers() if name not in own]
+    if buffers and plugin.cpu_ram_efficient_loading:
+        raise UserError(
+            "fsdp_cpu_ram_efficient_loading: true is not allowed with a model that has "
+            f"{buffers[0]}: Accelerate sends the other processes weights alone; set it to false in "
+            "the configuration that you launch with"
+        )
     if options.optim == "adafactor":
         raise UserError(
             "optim='adafactor' is not allowed with FSDP2: it factors whole matrices, and each "
             "process has rows of them; use 'adamw' or 'muon'"
         )
+
+
+def receives_weights() -> bool:
+    """Whether this process gets its shards of a new model from the first process.
+
+    It does under FSDP2 with Accelerate's `fsdp_cpu_ram_efficient_loading: true`.
+    """
+    if not is_initialized():
+        return False
+    state = AcceleratorState()
+    plugin = getattr(state, "fsdp_plugin", None)
+    if state.distributed_type != DistributedType.FSDP or plugin is None:
+        return False
+    return plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading and state.process_index > 0
+
+
+def build_new(build: Callable[[], Model], options: ModelOptions) -> Model:
+    """A new model, whose weights only those processes have that do not receive them later.
+
+    The others have memory that nothing was written to yet, so that a machine with many processes
+    holds the weights once. They are not on the meta device, since Accelerate tells the parameters
+    of an optimiser apart by their addresses. Every process has the weights of a frozen tower, whose
+    features may be stored before the weights are shared out, and those of a model with buffers that
+    checkpoints do not have.
+
+    Args:
+        build: makes the model; the same in all processes.
+        options: of the model.
+    """
+    if options.frozen_towers or not receives_weights():
+        return build()
+    with torch.device("meta"):
+        model = build()
+    if next(model.named_non_persistent_buffers(), None) is not None:
+        return build()
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    return model
+
+
+def load_pretrained_whole(accelerator: Accelerator):
+    """Have Transformers load pretrained models in every process.
+
+    With `fsdp_cpu_ram_efficient_loading: true`, all processes but the first are left without the
+    weights that a checkpoint lacks, such as those of a new class head. These are on the meta
+    device, where all addresses are 0, so Accelerate would give the optimiser one parameter in place
+    of all of them.
+    """
+    if accelerator.is_fsdp2:
+        disable_fsdp_ram_efficient_loading()
 
 
 def set_sharded_precision(accelerator: Accelerator, model: nn.Module):

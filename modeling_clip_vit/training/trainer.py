@@ -150,7 +150,7 @@ class Trainer:
         keep, in_background = args.run.save_total_limit, args.run.save_in_background
         self.writer = CheckpointWriter(self.checkpoints, accelerator, keep, in_background)
         if accelerator.is_fsdp2:
-            check_sharded(args.optimizer)
+            check_sharded(accelerator.state.fsdp_plugin, args.optimizer, preparation.model)
         check_ddp(args.optimizer, accelerator.distributed_type)
         # Before anything is put around the operations of the towers.
         is_sharded = accelerator.distributed_type == DistributedType.FSDP

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
@@ -118,6 +119,39 @@ def test_the_hybrid_launch_shards_within_a_machine():
     assert environment["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
 
 
+def fsdp2(is_lean: bool) -> FullyShardedDataParallelPlugin:
+    """Accelerate's settings of FSDP2."""
+    return FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=is_lean)
+
+
 def test_an_optimizer_that_cannot_shard_is_refused():
     with pytest.raises(UserError, match=r"adafactor.*with FSDP2.*use 'adamw' or 'muon'"):
-        check_sharded(OptimizerOptions(optim="adafactor"))
+        check_sharded(fsdp2(False), OptimizerOptions(optim="adafactor"), small_model())
+
+
+def test_buffers_that_would_not_be_sent_are_refused():
+    model = small_model(vision={"norm_type": "batchnorm"})
+    check_sharded(fsdp2(False), OptimizerOptions(), model)
+    with pytest.raises(UserError, match=r"running_mean.*set it to false"):
+        check_sharded(fsdp2(True), OptimizerOptions(), model)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory) -> str:
+    """What two processes print of whose new model the first has the weights."""
+    return launch("check_lean_start", 2, str(tmp_path_factory.mktemp("started")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "the second process has no weights of a new model",
+        "both have the weights of the first",
+        "the optimiser updates every weight",
+        "both have those of a pretrained model with a new head",
+        "both have those of a frozen tower",
+    ],
+)
+def test_the_first_process_has_the_weights_of_a_new_model(started, claim):
+    assert f"right: {claim}" in started.splitlines(), started

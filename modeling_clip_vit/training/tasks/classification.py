@@ -5,6 +5,7 @@ Shape legend: `B` images, `C` classes.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -53,6 +54,7 @@ from ..image_form import choose_form
 from ..models import build_image_processor, find_config, refuse_quantized, resize_processor
 from ..options import DataOptions, LossOptions, ModelOptions
 from ..restart import Restart
+from ..sharding import build_new
 from ..stored_features import Embedder, embed_images_with, stores_images
 from .task import Preparation, Task, Value, describe_images
 
@@ -264,7 +266,7 @@ def build_classifier(
         UserError: there is no configuration, or it is of another type of model or not valid.
     """
     config = tower_config(str(find_config(options)), options, names)
-    model = ClipVitForImageClassification(config)
+    model = build_new(partial(ClipVitForImageClassification, config), options)
     if options.attn_implementation:
         model.set_attn_implementation(options.attn_implementation)
     return model, build_image_processor(config.image_size)
