@@ -7,6 +7,8 @@ Shape legend: `B` batch, `D` hidden (features), `N` tokens of all rows, `X` and 
 of pixels.
 """
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 from transformers import initialization as init
@@ -165,11 +167,23 @@ def count_processes() -> int:
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, with its gradient; the value itself in a single process."""
-    if count_processes() > 1:
-        from torch.distributed.nn.functional import all_reduce
+    return _SumOverProcesses.apply(value) if count_processes() > 1 else value
 
-        return all_reduce(value)
-    return value
+
+class _SumOverProcesses(torch.autograd.Function):
+    """An all-reduce; the gradient of each process's value is the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
 
 
 class DynamicTanh(nn.Module):

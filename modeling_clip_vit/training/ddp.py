@@ -44,7 +44,8 @@ def build_ddp_handler(
     """
     handler = handler or DistributedDataParallelKwargs()
     handler.gradient_as_bucket_view = not handler.find_unused_parameters
-    handler.broadcast_buffers = has_local_buffers(model)
+    if next(model.buffers(), None) is not None:  # torch warns of what is set
+        handler.broadcast_buffers = has_local_buffers(model)
     handler.comm_hook = DDPCommunicationHookType(options.ddp_comm_hook)
     return handler
 

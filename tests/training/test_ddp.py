@@ -17,6 +17,11 @@ def test_buffers_that_are_the_same_everywhere_are_not_broadcast():
     assert has_local_buffers(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
 
 
+def test_nothing_is_said_of_buffers_to_a_model_without_them():
+    handler = build_ddp_handler(OptimizerOptions(), small_model(), None)
+    assert "broadcast_buffers" not in handler.to_kwargs()
+
+
 def test_gradients_are_views_unless_some_weights_may_have_none():
     model, options = small_model(), OptimizerOptions()
     assert build_ddp_handler(options, model, None).gradient_as_bucket_view
