@@ -1,10 +1,11 @@
 """Where a checkpoint is: a folder, a file of weights in one, or a repository on the Hub."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ..hub.base_model import BaseModel
 from ..inference.exported import EXPORT_FILE
@@ -154,9 +155,11 @@ def fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
                 file = try_to_load_from_cache(repository, name, revision=revision)
                 if isinstance(file, str):
                     return Path(file).parent
+            is_unreachable = isinstance(error, LocalEntryNotFoundError)
+            reason = "cannot be reached" if is_unreachable else "does not give it"
             raise LoadError(
-                f"cannot load {repository!r}: there is no folder of that name in {Path.cwd()}, and "
-                f"the Hub does not give it: {first_sentence(error)}"
+                f"cannot load {repository!r}: there is no folder of that name in {Path.cwd()}"
+                f"{similar_folder(repository)}, and the Hub {reason}: {first_sentence(error)}"
             ) from error
 
 
@@ -171,6 +174,17 @@ def refuse_other_types(repository: str):
             raise LoadError(f"{repository!r} is a {repo_type}, and this needs a model")
 
 
+def similar_folder(path: str) -> str:
+    """A folder whose name is nearly that of one that does not exist, as the end of a sentence."""
+    folder = Path(path)
+    if not folder.parent.is_dir():
+        return ""
+    names = [one.name for one in folder.parent.iterdir() if one.is_dir()]
+    close = get_close_matches(folder.name, names, n=1)
+    return f" (did you mean {str(folder.parent / close[0])!r}?)" if close else ""
+
+
 def first_sentence(error: Exception) -> str:
     """The beginning of an error of the Hub, which adds advice and links to it."""
-    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".:")
+    line = str(error).strip().split("\n")[0].removeprefix("Got: ")
+    return line.split(". ")[0].rstrip(".:")

@@ -120,6 +120,13 @@ def test_a_repository_is_found_in_the_cache_of_the_hub_by_its_commit(clip, offli
     assert record["identity"] == {"repository": "user/clip", "commit": COMMIT}
 
 
+def test_a_folder_of_nearly_that_name_is_suggested(offline, tmp_path, monkeypatch):
+    (tmp_path / "outputs" / "emoji").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"did you mean 'outputs/emoji'\?\), and the Hub cannot be"):
+        local_checkpoint("outputs/emoij")
+
+
 def test_a_repository_that_cannot_be_reached_is_one_sentence(offline):
     with pytest.raises(UserError, match="cannot load 'user/none': there is no folder of that name"):
         local_checkpoint("user/none")

@@ -38,7 +38,9 @@ def main(path: str, output: str):
     pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     texts = ["a red square", "蓝色方块", "red <eos> square"]
-    inputs = processor(text=texts, images=[image], padding=True, return_tensors="pt")
+    inputs = processor(
+        text=texts, images=[image], padding=True, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
         embeds = model(**inputs)
     other = AutoModelForZeroShotImageClassification.from_pretrained(path, trust_remote_code=True)
