@@ -114,17 +114,21 @@ def main(arguments: list[str] | None = None, default_config: Path | None = None)
 def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | None) -> int:
     """Run a command of `COMMANDS`; an error that the user can fix is printed."""
     module, function, _ = COMMANDS[name]
-    if name in LIGHT:
-        prepare_package()
+    prepare_package()
     # A notice for the developers of torchao, at every start: enumerations need no registration.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     kwargs = {"default_config": default_config} if name == "train" else {}
     from modeling_clip_vit.utils.errors import UserError, one_line
+    from modeling_clip_vit.utils.interrupts import ending_on_interrupt
+    from modeling_clip_vit.utils.models import import_models
 
     try:
-        command: Callable[..., int] = getattr(
-            import_module(f"modeling_clip_vit.{module}"), function
-        )
+        with ending_on_interrupt():
+            if name not in LIGHT:
+                import_models()
+            command: Callable[..., int] = getattr(
+                import_module(f"modeling_clip_vit.{module}"), function
+            )
         return command(arguments, **kwargs)
     except (UserError, OSError) as error:
         if is_debug:

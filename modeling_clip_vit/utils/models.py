@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from .interrupts import ending_on_interrupt
+
 
 def import_models():
     """Run the package's `__init__`, which registers the models, unless it has run already.
@@ -11,4 +13,5 @@ def import_models():
     """
     package: Any = sys.modules[__package__.partition(".")[0]]
     if not hasattr(package, "__all__"):
-        package.__spec__.loader.exec_module(package)
+        with ending_on_interrupt():
+            package.__spec__.loader.exec_module(package)
