@@ -151,6 +151,7 @@ class TrainArguments:
         optimizer, run, data = self.optimizer, self.run, self.data
         self.check_evaluations()
         self.check_stored_views()
+        self.check_tokenizer()
         if optimizer.max_steps == 0 and optimizer.num_train_epochs <= 0:
             raise UserError(
                 "max_steps=0 is not allowed: it must be above 0 where num_train_epochs is 0"
@@ -278,6 +279,23 @@ class TrainArguments:
                 f"stored_views={views} is not allowed without frozen_towers or "
                 "teacher_name_or_path: everything else changes with each step"
             )
+
+    def check_tokenizer(self):
+        """Reject another tokenizer than that of a pretrained text tower.
+
+        Raises:
+            UserError: with the option to leave out.
+        """
+        model = self.model
+        if model.tokenizer_name_or_path is None:
+            return
+        for name in ("model_name_or_path", "text_model_name_or_path"):
+            if getattr(model, name):
+                raise UserError(
+                    f"tokenizer_name_or_path={model.tokenizer_name_or_path!r} is not allowed with "
+                    f"{name}, whose text tower knows the tokens of its own tokenizer alone: leave "
+                    "it at null"
+                )
 
     def check_mix(self):
         """Reject mixing that the loss or the batches do not support.

@@ -138,11 +138,12 @@ def build_model(
 ) -> tuple[ClipVitModel, CLIPProcessor]:
     """A new model, with pretrained towers if the options name them, and its processor.
 
-    The tokenizer is that of the pretrained text tower, or else the given one, or else learns from
-    the captions.
+    The tokenizer is that of the pretrained text tower, or else the given one, or else the one that
+    the options name, or else learns from the captions.
 
     Raises:
-        UserError: there is no configuration, or it is of another type of model or not valid.
+        UserError: there is no configuration, it is of another type of model or not valid, or the
+            text tower cannot use the tokenizer that the options name.
     """
     options = with_local_towers(options)
     path = find_config(options)
@@ -162,6 +163,8 @@ def build_model(
     if options.text_model_name_or_path:
         tokenizer = load_text_tokenizer(options.text_model_name_or_path)
     else:
+        if tokenizer is None and options.tokenizer_name_or_path:
+            tokenizer = load_tokenizer_for(config.text_config, options.tokenizer_name_or_path)
         tokenizer = tokenizer or train_tokenizer_for(config.text_config, captions)
         take_tokenizer(config.text_config, tokenizer)
     towers = [options.vision_model_name_or_path, options.text_model_name_or_path]
@@ -196,6 +199,22 @@ def train_tokenizer_for(config: ClipVitTextConfig, captions: Captions) -> PreTra
     return train_tokenizer(captions.corpus(), config.vocab_size, config.max_position_embeddings)
 
 
+def load_tokenizer_for(config: ClipVitTextConfig, path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, which cuts what a tower of the configuration cannot read.
+
+    Raises:
+        UserError: it cannot pad, or has no end token where the tower looks for one.
+    """
+    tokenizer = load_padding_tokenizer(path)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    if config.pooling == "eos" and tokenizer.eos_token_id not in tokenizer("a").input_ids:
+        raise UserError(
+            f"the tokenizer of {path!r} puts no end token behind a text, which pooling='eos' looks "
+            "for: set text_fields to {pooling: last}, or to another pooling"
+        )
+    return tokenizer
+
+
 def take_tokenizer(config: ClipVitTextConfig, tokenizer: PreTrainedTokenizerBase):
     """Give a configuration the numbers of a tokenizer."""
     config.vocab_size = len(tokenizer)
@@ -204,15 +223,25 @@ def take_tokenizer(config: ClipVitTextConfig, tokenizer: PreTrainedTokenizerBase
     config.eos_token_id = tokenizer.eos_token_id
 
 
+def load_padding_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, which can pad.
+
+    Raises:
+        UserError: it cannot.
+    """
+    tokenizer = load_tokenizer(path)
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {path!r} has no padding token: set one and save it")
+    return tokenizer
+
+
 def load_text_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained text tower, which cuts what that tower cannot read.
 
     Raises:
         UserError: it cannot pad.
     """
-    tokenizer = load_tokenizer(path)
-    if tokenizer.pad_token is None:
-        raise UserError(f"the tokenizer of {path!r} has no padding token: set one and save it")
+    tokenizer = load_padding_tokenizer(path)
     if tokenizer.model_max_length > LONGEST_TEXT:  # it says that it knows no limit
         positions = getattr(load_config(path), "max_position_embeddings", None)
         tokenizer.model_max_length = positions or LONGEST_TEXT

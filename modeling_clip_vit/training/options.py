@@ -65,6 +65,8 @@ class ModelOptions:
             Transformers or timm.
         text_model_name_or_path: pretrained text encoder to use as the text tower, together with its
             tokenizer.
+        tokenizer_name_or_path: tokenizer of a checkpoint (a folder or Hub id) for a new text tower,
+            such as openai/clip-vit-base-patch32's; null learns one from the captions.
         model_fields: fields to override in the joint configuration, such as
             `{logit_bias_init_value: -10}`.
         vision_fields: fields to override in the configuration of the image tower, such as
@@ -84,7 +86,9 @@ class ModelOptions:
             its default, or `eager` where that trains faster (on a CPU in bfloat16, up to 256
             tokens).
         pack_texts: pack several texts into a row, which saves computing padding and does not change
-            the embeddings. `auto` packs on a CPU.
+            the embeddings. `auto` packs on a CPU and on CUDA, but not with torch_compile,
+            quantization_mode `static`, an attn_implementation other than `eager` and `sdpa`, or a
+            text tower of another model type.
         text_pad_multiple: pad the texts of a batch to a multiple of this many tokens, up to the
             longest text that the tokenizer allows, so that few lengths occur; 1 pads to the longest
             text of the batch. The embeddings stay the same.
@@ -100,6 +104,7 @@ class ModelOptions:
     model_name_or_path: str | None = None
     vision_model_name_or_path: str | None = None
     text_model_name_or_path: str | None = None
+    tokenizer_name_or_path: str | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
     vision_fields: dict[str, Any] = field(default_factory=dict)
     text_fields: dict[str, Any] = field(default_factory=dict)

@@ -47,7 +47,21 @@ def test_misspelt_fields_and_values_are_refused(arguments, expected, capsys):
     assert message.count("\n") == 1
 
 
-def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_path, capsys):
+def test_a_misspelt_option_is_answered_with_the_closest_and_no_others(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--weight_decai", "0.1"])
+    message = capsys.readouterr().err
+    assert message.endswith("Did you mean weight_decay? --help lists all options\n")
+
+
+def test_an_option_that_is_like_no_other_leads_to_the_help(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--zzzzqqq", "0.1"])
+    message = capsys.readouterr().err
+    assert message == "error: unrecognized arguments: --zzzzqqq 0.1. --help lists all options\n"
+
+
+def test_a_misspelt_field_in_a_recipe_is_refused_and_the_closest_named(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rat: 0.1\n")
     with pytest.raises(SystemExit):
@@ -55,7 +69,7 @@ def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_pa
     message = capsys.readouterr().err
     assert "learning_rat" in message
     assert "Did you mean learning_rate" in message
-    assert "weight_decay" in message
+    assert "--help lists all options" in message
 
 
 @pytest.mark.parametrize(
@@ -69,6 +83,14 @@ def test_a_misspelt_field_in_a_recipe_is_refused_and_the_valid_ones_named(tmp_pa
         (["--loss", "clip", "--images_per_concept", "2"], "use multi_positive"),
         (["--config", "emoji", "--loss", "clip"], "pairs each image with one text: use 'one'"),
         (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
+        (
+            ["--tokenizer_name_or_path", "a", "--text_model_name_or_path", "b"],
+            "tokenizer_name_or_path='a' is not allowed with text_model_name_or_path",
+        ),
+        (
+            ["--tokenizer_name_or_path", "a", "--model_name_or_path", "b"],
+            "tokenizer_name_or_path='a' is not allowed with model_name_or_path",
+        ),
         (["--warmup_ratio", "1.5"], "warmup_ratio=1.5 is not allowed: it must be from 0 to 1"),
         (["--max_image_tokens", "64"], "not allowed without image_seq_lens"),
         (

@@ -421,6 +421,7 @@ def one_error(capsys, recipe: Path, *arguments: str) -> str:
         ("--evaluations=[{tasks: [zero_shot]}]", "zero_shot on .* needs a CLIP"),
         ("--per_device_train_batch_size=64", "the dataset has 32"),
         ("--model_config=nowhere", "no model configuration 'nowhere'"),
+        ("--tokenizer_name_or_path=a", "tokenizer_name_or_path=a is not allowed with task="),
         ('--vision_fields={"depth": 3}', "depth=3 is not allowed: .* has no such field"),
     ],
 )

@@ -8,6 +8,7 @@ from modeling_clip_vit.data.captions import CaptionOptions
 from modeling_clip_vit.data.columns import Columns
 from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.data.streaming.options import StreamOptions
+from modeling_clip_vit.data.tokenizer import train_tokenizer
 from modeling_clip_vit.training.arguments import TrainArguments
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.datasets import check_memory, find_columns
@@ -59,8 +60,49 @@ def test_every_head_keeps_keys_of_its_own_unless_a_recipe_says_otherwise():
         assert model.config.vision_config.num_key_value_heads == keys
 
 
-def test_a_field_that_a_tower_does_not_have_is_refused():
-    with pytest.raises(ValueError, match="poling='mean' is not allowed"):
+@pytest.fixture
+def tokenizer_folder(tmp_path):
+    """A tokenizer that reads 77 tokens, of other words than the captions."""
+    train_tokenizer(["a green triangle", "a yellow star"] * 2, 270, 77).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_new_text_tower_takes_the_tokenizer_of_a_folder(tokenizer_folder):
+    options = ModelOptions(str(EMOJI), tokenizer_name_or_path=tokenizer_folder)
+    model, processor = build_model(options, Words())
+    taken = AutoTokenizer.from_pretrained(tokenizer_folder)
+    assert processor.tokenizer.get_vocab() == taken.get_vocab()
+    config = model.config.text_config
+    ids = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
+    assert ids == (taken.pad_token_id, taken.bos_token_id, taken.eos_token_id)
+    assert config.vocab_size == len(taken) == len(model.text_model.get_input_embeddings().weight)
+
+
+def test_a_tokenizer_that_is_taken_cuts_texts_at_the_length_of_the_tower(tokenizer_folder):
+    options = ModelOptions(str(EMOJI), tokenizer_name_or_path=tokenizer_folder)
+    model, processor = build_model(options, Words())
+    ids = processor.tokenizer("star " * 100, truncation=True).input_ids
+    assert len(ids) == model.config.text_config.max_position_embeddings == 20
+
+
+def test_a_resumed_run_keeps_its_tokenizer(tokenizer_folder):
+    kept = train_tokenizer(Words().corpus(), 262, 20)
+    options = ModelOptions(str(EMOJI), tokenizer_name_or_path=tokenizer_folder)
+    assert build_model(options, Words(), kept)[1].tokenizer is kept
+
+
+def test_a_tokenizer_without_an_end_token_is_refused_where_the_tower_looks_for_one(tmp_path):
+    tokenizer = train_tokenizer(Words().corpus(), 262, 20)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    fields = {"pooling": "eos"}
+    options = ModelOptions(str(EMOJI), tokenizer_name_or_path=str(tmp_path), text_fields=fields)
+    with pytest.raises(UserError, match="no end token behind a text"):
+        build_model(options, Words())
+
+
+def test_a_field_that_a_tower_does_not_have_is_refused_with_the_closest():
+    with pytest.raises(ValueError, match=r"poling='mean' is not .*; did you mean pooling"):
         build_model(ModelOptions(str(EMOJI), vision_fields={"poling": "mean"}), Words())
 
 

@@ -71,7 +71,7 @@ class ClassificationTask(Task[ClipVitForImageClassification, CLIPImageProcessor]
         *("concept_column", "images_per_concept"),
         *("gradient_cache_batch_size", "stream_sources", "vision_model_name_or_path"),
         *("text_model_name_or_path", "model_fields", "text_fields", "frozen_text_layers"),
-        *("lora_text_rank", "text_pad_multiple"),
+        *("tokenizer_name_or_path", "lora_text_rank", "text_pad_multiple"),
     )
     inapplicable_because = "which has no texts and no pairs"
 
