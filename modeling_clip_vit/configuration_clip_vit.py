@@ -19,6 +19,13 @@ PATCH_EMBEDDINGS = ["conv", "linear", "conv_stem"]
 POSITION_INTERPOLATIONS = ["bicubic", "antialiased"]
 ATTENTION_TYPES = ["softmax", "sigmoid"]
 FEED_FORWARDS = ["mlp", "glu"]
+#: What papers call a feed-forward, in lower case -> its name, and its `mlp_type` and `hidden_act`.
+NAMED_FEED_FORWARDS = {
+    "swiglu": ("SwiGLU", "glu", "silu"),
+    "geglu": ("GEGLU", "glu", "gelu"),
+    "reglu": ("ReGLU", "glu", "relu"),
+    "relu2": ("ReLU²", "mlp", "relu2"),
+}
 NORM_TYPES = ["layernorm", "rmsnorm", "groupnorm", "batchnorm", "dyt"]
 IMAGE_POOLINGS = ["cls", "mean", "map", "flatten"]
 TEXT_POOLINGS = ["cls", "mean", "map", "eos", "last"]
@@ -233,6 +240,7 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
         )
         self._require_one_of("attention_type", ATTENTION_TYPES)
         self._require_one_of("attention_gate", ATTENTION_GATES)
+        self._refuse_named_feed_forward()
         self._require_one_of("mlp_type", FEED_FORWARDS)
         if is_torch_available():
             from transformers.activations import ACT2FN
@@ -268,6 +276,18 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
     def _require(self, name: str, holds: bool, allowed: str):
         if not holds:
             raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {allowed}")
+
+    def _refuse_named_feed_forward(self):
+        for field in ("mlp_type", "hidden_act"):
+            given = getattr(self, field)
+            meant = NAMED_FEED_FORWARDS.get(given.lower())
+            if meant is None or (field, given) == ("hidden_act", meant[2]):
+                continue
+            name, mlp_type, hidden_act = meant
+            raise ValueError(
+                f"{field}={given!r} is not allowed: {name} is mlp_type={mlp_type!r} with "
+                f"hidden_act={hidden_act!r}"
+            )
 
     def _require_one_of(self, name: str, choices: Collection[str]):
         self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")

@@ -5,6 +5,7 @@ Shape legend: `B` batch, `L` sequence, `D` hidden.
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, cast
 
@@ -191,8 +192,10 @@ def change_fields(config: PreTrainedConfig, fields: dict):
         fields = {"num_key_value_heads": fields["num_attention_heads"], **fields}
     for name, value in fields.items():
         if not hasattr(config, name) and name not in FOREIGN_FIELDS:
+            close = get_close_matches(name, [*config.to_dict(), *FOREIGN_FIELDS], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(
-                f"{name}={value!r} is not allowed: a {config.model_type} has no such field"
+                f"{name}={value!r} is not allowed: a {config.model_type} has no such field{hint}"
             )
         setattr(config, name, value)
     config.validate()

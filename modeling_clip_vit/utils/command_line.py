@@ -89,8 +89,8 @@ class CommandParser(ArgumentParser):
                 raise SystemExit(2)
             close = [name for word in words for name in get_close_matches(word, names, n=2)]
             if close:
-                message += f". Did you mean {', '.join(dict.fromkeys(close))}?"
-            message += f" The options are: {', '.join(sorted(names))}"
+                message += f". Did you mean {' or '.join(dict.fromkeys(close))}?"
+            message += f"{'' if close else '.'} --help lists all options"
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 

@@ -146,3 +146,22 @@ def test_a_tower_takes_its_configuration_and_projection_from_the_joint_one(tmp_p
     vision = ClipVitVisionConfig.from_pretrained(tmp_path)
     assert (vision.hidden_size, vision.projection_dim) == (96, 48)
     assert ClipVitTextConfig.from_pretrained(tmp_path).projection_dim == 48
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({"mlp_type": "swiglu"}, "SwiGLU is mlp_type='glu' with hidden_act='silu'"),
+        ({"hidden_act": "SwiGLU"}, "SwiGLU is mlp_type='glu' with hidden_act='silu'"),
+        ({"mlp_type": "geglu"}, "GEGLU is mlp_type='glu' with hidden_act='gelu'"),
+        ({"mlp_type": "reglu"}, "ReGLU is mlp_type='glu' with hidden_act='relu'"),
+        ({"mlp_type": "relu2"}, "ReLU² is mlp_type='mlp' with hidden_act='relu2'"),
+    ],
+)
+def test_the_name_of_a_feed_forward_is_answered_with_its_fields(fields, meant):
+    with pytest.raises(Exception, match=meant):
+        ClipVitVisionConfig(**fields)
+
+
+def test_relu2_is_an_activation():
+    assert ClipVitVisionConfig(hidden_act="relu2").hidden_act == "relu2"
