@@ -123,7 +123,7 @@ def normalize(arguments: list[str], types_by_name: Mapping[str, Any]) -> list[st
         list_kind = find_list(kind)
         if list_kind is not None and not values[0].startswith("["):
             if len(values) == 1 and values[0] not in ("null", "None"):
-                values = [part.strip() for part in values[0].split(",") if part.strip()]
+                values = [part.strip() for part in split_list(values[0]) if part.strip()]
             if values not in (["null"], ["None"]):
                 values = [json.dumps([as_scalar(value, list_kind) for value in values])]
         if values == ["None"] and allows_none(kind):
@@ -148,6 +148,21 @@ def group(arguments: list[str]) -> Iterator[tuple[str | None, list[str]]]:
             values.append(argument)
     if name is not None or values:
         yield name, values
+
+
+def split_list(text: str) -> list[str]:
+    """A list without brackets as its elements; a comma between braces separates none.
+
+    `{1,2}.tar,3.tar` has two elements.
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def find_list(kind: Any) -> Any:

@@ -40,6 +40,69 @@ def test_a_path_that_is_there_is_no_pattern(name, path, tmp_path):
     assert sizes(folder / path) == {"train": 1}
 
 
+def captions(path) -> list[str]:
+    return open_dataset(str(path))["train"]["caption"]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Tables 8, 9 and 10 of one row each, whose caption is the number."""
+    put(tmp_path, "1.png")
+    for number in (8, 9, 10):
+        (tmp_path / f"{number}.csv").write_text(f"file_name,caption\n1.png,{number}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{8..10}.csv", ["8", "9", "10"]),
+        ("{10,8}.csv", ["10", "8"]),
+        ("{9,1*}.csv", ["9", "10"]),
+        ("{9,*}.csv", ["9", "10", "8"]),
+        ("{8.csv,10.csv}", ["8", "10"]),
+        ("{9..9}.csv", ["9"]),
+    ],
+)
+def test_braces_stand_for_each_of_their_files_once_in_their_order(pattern, expected, tables):
+    assert captions(tables / pattern) == expected
+
+
+def test_braces_are_streamed(tables):
+    shards = open_shards(str(tables / "{8..10}.csv"), "train")
+    numbers = range(len(shards))
+    rows = [row for shard in numbers for _, row in shards.read(shard, 0, lambda row: True)]
+    assert [row.columns["caption"] for row in rows] == ["8", "9", "10"]
+
+
+def test_a_missing_file_of_braces_is_named(tables):
+    with pytest.raises(
+        DataError, match=r"no file '.*/11.csv', one of the 4 that '.*/\{8..11\}.csv"
+    ):
+        open_dataset(str(tables / "{8..11}.csv"))
+
+
+def test_an_open_brace_is_refused(tables):
+    with pytest.raises(DataError, match="has a brace without its counterpart"):
+        open_dataset(str(tables / "{8..10.csv"))
+
+
+def test_braces_of_urls_stand_for_files(tables):
+    shards = open_shards(f"file://{tables}/{{8..10}}.csv", "train")
+    assert len(shards) == 3
+
+
+def test_a_missing_url_of_braces_is_named(tables):
+    with pytest.raises(DataError, match=r"file://.*/11\.csv'$"):
+        open_shards(f"file://{tables}/{{8..11}}.csv", "train")
+
+
+@pytest.mark.parametrize("pattern", ["*/1.png", "{cat,dog}/1.png"])
+def test_a_pattern_of_pictures_may_cross_folders(pattern, tmp_path):
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    assert sizes(tmp_path / pattern) == {"train": 2}
+
+
 def test_words_of_a_split_within_a_name_are_names(tmp_path):
     put(tmp_path, "train station/1.png", "test tubes/2.png", "dev board/3.png")
     assert sizes(tmp_path) == {"train": 3}

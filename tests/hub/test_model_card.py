@@ -116,7 +116,7 @@ def test_only_a_dataset_of_the_hub_is_listed_as_one(facts, dataset, listed):
 
 
 def test_a_stream_of_datasets_of_the_hub_is_listed(facts):
-    sources = ["user/a", "s3://bucket/*.tar", "user/b"]
+    sources = ["user/a", "s3://bucket/*.tar", "shards/{0..9}.tar", "user/b"]
     facts = replace(facts, dataset="", recipe={**facts.recipe, "stream_sources": sources})
     assert read_card(facts).data.datasets == ["user/a", "user/b"]
 

@@ -34,3 +34,16 @@ def test_every_option_is_explained(command, capsys, monkeypatch):
 def test_what_is_true_or_false_needs_no_value(written, meant):
     types = {"force": bool, "private": bool | None, "auto": bool | str}
     assert normalize(written, types) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("a,b", '["a", "b"]'),
+        ("{a,b}.tar", '["{a,b}.tar"]'),
+        ("{a,{b,c}}.tar, d", '["{a,{b,c}}.tar", "d"]'),
+        ("a},b", '["a}", "b"]'),
+    ],
+)
+def test_a_comma_between_braces_separates_no_elements_of_a_list(written, meant):
+    assert normalize(["--sources", written], {"sources": list[str]}) == ["--sources", meant]

@@ -3,9 +3,9 @@
 One rule for datasets with random access and for streams; docs/data.md states it for users.
 """
 
-import glob
 import json
 import logging
+import os.path
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from ..columns import find_image_column
 from ..decoding import PICTURE_SUFFIXES
 from ..errors import DataError
 from .hidden import is_hidden
+from .patterns import find_files
 from .tables import TABLE_SUFFIXES, peek_columns
 from .tars import TAR_SUFFIXES
 
@@ -77,35 +78,27 @@ class Listing:
 
 def is_local(path: str) -> bool:
     """Whether a path means files here rather than a dataset on the Hub."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or "{" in path
     has_ending = kind_of_file(Path(path)) is not None
     return looks_local or has_ending or Path(path).expanduser().exists()
 
 
 def list_files(path: str, image_column: str | None = None) -> Listing:
-    """List the files at a path: a folder, a file, or, if neither exists, a glob pattern.
+    """List the files at a path: a folder, a file, or, if neither exists, a pattern.
 
     Args:
-        path: the path or pattern.
+        path: the path or pattern, see `find_files`.
         image_column: image column of tables, if it is known.
 
     Raises:
-        DataError: there is nothing that can be read.
+        DataError: there is nothing that can be read, or a file that braces name is missing.
     """
     place = Path(path).expanduser()
     if place.is_dir():
         return list_folder(place, image_column)
     if place.is_file():
         return list_named([place])
-    files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
-    files = [file for file in files if file.is_file()]
-    if not files:
-        what = "no file fits the pattern" if glob.has_magic(path) else "no folder"
-        raise DataError(
-            f"{what} {path!r} (looked in {Path.cwd()}): give a folder, a file, a pattern of files "
-            "or a Hub id"
-        )
-    return list_named(files)
+    return list_named(find_files(path))
 
 
 def list_named(files: list[Path]) -> Listing:
@@ -120,7 +113,10 @@ def list_named(files: list[Path]) -> Listing:
         raise DataError(f"{str(unknown)!r} must end in one of {known}, or be a picture")
     check_one_kind(files)
     kind = str(kind_of_file(files[0]))
-    return Listing(kind, files[0].parent, {"train": files}, is_named=True)
+    place = files[0].parent
+    if kind == "pictures":  # in several folders, the names of pictures begin above them
+        place = Path(os.path.commonpath([file.parent for file in files]))
+    return Listing(kind, place, {"train": files}, is_named=True)
 
 
 def list_folder(folder: Path, image_column: str | None = None) -> Listing:

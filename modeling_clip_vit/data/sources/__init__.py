@@ -63,8 +63,9 @@ def open_source(path: str, image_column: str | None = None) -> Source:
 
     Args:
         path: a folder of images, of Parquet, of CSV, TSV or JSON lines, of WebDataset tars, or one
-            that `Dataset.save_to_disk` wrote; one such file, or a pattern of them (`data/*.csv`),
-            which are then all `train`; a URL; or the id of a dataset on the Hub.
+            that `Dataset.save_to_disk` wrote; one such file, or a pattern of them (`data/*.csv`,
+            `data/{000..331}.tar`), which are then all `train`; a URL; or the id of a dataset on
+            the Hub.
         image_column: the column of images. If it holds texts, they are paths relative to the
             files, or base64. None to guess it.
 

@@ -23,6 +23,7 @@ from ...utils.errors import first_line
 from ..columns import check_columns, column_kinds, find_image_column
 from ..errors import DataError
 from ..files.listing import ARROW_SUFFIXES, PARQUET_SUFFIXES, Listing
+from ..files.patterns import expand_braces
 from ..files.places import locate_image
 from ..files.tables import DELIMITED_SUFFIXES, JSON_LINES_SUFFIXES
 from ..files.tars import TAR_SUFFIXES, read_tar
@@ -71,14 +72,19 @@ class RemoteFile:
     """A file, or a pattern of files, of another system that fsspec knows; only streamed.
 
     Args:
-        path: its URL.
+        path: its URL; braces stand for several.
 
     Raises:
-        DataError: it is not of a kind that `datasets` streams.
+        DataError: it is not of a kind that `datasets` streams, or braces are not closed.
     """
 
     def __init__(self, path: str):
-        kinds = (kind for kind, ends in REMOTE_KINDS.items() if path.lower().endswith(ends))
+        self.urls = expand_braces(path)
+        kinds = (
+            kind
+            for kind, ends in REMOTE_KINDS.items()
+            if all(url.lower().endswith(ends) for url in self.urls)
+        )
         kind = next(kinds, None)
         if kind is None:
             ends = ", ".join(end for ends in REMOTE_KINDS.values() for end in ends)
@@ -102,7 +108,7 @@ class RemoteFile:
 
     def stream(self, split: str, columns: Sequence[str] = ()) -> Shards:
         """All files as any split."""
-        builder = load_dataset_builder(self.kind, data_files={split: self.path})
+        builder = load_dataset_builder(self.kind, data_files={split: self.urls})
         return stream_builder(self.path, builder, split, columns)
 
 

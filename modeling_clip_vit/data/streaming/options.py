@@ -11,8 +11,9 @@ class StreamOptions:
     """What to stream, and in which order.
 
     Args:
-        stream_sources: folders, glob patterns (`data/*.tar`) or dataset ids on the Hub that are
-            read while training: Parquet, WebDataset tars and whatever else `datasets` streams.
+        stream_sources: folders, patterns (`data/*.tar`, `data/{000..331}.tar`) or dataset ids on
+            the Hub that are read while training: Parquet, WebDataset tars and whatever else
+            `datasets` streams.
         stream_weights: sampling weight of each source; empty weights all equally.
         stream_stopping_strategy: when a pass over several sources ends, as in
             `datasets.interleave_datasets`; ignored if samples_per_epoch is set.
