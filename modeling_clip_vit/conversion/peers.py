@@ -209,6 +209,9 @@ def read_config(source: str) -> dict:
         with loading(source):
             return json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConversionError(f"{source!r} has neither config.json nor open_clip_config.json")
+        raise ConversionError(
+            f"{source!r} has neither config.json nor open_clip_config.json: for a checkpoint of "
+            "a training run, see 'From a run of open_clip' in docs/conversion.md"
+        )
     with loading(source):
         return PreTrainedConfig.get_config_dict(place)[0]

@@ -99,6 +99,7 @@ def write_pictures(folder: Path):
             write_sorted(folder / name / split)
     shutil.copy(REPOSITORY / "configuration" / "train" / "digits.yaml", folder / "my_recipe.yaml")
     (folder / "docs").mkdir()
+    (folder / "logs" / "my_run" / "checkpoints").mkdir(parents=True)
     write_shards(folder)
 
 

@@ -31,6 +31,7 @@ OTHER_TESTS = {
     "python benchmarks/measurement_tables": "tests/benchmarks",
     "python -m http.server": "it serves until it is interrupted",
     "clip-vit serve": "tests/page",
+    "clip-vit convert logs/my_run": "tests/conversion/test_runs_of_open_clip.py",
     "curl": "tests/page",
     "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1": "for the next line",
     "torchrun --standalone --nproc-per-node 8 --max-restarts": "tests/faults, with two processes",

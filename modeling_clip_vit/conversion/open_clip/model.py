@@ -1,5 +1,8 @@
 """A CLIP of open_clip as one of ours."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from .texts import plan_texts
 
 #: The largest factor on the cosines that a published model trained with softmax has.
 LARGEST_SCALE = 100.0
+#: What open_clip warns of where it builds a model without weights.
+NO_WEIGHTS = ("no CLIP weights found", "Model initialized randomly")
 
 
 def from_open_clip(source: nn.Module | Checkpoint) -> ClipVitModel:
@@ -91,14 +96,32 @@ def load(source: Checkpoint) -> Any:
     is_file = Path(source).is_file()
     try:
         with tensors_only(source):
-            peer = open_clip.create_model(
-                f"local-dir:{folder_of(source)}",
-                load_weights=not is_file,
-                require_pretrained=not is_file,
-            )
             if is_file:
+                with without_warnings(NO_WEIGHTS):
+                    peer = open_clip.create_model(
+                        f"local-dir:{folder_of(source)}", load_weights=False
+                    )
                 open_clip.load_checkpoint(peer, str(source), weights_only=True)
+            else:
+                peer = open_clip.create_model(
+                    f"local-dir:{folder_of(source)}", require_pretrained=True
+                )
     # open_clip's errors have no class of their own; OSError is of a text tower on the Hub.
     except (RuntimeError, OSError) as error:
         raise ConversionError(f"open_clip cannot load {str(source)!r}: {error}") from error
     return peer.eval()
+
+
+@contextmanager
+def without_warnings(parts: tuple[str, ...]) -> Iterator[None]:
+    """Drop what is logged to the root logger, as open_clip does, with one of these parts in it."""
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in parts)
+
+    logger = logging.getLogger()
+    logger.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_kept)
