@@ -290,7 +290,10 @@ class ClipVitEncoderConfig(OwnModelType, PreTrainedConfig):
             )
 
     def _require_one_of(self, name: str, choices: Collection[str]):
-        self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        allowed = f"one of {', '.join(choices)}"
+        if isinstance(choices, list):
+            allowed += ", or your own after an import of the code that adds it"
+        self._require(name, getattr(self, name) in choices, allowed)
 
     def _require_multiple(self, name: str, divisor: int, of: str):
         value = getattr(self, name)

@@ -75,6 +75,14 @@ def test_refusal_names_field_value_and_what_is_allowed(config_class, fields, all
 
 
 @pytest.mark.parametrize(
+    "field", ["attention_type", "mlp_type", "norm_type", "patch_embedding", "pooling"]
+)
+def test_an_unknown_module_may_be_added_by_code_that_was_not_imported(field):
+    with pytest.raises(Exception, match="after an import of the code that adds it"):
+        ClipVitVisionConfig(**{field: "of_my_own"})
+
+
+@pytest.mark.parametrize(
     ("names", "table"),
     [
         (configuration_clip_vit.PATCH_EMBEDDINGS, embeddings.PATCH_EMBEDDINGS),

@@ -34,6 +34,11 @@ ADDITIONS = {
         {"norm_type": "scalenorm"},
         "vision_model.encoder.layers.1.norm2.scale",
     ),
+    "class WeightedMean": (
+        "vision_fields",
+        {"pooling": "weighted_mean"},
+        "vision_model.pooling.score.weight",
+    ),
     "class DatabaseSource": ("dataset", "databases", "visual_projection.weight"),
 }
 
