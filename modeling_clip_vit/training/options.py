@@ -173,8 +173,8 @@ class OptimizerOptions:
         layer_decay: factor by which the learning rate shrinks from each block to the one before
             it; 1 disables it.
         weight_decay: decoupled weight decay, applied to matrices and convolutions only.
-        adam_beta1: AdamW's decay rate of the gradient's running mean.
-        adam_beta2: AdamW's decay rate of the squared gradient's running mean.
+        adam_beta1: how much of AdamW's running mean of the gradients each update keeps.
+        adam_beta2: the same for its running mean of the squared gradients.
         max_grad_norm: clip gradients to this norm; 0 disables clipping.
         max_grad_spike: skip updates whose gradient norm exceeds this multiple of its running mean;
             0 disables. Updates with a gradient that is not finite are always skipped.
