@@ -53,6 +53,7 @@ options = {
     "evaluations": "[]",
     "wise_ft": "[]",
     "output_dir": "outputs/my_classes",
+    "overwrite_output_dir": "true",  # so that this cell can run again
     "report_to": "none",
 }
 assert (

@@ -32,6 +32,7 @@ options = {
     "max_steps": STEPS,
     "per_device_train_batch_size": 8,
     "output_dir": "outputs/lit",
+    "overwrite_output_dir": "true",  # so that this cell can run again
     "report_to": "none",
 }
 assert (

@@ -32,6 +32,7 @@ options = {
     "dataset": DATASET,
     "max_steps": STEPS,
     "output_dir": "outputs/emoji-4bit",
+    "overwrite_output_dir": "true",  # so that this cell can run again
     "report_to": "none",
 }
 arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]

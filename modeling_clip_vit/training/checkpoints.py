@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Written last: what it lists is all there, with its size and its checksum.
 PROGRESS_FILE = "progress.json"
+#: What the files with a model's weights are called.
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 class CheckpointError(UserError):
@@ -252,6 +254,40 @@ def open_store(options: RunOptions) -> CheckpointStore:
     """Where the checkpoints of a run are."""
     folder = Path(options.output_dir) / "checkpoints"
     return CheckpointStore(options.checkpoint_dir or str(folder), folder)
+
+
+def refuse_to_replace(checkpoints: CheckpointStore, options: RunOptions):
+    """Reject a new run that would replace an earlier one; all processes call this.
+
+    They go by what the main process sees.
+
+    Raises:
+        CheckpointError: there are checkpoints or a model, or the checkpoints cannot be listed.
+    """
+    if options.resume_from_checkpoint is not None or options.overwrite_output_dir:
+        return
+    names, output_dir = checkpoints.names_for_all(), Path(options.output_dir)
+    found, places, ways = [], [], []
+    if from_main(has_model(output_dir)):
+        found.append(f"{output_dir} holds a model")
+        places.append("--output_dir")
+    if names:
+        found.append(f"{checkpoints.place} holds checkpoints up to {names[-1]}")
+        places.append("--checkpoint_dir" if options.checkpoint_dir else "--output_dir")
+        ways.append("go on with --resume_from_checkpoint latest")
+    if not found:
+        return
+    ways.append(f"choose another {' and '.join(dict.fromkeys(places))}")
+    raise CheckpointError(
+        f"{' and '.join(found)}, which a new run would replace: {', '.join(ways)}, or let it do so "
+        "with --overwrite_output_dir true"
+    )
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a folder holds a saved model: its configuration and weights."""
+    weights = (path for pattern in WEIGHTS for path in folder.glob(pattern))
+    return (folder / "config.json").is_file() and any(weights)
 
 
 def checkpoint_to_resume(

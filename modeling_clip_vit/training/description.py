@@ -1,5 +1,6 @@
-"""What the model card of a run is written from."""
+"""What a run says of itself at its start, and what its model card is written from."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,55 @@ if TYPE_CHECKING:
 
 #: Captions that a card and its widget show.
 NUM_EXAMPLES = 4
+#: The parts of a model that count as its image tower, and as its text tower.
+VISION_PARTS = ("vision_model", "visual_projection", "classifier")
+TEXT_PARTS = ("text_model", "text_projection")
+
+
+def describe_start(training: "Trainer") -> str:
+    """What a run is about to do, in two lines: its data and model, and how it computes."""
+    model, args = training.preparation.model, training.args
+    data, columns = training.preparation.data, training.preparation.columns
+    rows = "samples an epoch" if args.stream.stream_sources else "rows"
+    read = {
+        "image": columns.image_column,
+        "captions": ", ".join(columns.caption_columns),
+        "label": columns.label_column,
+    }
+    parts = {
+        "image tower": count_parameters(model, VISION_PARTS),
+        "text tower": count_parameters(model, TEXT_PARTS),
+    }
+    facts = [f"{name} {number / 1e6:,.2f} M parameters" for name, number in parts.items() if number]
+    if hasattr(model, "text_model"):
+        facts.append(f"vocabulary {model.config.text_config.vocab_size:,}")
+    names = "; ".join(f"{kind}: {name}" for kind, name in read.items() if name)
+    device, processes = training.accelerator.device.type, training.accelerator.num_processes
+    autocast = training.precision.autocast
+    optimizer = args.optimizer
+    batch = f"{optimizer.per_device_train_batch_size:,} images"
+    if args.native.max_image_tokens:
+        batch = f"at most {args.native.max_image_tokens:,} patches"
+    updates = f"{training.max_steps:,} updates"
+    if training.progress.step:
+        updates += f", of which {training.progress.step:,} are done"
+    how = [
+        f"float32 on {device}" if autocast == "no" else f"{autocast} autocast on {device}",
+        f"{processes} process" if processes == 1 else f"{processes} processes",
+        f"batches of {batch}" if processes == 1 else f"batches of {batch} in each",
+    ]
+    if optimizer.gradient_accumulation_steps > 1:
+        how.append(f"{optimizer.gradient_accumulation_steps} batches an update")
+    return (
+        f"training on {data.num_rows:,} {rows} ({names}): {', '.join(facts)}\n"
+        f"in {', '.join([*how, updates])}"
+    )
+
+
+def count_parameters(model: PreTrainedModel, names: Iterable[str]) -> int:
+    """How many parameters the parts of a model have that go by these names, where it has them."""
+    modules = (getattr(model, name, None) for name in names)
+    return sum(p.numel() for module in modules if module for p in module.parameters())
 
 
 def gather_facts(
@@ -31,11 +81,6 @@ def gather_facts(
         examples: captions to show how it is used.
     """
     data, progress, args = training.preparation.data, training.progress, training.args
-
-    def count(*names: str) -> int:
-        modules = (getattr(model, name, None) for name in names)
-        return sum(p.numel() for module in modules if module for p in module.parameters())
-
     return CardFacts(
         name=training.output_dir.resolve().name,
         dataset=args.data.dataset,
@@ -48,8 +93,8 @@ def gather_facts(
         seconds=progress.seconds,
         precision=training.precision.autocast,
         images_per_second=progress.images / progress.seconds,
-        num_vision_parameters=count("vision_model", "visual_projection", "classifier"),
-        num_text_parameters=count("text_model", "text_projection"),
+        num_vision_parameters=count_parameters(model, VISION_PARTS),
+        num_text_parameters=count_parameters(model, TEXT_PARTS),
         example_texts=examples[:NUM_EXAMPLES] or ["a picture"],
         image_size=training.task.image_size(model),
         environment=describe_environment(training.energy),

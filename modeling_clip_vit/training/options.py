@@ -251,6 +251,9 @@ class RunOptions:
         resume_from_checkpoint: checkpoint folder to resume from, or `latest` for the newest
             complete one in checkpoint_dir; `auto` does the same, and starts a new run where there
             is none, so that one command serves the first start and every later one.
+        overwrite_output_dir: begin anew where output_dir has a model, or checkpoint_dir has
+            checkpoints, and replace them; with false, such a run is refused before it reads
+            anything. A resumed run does not need it.
         save_as: other implementations to save the trained model for as well, each in a folder of
             its name in output_dir: hf_clip, open_clip, timm (the image tower alone) and others of
             `clip-vit convert`.
@@ -281,6 +284,7 @@ class RunOptions:
     save_in_background: bool = True
     checkpoint_dir: str | None = None
     resume_from_checkpoint: str | None = None
+    overwrite_output_dir: bool = False
     save_as: list[str] = field(default_factory=list)
     report_to: str = "tensorboard"
     energy_country: str | None = None

@@ -27,7 +27,7 @@ WITHOUT_EFFECT = frozenset(
         *("output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
         *("checkpoint_dir", "resume_from_checkpoint", "report_to", "push_to_hub", "hub_model_id"),
         *("energy_country", "card_template", "save_in_background"),
-        *("hub_strategy", "hub_private_repo", "hub_patience"),
+        *("hub_strategy", "hub_private_repo", "hub_patience", "overwrite_output_dir"),
         *("save_as", "hub_dry_run", "dataloader_num_workers", "cache_images"),
     )
 )

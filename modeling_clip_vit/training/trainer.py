@@ -30,9 +30,10 @@ from .averaging import WeightAverage
 from .blocks import compile_blocks
 from .checkpoint_reader import has_average, load_average, load_checkpoint, read_places
 from .checkpoint_writer import CheckpointWriter, Snapshot
-from .checkpoints import CheckpointError, checkpoint_to_resume, open_store
+from .checkpoints import CheckpointError, checkpoint_to_resume, open_store, refuse_to_replace
 from .ddp import build_ddp_handler, check_ddp
 from .deepspeed import ZeroUpdates, check_zero_checkpoint
+from .description import describe_start
 from .energy import EnergyMeter
 from .finetuning.finetuning import Finetuning
 from .guard import DeviceGuard, UpdateGuard
@@ -93,11 +94,12 @@ def build_trainer(args: TrainArguments) -> "Trainer":
 
     Raises:
         UserError: something about the arguments, the data or the model is not as it must be.
-        CheckpointError: there is no checkpoint to resume from.
+        CheckpointError: there is no checkpoint to resume from, or a new run would replace one.
     """
     task = find_task(args.run.task)(args)
     zero_plugin = start_launched(args)
     checkpoints, resume_from = open_store(args.run), args.run.resume_from_checkpoint
+    refuse_to_replace(checkpoints, args.run)
     # Closing the candidates removes what was copied from an object store.
     with closing(checkpoint_to_resume(checkpoints, resume_from)) as candidates:
         found = next(candidates, None)
@@ -258,6 +260,8 @@ class Trainer:
             TrainingError: too many updates in a row had to be skipped.
             SaveError: a checkpoint cannot be written.
         """
+        if self.accelerator.is_main_process:
+            print(describe_start(self), flush=True)
         self.accelerator.init_trackers("clip-vit", config=self.tracked_config())
         with self.stop_signals, closing(self.writer):
             self.fit()

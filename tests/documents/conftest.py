@@ -18,9 +18,10 @@ from tests.support.hub import fill_hub_cache
 from tests.support.peers import save_hf_clip, save_hf_siglip, save_open_clip, save_timm
 from tests.support.pictures import COLORS, draw_picture
 
-#: What makes any run short.
+#: What makes any run short, and lets several documents train into one folder.
 SHORT = ["--max_steps", "2", "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0"]
 SHORT += ["--save_steps", "2", "--eval_steps", "0", "--report_to", "none", "--bf16", "false"]
+SHORT += ["--overwrite_output_dir", "true"]
 
 
 def save_bert(folder: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import REPOSITORY
-from tests.support.processes import fail, finish, kill, start, wait_for
+from tests.support.processes import TWO_PROCESSES, fail, finish, kill, start, wait_for
 from tests.support.runs import output_of, read_log, train, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
@@ -25,13 +25,18 @@ def running(tmp_path_factory, color_dataset, linear_config):
 
 @pytest.mark.parametrize("option", ["output_dir", "checkpoint_dir"])
 def test_two_runs_do_not_write_to_one_folder(running, option, tmp_path):
-    arguments = []
+    arguments = ["--overwrite_output_dir", "true"]
     if option == "checkpoint_dir":
         checkpoints = str(output_of(running) / "checkpoints")
-        arguments = ["--output_dir", str(tmp_path / "other"), "--checkpoint_dir", checkpoints]
+        other = str(tmp_path / "other")
+        arguments += ["--output_dir", other, "--checkpoint_dir", checkpoints]
     message = fail(start(running, *arguments)).splitlines()[-1]
     assert message.startswith("error: another run writes to")
     assert message.endswith(option)
+
+
+def test_two_processes_do_not_replace_a_run_either(running):
+    assert "which a new run would replace" in fail(start(running, launch=TWO_PROCESSES))
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,11 @@ def output_of(recipe: Path) -> Path:
 
 
 def train(recipe: Path, *arguments: str) -> dict:
-    """Train here; returns the training log's last line of losses."""
+    """Train here, over what was trained before; returns the training log's last line of losses."""
     # Accelerate's state, such as the precision, would stay from one run to the next.
     AcceleratorState._reset_state(reset_partial_state=True)
-    command = ["train", "--config", str(recipe), "--report_to", "none", *arguments]
-    assert main(command) == 0
+    command = ["train", "--config", str(recipe), "--report_to", "none"]
+    assert main([*command, "--overwrite_output_dir", "true", *arguments]) == 0
     return read_log(output_of(recipe))[-1]
 
 

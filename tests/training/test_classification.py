@@ -27,6 +27,7 @@ from modeling_clip_vit.cli import main
 from modeling_clip_vit.training.command import parse_arguments
 from modeling_clip_vit.training.tasks.classification import ClassificationObjective
 from modeling_clip_vit.training.tasks.contrastive import prepare
+from modeling_clip_vit.training.trainer import build_trainer
 from tests.support import REPOSITORY
 from tests.support.models import VISION
 from tests.support.pictures import COLORS, draw_picture
@@ -115,6 +116,13 @@ def test_cross_entropy_takes_labels_and_weights_of_classes(is_mixed):
     torch.testing.assert_close(loss, expected)
     right = logits.argmax(dim=1) == weights.argmax(dim=1)
     assert parts["accuracy"] == right.float().mean()
+
+
+def test_a_run_on_labels_says_so_before_it_begins(tmp_path, labelled_colors, tower_config, capsys):
+    recipe = write_class_recipe(tmp_path, labelled_colors, tower_config, max_steps=1)
+    build_trainer(parse_arguments(["--config", str(recipe), "--report_to", "none"])).run()
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert line.startswith("training on 32 rows (image: img; label: label): image tower 0.")
 
 
 @pytest.mark.slow

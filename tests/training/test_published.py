@@ -68,7 +68,7 @@ def test_the_next_run_removes_what_it_does_not_write(tmp_path, train):
     save_hf_clip(tmp_path / "peer")
     source = ["--model_name_or_path", str(tmp_path / "peer")]
     assert train(*source, "--save_as", "hf_clip") == 0
-    assert train(*source) == 0
+    assert train(*source, "--overwrite_output_dir", "true") == 0
     assert not (tmp_path / "run" / "hf_clip").exists()
     AutoModel.from_pretrained(tmp_path / "run")
 

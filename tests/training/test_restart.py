@@ -83,7 +83,7 @@ def test_a_schedule_goes_on_at_its_place(tmp_path, data, linear_config):
         whole.scheduler.step()
     run(recipe)
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-00000006", ignore_errors=True)
-    run(recipe, "--save_total_limit", "9")
+    run(recipe, "--save_total_limit", "9", "--overwrite_output_dir", "true")
     for step in range(1, 6):
         path = tmp_path / "out" / "checkpoints" / f"step-{step:08d}"
         resumed = build(recipe, "--resume_from_checkpoint", str(path))

@@ -285,7 +285,7 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     # The second checkpoint says that the first could not be written in the background.
-    saving = ("--report_to", "none", "--save_steps", "10")
+    saving = ("--report_to", "none", "--save_steps", "10", "--overwrite_output_dir", "true")
     process = start(recipe, *saving, preexec_fn=no_large_files)
     _, errors = outputs(process)
     assert process.returncode == 1

@@ -44,4 +44,5 @@ if __name__ == "__main__":
             choose_stage(stage)
             assert main(["train", "--config", recipe, *arguments]) == 0, recipe
     choose_stage(stage)
-    check_scale(["--config", recipe, *arguments, "--resume_from_checkpoint", "null"])
+    anew = ["--resume_from_checkpoint", "null", "--overwrite_output_dir", "true"]
+    check_scale(["--config", recipe, *arguments, *anew])
