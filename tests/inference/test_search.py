@@ -104,6 +104,11 @@ def test_what_a_system_hides_is_not_searched(folder):
     assert not any("/." in f"/{name}" or name == "Thumbs.db" for name in names)
 
 
+def test_a_link_to_a_folder_that_holds_it_is_not_followed(folder):
+    (folder / "0" / "loop").symlink_to("../..")
+    assert len(list(open_gallery(str(folder)))) == 9
+
+
 def test_a_picture_next_to_a_dataset_is_not_searched_in_its_place(color_dataset, tmp_path):
     shutil.copytree(color_dataset, tmp_path / "data")
     draw_picture("red", 1).save(tmp_path / "data" / "preview.png")

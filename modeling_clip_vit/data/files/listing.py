@@ -83,19 +83,20 @@ def is_local(path: str) -> bool:
     return looks_local or has_ending or Path(path).expanduser().exists()
 
 
-def list_files(path: str, image_column: str | None = None) -> Listing:
+def list_files(path: str, image_column: str | None = None, within: bool = False) -> Listing:
     """List the files at a path: a folder, a file, or, if neither exists, a pattern.
 
     Args:
         path: the path or pattern, see `find_files`.
         image_column: image column of tables, if it is known.
+        within: leave out links that lead out of a folder, unless it holds nothing else.
 
     Raises:
         DataError: there is nothing that can be read, or a file that braces name is missing.
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return list_folder(place, image_column)
+        return list_folder(place, image_column, within)
     if place.is_file():
         return list_named([place])
     return list_named(find_files(path))
@@ -119,9 +120,14 @@ def list_named(files: list[Path]) -> Listing:
     return Listing(kind, place, {"train": files}, is_named=True)
 
 
-def list_folder(folder: Path, image_column: str | None = None) -> Listing:
+def list_folder(folder: Path, image_column: str | None = None, within: bool = False) -> Listing:
     """What a folder holds, by the first of these that it has: `save_to_disk`, a dataset card,
     metadata of pictures, tars, Parquet, Arrow, tables of paths, pictures.
+
+    Args:
+        folder: the folder.
+        image_column: image column of tables, if it is known.
+        within: leave out links that lead out of it, unless it holds nothing else.
 
     Raises:
         DataError: none of them.
@@ -131,7 +137,8 @@ def list_folder(folder: Path, image_column: str | None = None) -> Listing:
     if has_dataset_card(folder):
         return Listing("card", folder)
     folder = descend(folder)
-    files = list(walk(folder))
+    # A folder of the Hub's cache has nothing but links out of it.
+    files = (list(walk(folder, folder.resolve())) if within else []) or list(walk(folder))
     listing = (
         list_metadata(folder, files)
         or list_shards(folder, files)
@@ -231,22 +238,38 @@ def descend(folder: Path) -> Path:
     """The folder, or the only folder inside it that holds everything, as in unpacked archives."""
     while True:
         entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
-        if len(entries) != 1 or not entries[0].is_dir() or split_of(entries[0].name):
+        is_only_folder = len(entries) == 1 and entries[0].is_dir() and not leads_up(entries[0])
+        if not is_only_folder or split_of(entries[0].name):
             return folder
         if not any(entry.is_dir() for entry in entries[0].iterdir() if not is_hidden(entry.name)):
             return folder  # it is the only class
         folder = entries[0]
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder in order, without those that a system hides."""
+def walk(folder: Path, root: Path | None = None) -> Iterator[Path]:
+    """Every file below a folder in order, without those that a system hides.
+
+    Args:
+        folder: the folder; a link to a folder that holds the link is not followed.
+        root: links that lead out of this resolved folder are not followed; None follows them.
+    """
     for entry in sorted(folder.iterdir()):
-        if is_hidden(entry.name):
+        if is_hidden(entry.name) or leads_up(entry) or (root and leads_out(entry, root)):
             continue
         if entry.is_dir():
-            yield from walk(entry)
+            yield from walk(entry, root)
         elif entry.is_file():
             yield entry
+
+
+def leads_up(entry: Path) -> bool:
+    """Whether a path is a link to a folder that holds the link, which has no end."""
+    return entry.is_symlink() and entry.parent.resolve().is_relative_to(os.path.realpath(entry))
+
+
+def leads_out(entry: Path, root: Path) -> bool:
+    """Whether a path is a link out of a resolved folder."""
+    return entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root)
 
 
 def kind_of_file(file: Path) -> str | None:
