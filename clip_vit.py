@@ -5,6 +5,8 @@ Commands in `LIGHT` do without torch as far as they can.
 """
 
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -73,7 +75,8 @@ exit codes:
   0              success
   1              an error: a sentence says what to fix; a traceback means a bug
   2              an unknown command or option, or a value of the wrong type
-  129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM; training saves first"""
+  129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM; training saves first
+  141            nobody read the output to its end, as with | head -1"""
 
 
 def main(arguments: list[str] | None = None, default_config: Path | None = None) -> int:
@@ -129,12 +132,34 @@ def run(name: str, arguments: list[str], is_debug: bool, default_config: Path | 
             command: Callable[..., int] = getattr(
                 import_module(f"modeling_clip_vit.{module}"), function
             )
-        return command(arguments, **kwargs)
+        code = command(arguments, **kwargs)
+        sys.stdout.flush()
+        return code
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and drop_unread_output():
+            return 141
         if is_debug:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def drop_unread_output() -> bool:
+    """Write nothing more to stdout if nobody reads it any more, as after `| head -1`.
+
+    Returns:
+        Whether that is so.
+    """
+    try:
+        stdout = sys.stdout.fileno()
+    except OSError:  # it is no file, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(stdout, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True
 
 
 def prepare_package():

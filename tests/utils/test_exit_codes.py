@@ -51,6 +51,25 @@ def test_a_bug_ends_with_1_and_a_traceback():
     assert "Traceback" in done.stderr
 
 
+def test_a_command_whose_output_nobody_reads_ends_quietly():
+    program = "import sys, clip_vit; clip_vit.prepare_package()\n"
+    program += "import modeling_clip_vit.utils.errors as module\n"
+    program += "module.count = lambda _: [print(number) for number in range(100_000)] and 0\n"
+    program += "clip_vit.COMMANDS['count'] = ('utils.errors', 'count', '')\n"
+    program += "sys.exit(clip_vit.main(['count']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_the_list_of_commands_loads_no_torch():
     done = run("import sys, clip_vit; clip_vit.main(['--help']); print('torch' in sys.modules)")
     assert done.stdout.splitlines()[-1] == "False"
@@ -61,4 +80,4 @@ def test_help_lists_every_exit_code(capsys):
     lines = capsys.readouterr().out.split("exit codes:\n")[1].splitlines()
     listed = {int(number) for line in lines for number in re.findall(r"\b\d+\b", line[:16])}
     codes = {code for _, code in COMMAND_LINES.values()}
-    assert listed == codes | {128 + number for number in (1, 2, 15)}
+    assert listed == codes | {128 + number for number in (1, 2, 13, 15)}
