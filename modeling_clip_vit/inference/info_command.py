@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..search.place import IndexPlace
+from ..search.results import printable
 from ..search.settings import SETTINGS_FILE
 from ..utils.command_line import CommandParser
 from .info import EXPORT_FILE, describe_checkpoint, describe_export
@@ -50,10 +51,10 @@ def print_facts(facts: dict[str, Any], indent: str = "  "):
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         if isinstance(value, dict):
-            print(f"{indent}{name}")
+            print(f"{indent}{printable(name)}")
             print_facts(value, indent + "  ")
         else:
-            print(f"{indent}{name:{width}}  {as_text(value)}")
+            print(f"{indent}{printable(name):{width}}  {printable(as_text(value))}")
 
 
 def as_text(value: Any) -> str:

@@ -25,7 +25,7 @@ def search_once(options: Any) -> int:
     for name in search.unreadable:
         print(f"skipped {name}", file=sys.stderr)
     results = search(options.query, options.top_k)
-    print(f"{options.query!r} in {len(search.pictures)} pictures of {options.images}:")
+    print(f"{options.query!r} in {len(search.pictures):,} pictures of {options.images}:")
     for place, (picture, score) in enumerate(results, start=1):
         print(f"{place:3}. {score:.3f}  {picture.name}")
     if options.save:

@@ -1,7 +1,8 @@
 """The command `clip-vit search`."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
@@ -10,12 +11,13 @@ from ..utils.command_line import CommandParser
 from ..utils.errors import UserError
 from ..utils.folders import check_new
 from .cut import DEFAULT_MARGIN
-from .filters import Condition, all_of, parse_filter, since, under_folder
+from .filters import Condition, all_of, parse_filter, since, to_sql, under_folder
 from .index import PictureIndex
 from .place import IndexPlace
 from .query import parse_query
 from .results import copy_pictures, date_of, print_found, save_grid
 from .settings import SETTINGS_FILE
+from .state import read_columns
 
 
 def run_search(arguments: list[str]) -> int:
@@ -37,6 +39,8 @@ def run_search(arguments: list[str]) -> int:
     search = PictureSearch(index, min_margin=options.min_margin)
     condition = read_condition(options, search)
     found = search(search.embed_parts(parts), options.top_k, condition)
+    if options.under and not found.searched:
+        check_folder(index, options.under)
     hits = [hit for hit in found.hits if hit.fits or not options.only_fitting]
     if options.sort == "date":
         hits = sorted(hits, key=lambda hit: date_of(hit.row), reverse=True)
@@ -79,6 +83,22 @@ def read_condition(options: Any, search: Any) -> Condition | None:
     if options.where is not None:
         conditions.append(parse_filter(options.where, search.schema))
     return all_of(conditions)
+
+
+def check_folder(index: PictureIndex, folder: str):
+    """Refuse a folder of which the index has nothing, such as a mistyped one.
+
+    Raises:
+        UserError: there is none of this name; the message has the names that come nearest.
+    """
+    if index.table.count_rows(to_sql(under_folder(folder))):
+        return
+    paths = read_columns(index.table, ["path"])["path"].unique().to_pylist()
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."}
+    near = get_close_matches(folder.strip().strip("/"), folders, n=3)
+    names = near or sorted(folders, key=lambda name: (name.count("/"), name))[:5]
+    there_are = f"there are {', '.join(names)}, …" if names else "it has no folders"
+    raise UserError(f"there is no folder {folder!r} in {index.name}; {there_are}")
 
 
 def search_pictures(options: Any) -> int:

@@ -191,7 +191,7 @@ class Parser:
         return FilterError(
             f"where={self.text!r} is not a filter: {reason}; write conditions such as "
             f"\"width > 1000 and camera = 'x'\"; the columns are "
-            f"{', '.join(filterable(self.schema))}"
+            f"{', '.join(name for name in filterable(self.schema) if name != 'error')}"
         )
 
     def shown(self) -> str:

@@ -17,10 +17,12 @@ from ..utils.resources import find_data
 from ..utils.signals import StopSignals
 from ..utils.versions import package_versions
 from .engine import prepare_search
+from .filters import Both, Compare, IsNull, to_sql
 from .index import PictureIndex
 from .launched import help_main, launched_processes, share_with_launched, share_with_ray
 from .pixel_encoder import check_runtime, pick_encoder
 from .place import IndexPlace
+from .results import printable
 from .settings import SETTINGS_FILE, IndexSource, PictureIndexError, write_settings
 from .shards import PixelEncoder
 from .tasks import commit_staged
@@ -47,15 +49,18 @@ def run_index(arguments: list[str]) -> int:
         return help_main()
     check_place(place)
     changes = watch(options.images) if options.watch else None
-    report, count = index_once(place, options)
-    print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
+    print_report(options.index, *index_once(place, options))
     if changes is not None:
         follow(changes, place, options)
     return 0
 
 
-def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
-    """Bring an index in step once; what was done, and how many pictures it then has."""
+def index_once(place: IndexPlace, options: Any) -> tuple[Report, int, int]:
+    """Bring an index in step once.
+
+    Returns:
+        What was done, how many pictures it then has, and how many more that cannot be read.
+    """
     with locked(place):
         index = open_or_create(place, options)
         commit_staged(index)
@@ -64,7 +69,22 @@ def index_once(place: IndexPlace, options: Any) -> tuple[Report, int]:
         index.settings.versions = package_versions(*PACKAGES)
         write_settings(place, index.settings)
         prepare_search(index, say)
-        return report, index.table.count_rows()
+        unreadable = index.table.count_rows("error IS NOT NULL")
+        return report, index.table.count_rows() - unreadable, unreadable
+
+
+def print_report(name: str, report: Report, readable: int, unreadable: int):
+    """Print what a run has done, what the index then has, and what could not be read, with why."""
+    has = f"{readable:,} pictures in the index"
+    if unreadable:
+        has = f"{readable:,} pictures and {unreadable:,} that cannot be read"
+    print(f"{name}: {report}; {has}")
+    for row_id, reason in report.reasons.items():
+        print(f"  {printable(row_id)}: {printable(reason)}")
+    more = report.unreadable - len(report.reasons)
+    if more:
+        print(f"  and {more:,} more: clip-vit info {name} lists all")
+    sys.stdout.flush()
 
 
 def say(line: str):
@@ -114,8 +134,7 @@ def follow(changes: Iterator[set], place: IndexPlace, options: Any):
 def follow_once(place: IndexPlace, options: Any):
     """Bring an index in step; an error is printed, as the next change may mend it."""
     try:
-        report, count = index_once(place, options)
-        print(f"{options.index}: {report}; {count:,} pictures in the index", flush=True)
+        print_report(options.index, *index_once(place, options))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
 
@@ -135,17 +154,37 @@ def find_or_add_source(index: PictureIndex, options: Any) -> IndexSource:
         source = IndexSource(path, kind_of(path, bool(given)), given)
         if options.video_seconds is not None:
             source.options["video_seconds"] = options.video_seconds
+        say_others(index)
         return source
     if options.video_seconds is not None:
         source.options.setdefault("video_seconds", options.video_seconds)
         given["video_seconds"] = options.video_seconds
     for name, value in given.items():
         if source.options.get(name) != value:
+            others = "other columns" if name == "columns" else "another one"
             raise PictureIndexError(
-                f"--{name} {value} is not what {path!r} was indexed with "
-                f"({source.options.get(name)}): make an index of its own"
+                f"{path!r} was indexed {described_option(name, source.options.get(name))}: make a "
+                f"new index for {others}"
             )
     return source
+
+
+def described_option(name: str, value: Any) -> str:
+    """An option of the command line in words, with its value."""
+    if value is None:
+        return f"without --{name}"
+    return f"with --{name} {','.join(value) if isinstance(value, list) else value}"
+
+
+def say_others(index: PictureIndex):
+    """Say what an index holds already, before another source is added to it."""
+    held = []
+    for source in index.settings.sources:
+        readable = Both(Compare("root", "==", source.root), IsNull("error"))
+        count = index.table.count_rows(to_sql(readable))
+        held.append(f"{count:,} pictures of {source.path}")
+    if held:
+        say(f"{index.name} also holds {' and '.join(held)}")
 
 
 def kind_of(path: str, has_dataset_options: bool) -> str:
@@ -160,7 +199,7 @@ def kind_of(path: str, has_dataset_options: bool) -> str:
     if has_dataset_options or not is_local(path):
         return "dataset"
     try:
-        is_dataset = list_files(path).kind != "pictures"
+        is_dataset = list_files(path, within=True).kind != "pictures"
     except DataError:
         # Only pictures that datasets do not have, such as RAW; or nothing, which is said later.
         if not Path(path).is_dir():

@@ -40,6 +40,10 @@ def describe_index(path: str) -> dict[str, Any]:
     folder = index.place.folder
     if folder is not None:
         facts["size in MB"] = round(size_of(folder) / 1e6, 1)
+    if unreadable:
+        found = table.search().where("error IS NOT NULL").select(["id", "error"]).to_arrow()
+        rows = found.sort_by("id").to_pylist()
+        facts["cannot be read"] = {row["id"]: row["error"] for row in rows}
     return facts
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ..utils.folders import new_folder, replaced_file, saving
@@ -16,6 +17,8 @@ from .index import PictureIndex
 #: Columns of the CSV, after the rank.
 CSV_COLUMNS = ("id", "path", "score", "margin", "fits", "probability", "taken", "camera", "caption")
 SHOWN_SIDE = 320
+#: Most characters of a caption in the table.
+CAPTION_LENGTH = 80
 
 
 def print_found(format: str, query: str, index: str, found: Found, hits: Sequence[Hit]):
@@ -41,7 +44,11 @@ def print_found(format: str, query: str, index: str, found: Found, hits: Sequenc
             for place, hit in enumerate(hits, start=1):
                 print(line(place, hit))
     if found.unreadable and format == "table":
-        print(f"{found.unreadable:,} pictures of the index cannot be read", file=sys.stderr)
+        print(
+            f"{found.unreadable:,} pictures of the index cannot be read: clip-vit info {index} "
+            "lists them",
+            file=sys.stderr,
+        )
 
 
 def headline(query: str, index: str, found: Found, hits: Sequence[Hit]) -> str:
@@ -59,13 +66,16 @@ def headline(query: str, index: str, found: Found, hits: Sequence[Hit]) -> str:
 
 
 def line(place: int, hit: Hit) -> str:
-    """One line of the table: rank, cosine, whether it fits, and the picture."""
+    """One line of the table: rank, cosine, whether it fits, the picture, and its caption."""
     columns = [f"{place:3}.", f"{hit.score:.3f}"]
     if hit.margin is not None:
         columns.append(f"{'fits' if hit.fits else '':4} ({hit.margin:+.1f})")
     if hit.probability is not None:
         columns.append(f"p {hit.probability:.3f}")
-    return "  ".join([*columns, printable(hit.row["id"])])
+    columns.append(printable(hit.row["id"]))
+    if hit.row.get("caption"):
+        columns.append(printable(shorten(hit.row["caption"], CAPTION_LENGTH, placeholder=" …")))
+    return "  ".join(columns)
 
 
 def printable(text: str) -> str:

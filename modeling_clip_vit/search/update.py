@@ -23,6 +23,8 @@ from .tasks import Task, complete, read_staged
 
 #: How long versions of the table are kept for searches that have them open.
 KEPT = timedelta(hours=1)
+#: Pictures that cannot be read of which a report keeps the reason.
+MOST_REASONS = 10
 #: Seconds between two lines of progress.
 PROGRESS_SECONDS = 10.0
 
@@ -78,6 +80,7 @@ class Report:
         new, changed, moved, deleted: pictures; of a moved one, the vector was kept.
         same: pictures that were as before.
         unreadable: those among the new and changed ones that could not be read.
+        reasons: ids of the first `MOST_REASONS` of them -> why.
         seconds: that it took.
     """
 
@@ -87,6 +90,7 @@ class Report:
     deleted: int = 0
     same: int = 0
     unreadable: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -206,7 +210,11 @@ class Update:
         Of several new rows with the content of one that vanished, one was moved; the others are
         copies, and count as new.
         """
-        self.report.unreadable += rows.num_rows - rows["error"].null_count
+        unreadable = rows.select(["id", "error"]).filter(pc.is_valid(rows["error"]))
+        self.report.unreadable += unreadable.num_rows
+        free = MOST_REASONS - len(self.report.reasons)
+        for row in unreadable.slice(0, free).to_pylist():
+            self.report.reasons[row["id"]] = row["error"]
         sources = origins.to_pylist()
         moved_from = Counter(row["sha256"] for row in sources if row["id"] in vanished)
         own = {row["id"] for row in sources}

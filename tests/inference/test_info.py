@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModel
 
 from modeling_clip_vit.cli import main
-from tests.support.indexes import make_index, write_pictures
+from tests.support.indexes import make_index, rows_of, write_pictures
 
 
 def info(path, capsys) -> dict:
@@ -52,6 +52,17 @@ def test_an_index_is_described_with_its_model(exported, tmp_path, capsys):
     assert (facts["pictures"], facts["unreadable"]) == (6, 1)
     assert facts["model"] == str(exported)
     assert facts["sources"] == [f"{tmp_path / 'p'} (files)"]
+
+
+def test_what_cannot_be_read_is_listed_with_its_reason(exported, tmp_path, capsys):
+    write_pictures(tmp_path / "p", 2)
+    for name in ("broken.png", "also broken.png"):
+        (tmp_path / "p" / name).write_bytes(b"no picture")
+    index = make_index(exported, tmp_path / "p", tmp_path / "i")
+    reasons = {id: row["error"] for id, row in rows_of(index).items() if row["error"]}
+    capsys.readouterr()
+    assert info(tmp_path / "i", capsys)["cannot be read"] == reasons
+    assert sorted(reasons) == ["also broken.png", "broken.png"]
 
 
 def test_what_is_none_of_them_ends_in_one_sentence(tmp_path, capsys):

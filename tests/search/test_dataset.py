@@ -74,6 +74,12 @@ def test_a_row_has_the_vector_of_its_picture(index):
     assert rows["train.parquet#2"]["vector"] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_a_search_shows_the_caption_of_a_row(index, capsys):
+    capsys.readouterr()
+    assert main(["search", index.name, "red"]) == 0
+    assert "  train.parquet#1  a green square\n" in capsys.readouterr().out
+
+
 def test_the_picture_of_a_row_is_read_from_its_file(index):
     rows = rows_of(index)
     assert index.picture_bytes(rows["train.parquet#2"]) == encoded("blue")

@@ -97,7 +97,7 @@ def test_a_video_that_was_cut_loses_frames(index, exported, pictures, tmp_path):
 def test_frames_at_other_times_than_at_first_are_refused(index, exported, pictures, capsys):
     options = ("--video_seconds", "2")
     assert main(["index", str(exported), str(pictures), index.name, *options]) == 1
-    assert "--video_seconds 2.0 is not what" in capsys.readouterr().err
+    assert "was indexed with --video_seconds 1.0: make a new index" in capsys.readouterr().err
 
 
 def test_without_the_option_a_video_is_no_picture(tmp_path, exported):

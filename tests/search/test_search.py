@@ -194,6 +194,24 @@ def test_a_folder_a_date_and_a_condition_hold_together(index, capsys):
     assert content["searched"] == 20
 
 
+@pytest.mark.parametrize(("folder", "near"), [("aa", "a"), ("nothing", "a, b")])
+def test_a_folder_that_is_not_there_is_answered_with_those_that_are(index, folder, near, capsys):
+    assert main(["search", index.name, "red", "--under", folder]) == 1
+    message = f"error: there is no folder '{folder}' in {index.name}; there are {near}, …\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_folder_from_which_a_condition_leaves_nothing_is_there(index, capsys):
+    shown = run(capsys, index, "red", "--under", "a", "--where", "width > 5000")
+    assert shown == f"'red' in 0 pictures of {index.name}: none to search\n"
+
+
+def test_a_search_says_where_what_cannot_be_read_is_listed(index, capsys):
+    assert main(["search", index.name, "red"]) == 0
+    expected = f"1 pictures of the index cannot be read: clip-vit info {index.name} lists them\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_hits_are_copied_as_they_are(index, pictures, tmp_path, capsys):
     target = tmp_path / "found"
     paths = run(capsys, index, "red", "--format", "paths", "--copy_to", str(target)).splitlines()

@@ -132,7 +132,10 @@ def test_what_could_not_be_read_is_tried_again_when_it_changes(pictures, run_aga
     ("options", "message"),
     [
         (("--precision", "int8"), "was made in fp32"),
-        (("--columns", "stars"), "--columns ['stars'] is not what"),
+        (
+            ("--columns", "stars"),
+            "was indexed without --columns: make a new index for other columns",
+        ),
     ],
 )
 def test_another_choice_than_at_first_is_refused(
@@ -193,6 +196,39 @@ def test_a_link_out_of_the_folder_is_left_out(tmp_path, pictures, run_again, cap
     assert "link.png" not in rows
     assert "inner.png" in rows
     assert "a link out of the folder" in caplog.text
+
+
+def test_a_link_to_a_dataset_outside_does_not_make_the_folder_one(
+    tmp_path, pictures, exported, color_dataset
+):
+    shutil.copytree(color_dataset, tmp_path / "dataset")
+    (pictures / "loop").symlink_to("../..")
+    (pictures / "outside").symlink_to(tmp_path / "dataset")
+    index = make_index(exported, pictures, tmp_path / "i")
+    assert [source.kind for source in index.settings.sources] == ["files"]
+    assert len(rows_of(index)) == 8
+
+
+def test_what_cannot_be_read_is_named_with_its_reason(pictures, run_again):
+    for number in range(12):
+        (pictures / f"broken{number:02}.png").write_bytes(b"no picture %d" % number)
+    printed, rows = run_again()
+    first, *lines = printed.splitlines()
+    assert first.endswith("8 pictures and 12 that cannot be read")
+    assert lines[0] == f"  broken00.png: {rows['broken00.png']['error']}"
+    assert len(lines) == 11
+    assert lines[10].startswith("  and 2 more: clip-vit info ")
+
+
+def test_a_second_source_is_added_with_a_word_on_the_first(
+    exported, tmp_path, pictures, index, capsys
+):
+    write_pictures(tmp_path / "more", 2)
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["index", str(exported), str(tmp_path / "more"), index.name]) == 0
+    said = f"{index.name} also holds 8 pictures of {pictures.resolve()}\n"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_a_raw_beside_its_jpeg_is_one_picture(pictures, run_again):
