@@ -103,9 +103,9 @@ def read_arguments(namespace: Namespace) -> TrainArguments:
     return TrainArguments(**sections)
 
 
-def read_evaluation(entry: Namespace | EvaluationOptions) -> EvaluationOptions:
+def read_evaluation(entry: Namespace | dict) -> EvaluationOptions:
     """An entry of `evaluations`, or the default one."""
-    values = entry.as_dict() if isinstance(entry, Namespace) else vars(entry)
+    values = entry.as_dict() if isinstance(entry, Namespace) else entry
     return EvaluationOptions(**{name: expand_home(value) for name, value in values.items()})
 
 
@@ -156,3 +156,6 @@ def add_recipe_options(parser: CommandParser):
     )
     for section in SECTIONS.values():
         parser.add_class_arguments(section, as_group=True)
+    # As a recipe writes them: --print_config cannot write instances.
+    default = [vars(entry) for entry in SECTIONS["data"]().evaluations]
+    parser.set_defaults(evaluations=default)

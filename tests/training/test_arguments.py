@@ -146,3 +146,11 @@ def test_help_documents_every_field(capsys):
 def test_fields_that_do_not_go_together_are_refused(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         parse_arguments(arguments)
+
+
+def test_the_printed_options_are_a_recipe_of_the_same_run(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--print_config"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert parse_arguments(["--config", str(recipe)]) == parse_arguments([])
