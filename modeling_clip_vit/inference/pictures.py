@@ -1,5 +1,6 @@
 """Pictures of search results."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,10 @@ def draw_picture(axis: Axes, picture: Found, lines: int = 2):
 
 
 def wrap(text: str, width: int = 24, most: int = 4) -> str:
-    """Break a text into lines; a Chinese character counts as two."""
+    """Break a text into lines; a Chinese character counts as two, and longer words are cut."""
     lines, line, used = [], "", 0
-    for word in split_words(text):
+    cut = re.compile(rf"\S{{1,{width}}}\s*|\s+")
+    for word in (part for piece in split_words(text) for part in cut.findall(piece)):
         length = sum(2 if ord(character) > 0x2E80 else 1 for character in word)
         if used + length > width and line:
             lines.append(line.strip())
@@ -100,13 +102,17 @@ def shorten(text: str, length: int) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """Pieces between which a line may break: after spaces, and around Chinese characters."""
+    """Pieces between which a line may break.
+
+    That is after spaces, after what joins the words of a file's name, and around Chinese
+    characters. A sign, as in "-0.3", joins nothing.
+    """
     pieces = [""]
     for character in text:
         if ord(character) > 0x2E80:
             pieces += [character, ""]
         else:
             pieces[-1] += character
-            if character == " ":
+            if character == " " or (character in "_-/" and len(pieces[-1]) > 1):
                 pieces.append("")
     return [piece for piece in pieces if piece]

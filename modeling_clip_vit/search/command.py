@@ -124,7 +124,7 @@ class SearchOptions:
     """What to search for, in what, and what to show.
 
     Args:
-        similar: picture files whose like is searched for, also together with a text.
+        similar: picture files: finds pictures that look like them, also together with a text.
         top_k: number of results.
         where: condition on the columns of the index, such as "camera = 'X100' and width > 2000"
             or "taken between '2024-06-01' and '2024-08-31'".

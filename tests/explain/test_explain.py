@@ -112,7 +112,7 @@ def test_the_command_prints_and_writes(checkpoint, picture, tmp_path, capsys):
         ({"--grid": "33"}, "grid=33 is not allowed: the model sees 32 x 32 pixels, so 1 to 32"),
         ({"--grid": "3", "--method": "shares"}, "grid=3 is not allowed with method='shares'"),
         ({"--method": "shares", "checkpoint": "./nowhere"}, "no checkpoint folder './nowhere'"),
-        ({"--save": "why.docx"}, "'why.docx' is no name of a picture"),
+        ({"--save": "why.docx"}, "'why.docx' cannot be the name of a picture"),
         ({"--runtime": "onnxruntime"}, "runtime 'onnxruntime' runs exports"),
     ],
 )

@@ -12,6 +12,7 @@ from modeling_clip_vit.data.errors import DataError
 from modeling_clip_vit.inference.embedding import embed_images, embed_texts
 from modeling_clip_vit.inference.gallery import open_gallery
 from modeling_clip_vit.inference.loading import LoadError, load_clip, load_encoder
+from modeling_clip_vit.inference.pictures import wrap
 from modeling_clip_vit.inference.search import ImageSearch
 from tests.support.checkpoints import MISFITS, spoil
 from tests.support.pictures import COLORS, draw_picture
@@ -118,8 +119,8 @@ def test_a_picture_next_to_a_dataset_is_not_searched_in_its_place(color_dataset,
 @pytest.mark.parametrize(
     ("save", "sentence"),
     [
-        ("found.docx", "is no name of a picture: it must end in one of"),
-        ("found", "is no name of a picture: it must end in one of"),
+        ("found.docx", "cannot be the name of a picture: it must end in one of"),
+        ("found", "cannot be the name of a picture: it must end in one of"),
         ("folder.png", "is a folder: name a file"),
         ("file/found.png", "cannot be made"),
     ],
@@ -132,6 +133,19 @@ def test_a_picture_that_cannot_be_saved_is_rejected_before_the_search(
     arguments = ["search", "./nowhere", "red", "--images", "./nowhere"]
     assert main([*arguments, "--save", str(tmp_path / save)]) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("title", "lines"),
+    [
+        ("0.45 grinning_face_with_big_eyes.png", ["0.45 grinning_", "face_with_big_", "eyes.png"]),
+        ("2024-05/holidays-in-rome.jpg", ["2024-05/holidays-", "in-rome.jpg"]),
+        ("0123456789abcdef0123", ["0123456789abcdef0", "123"]),
+        ("a picture of 1 - -0.5", ["a picture of 1 -", "-0.5"]),
+    ],
+)
+def test_a_title_breaks_where_no_word_is_torn_if_that_is_possible(title, lines):
+    assert wrap(title, 17) == "\n".join(lines)
 
 
 def test_a_model_that_does_not_embed_both_is_rejected(tmp_path, processor):

@@ -268,7 +268,7 @@ def test_a_collection_of_a_few_pictures_makes_no_statement(exported, tmp_path, c
         (["red", "--under", "."], "names no folder"),
         (["red", "--similar", "nowhere.png"], "there is no picture 'nowhere.png'"),
         (["red", "--copy_to", "."], "the current folder cannot be replaced"),
-        (["red", "--save", "grid.docx"], "is no name of a picture"),
+        (["red", "--save", "grid.docx"], "cannot be the name of a picture"),
     ],
 )
 def test_what_cannot_be_searched_ends_in_one_sentence(index, arguments, sentence, capsys):
