@@ -51,6 +51,24 @@ def decode_image(source: Any, least_side: int = 0, least_area: int = 0) -> Image
     return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
 
 
+def decode_transparent(content: bytes) -> Image.Image | None:
+    """Decode a picture with transparent parts to RGBA, upright.
+
+    Returns:
+        The picture; None if no part of it is transparent, or if Pillow cannot read it as it is.
+    """
+    try:
+        opened = Image.open(io.BytesIO(content))
+        check_size(opened)
+        if not opened.has_transparency_data:
+            return None
+        image = stand_upright(opened).convert("RGBA")
+    except Exception as error:  # Pillow's decoders raise more than thirty types
+        logger.debug("an image is not decoded with its transparent parts: %s", error)
+        return None
+    return image if np.asarray(image)[..., 3].min() < 255 else None
+
+
 def decode_any(source: Any, least_side: int, least_area: int) -> Image.Image | np.ndarray:
     """As `decode_image`, but what was decoded into an array (height, width, 3) stays one."""
     if isinstance(source, dict):

@@ -176,7 +176,8 @@ class Collection:
             RequestError: it cannot be read any more.
         """
         with without_paths(row):
-            return encode(make_thumbnail(self.index.open_picture(row, least_side=side), side))
+            picture = self.index.open_picture(row, side, is_clear_kept=True)
+            return encode(make_thumbnail(picture, side))
 
 
 @contextmanager

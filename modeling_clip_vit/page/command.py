@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..search.index import PictureIndex
 from ..utils.command_line import CommandParser, build_options
-from ..utils.folders import check_new, saving
-from .site import SiteOptions, write_site
+from ..utils.folders import saving
+from .site import SiteOptions, check_target, write_site
 
 #: Above this number of pictures, `clip-vit serve` is the better choice.
 MANY = 20_000
@@ -15,7 +15,7 @@ def run_demo(arguments: list[str]) -> int:
     """Write a static page that searches an index in the visitor's browser."""
     parsed = build_parser().parse(arguments, SiteOptions)
     target = Path(parsed.target)
-    check_new(target)
+    check_target(target)
     index = PictureIndex.open(parsed.index)
     options = build_options(parsed, SiteOptions)
     with saving(str(target), "nothing was written"):
@@ -40,6 +40,11 @@ def build_parser() -> CommandParser:
         example="clip-vit demo photos-index --target site",
     )
     parser.add_argument("index", type=str, help="index of pictures, made by clip-vit index")
-    parser.add_argument("--target", type=str, required=True, help="new folder for the page")
+    parser.add_argument(
+        "--target",
+        type=str,
+        required=True,
+        help="folder for the page: a new one, or a page to replace",
+    )
     parser.add_class_arguments(SiteOptions)
     return parser

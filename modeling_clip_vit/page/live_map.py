@@ -44,7 +44,7 @@ class LiveMap:
                     thumbnail = self.collection.thumbnail(row["id"])
                 except UserError:
                     continue  # its file is not there any more
-                tiles.append(make_tile(Image.open(io.BytesIO(thumbnail)).convert("RGB")))
+                tiles.append(make_tile(Image.open(io.BytesIO(thumbnail))))
                 points.append({**picture, "place": len(points), "x": x, "y": y})
             self.sheet = b"".join(encode(sheet) for sheet in make_sheets(tiles))
             sheets = [f"data/map.webp?v={contents.version}"] if points else []

@@ -21,9 +21,9 @@ from ..search.engine import PictureSearch
 from ..search.index import PictureIndex
 from ..utils.ahead import map_ahead
 from ..utils.errors import UserError
-from ..utils.folders import new_folder
+from ..utils.folders import check_new, replaced_folder
 from .fields import choose_columns, describe_columns
-from .files import copy_page
+from .files import WEB_FOLDER, copy_page
 from .model_files import copy_model, describe_model, describe_preparation, pack_background
 from .options import PageOptions
 from .placement import place_on_map, spread_evenly
@@ -36,6 +36,9 @@ MOST_ON_MAP = 4 * TILES
 #: Thumbnails in a folder: hosts of static files limit them. backend.js has the same number.
 PER_FOLDER = 1000
 THREADS = 4
+#: What a site consists of besides the page's own files; and what is in its folder `data`.
+SITE_NAMES = {"README.md", "data", "model", "vendor"}
+DATA_NAMES = {"background.bin", "map", "pictures.json", "site.json", "thumbnails", "vectors.bin"}
 
 
 @dataclass
@@ -55,18 +58,20 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
 
     Args:
         index: the pictures, whose files must still be there.
-        target: a folder that does not exist yet, or is empty.
+        target: a folder that does not exist yet, is empty, or holds an older site, which stays
+            until the new one is complete.
         options: what it shows.
 
     Returns:
         The content of `data/site.json`.
 
     Raises:
-        UserError: the target is not empty, there is no picture, or an option is not allowed.
+        UserError: the target holds anything else, there is no picture, or an option is not allowed.
     """
+    check_target(target)
     columns = choose_columns(index.columns, options.columns)
     model, preparation = describe_model(index), describe_preparation(index)
-    with new_folder(target) as folder:
+    with replaced_folder(target.resolve()) as folder:  # a link stays one
         copy_page(folder)
         copy_model(index, folder / "model")
         data = folder / "data"
@@ -93,6 +98,36 @@ def write_site(index: PictureIndex, target: Path, options: SiteOptions) -> dict[
         write_compact(data / "site.json", site)
         write_readme(folder, site["title"])
     return site
+
+
+def check_target(target: Path):
+    """Reject a target that would overwrite anything but a site that was written before.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if target.resolve() == Path.cwd() or not is_site(target):
+        check_new(target)
+        return
+    known = SITE_NAMES | {file.name for file in WEB_FOLDER.iterdir()}
+    others = {file.name for file in target.iterdir()} - known
+    others |= {f"data/{file.name}" for file in (target / "data").iterdir()} - {
+        f"data/{name}" for name in DATA_NAMES
+    }
+    if others:
+        raise UserError(
+            f"{str(target)!r} has {min(others)!r}, which is no part of a page, and would be lost: "
+            "move it elsewhere, or name another folder"
+        )
+
+
+def is_site(folder: Path) -> bool:
+    """Whether a folder is a static site as `write_site` writes it."""
+    try:
+        content = json.loads((folder / "data" / "site.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("is_static") is True and "prepare" in content
 
 
 def read_pictures(index: PictureIndex) -> pa.Table:
@@ -151,7 +186,7 @@ def read_thumbnails(
 
     def read(row: dict[str, Any]) -> Image.Image | None:
         try:
-            return make_thumbnail(index.open_picture(row, least_side=side), side)
+            return make_thumbnail(index.open_picture(row, side, is_clear_kept=True), side)
         except UserError as error:
             logger.warning("%s", error)
             return None

@@ -10,17 +10,22 @@ QUALITY = 82
 #: Side of a picture on a sheet of the map, in pixels; pictures across a sheet; and on a sheet.
 TILE, TILE_COLUMNS = 48, 40
 TILES = TILE_COLUMNS**2
+#: What is behind transparent parts on the map, so that white drawings are seen as well.
+BEHIND = (232, 232, 232)
 
 
 def make_thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """An RGB picture whose longer side is `side` pixels at most."""
+    """An RGB or RGBA picture whose longer side is `side` pixels at most."""
     small = picture.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
 
 
 def make_tile(picture: Image.Image) -> Image.Image:
-    """The middle square of an RGB picture, in the size that the map draws."""
+    """The middle square of an RGB or RGBA picture, in RGB and the size that the map draws."""
+    if picture.mode == "RGBA":
+        behind = Image.new("RGBA", picture.size, BEHIND)
+        picture = Image.alpha_composite(behind, picture).convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)

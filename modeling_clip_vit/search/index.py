@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from ..data.decoding import BadImageError
+from ..data.decoding import BadImageError, decode_transparent
 from ..utils.hub_ids import is_hub_id
 from ..utils.packages import require
 from .encoders import ImageEncoder, TextEncoder
@@ -185,17 +185,24 @@ class PictureIndex:
         """
         return read_picture(row, self.settings.sources)
 
-    def open_picture(self, row: Mapping[str, Any], least_side: int = 0) -> Image.Image:
+    def open_picture(
+        self, row: Mapping[str, Any], least_side: int = 0, is_clear_kept: bool = False
+    ) -> Image.Image:
         """The picture of a row in RGB, upright.
 
         Args:
             row: as for `picture_bytes`.
             least_side: a JPEG may come smaller, as long as its shorter side keeps this length.
+            is_clear_kept: whether a picture with transparent parts comes in RGBA, instead of on
+                white.
 
         Raises:
             PictureIndexError: it is not there any more, or cannot be decoded.
         """
         content = self.picture_bytes(row)
+        clear = decode_transparent(content) if is_clear_kept else None
+        if clear is not None:
+            return clear
         suffix = "" if row.get("time") is not None else Path(row["path"]).suffix.lower()
         try:
             return decode_still(content, suffix, least_side)

@@ -81,14 +81,15 @@ def check_file(path: Path, endings: Sequence[str], what: str):
     Args:
         path: of the file.
         endings: that its name may have, without the dot.
-        what: what it is, as in "is no name of WHAT".
+        what: what it is, as in "cannot be the name of WHAT".
 
     Raises:
         UserError: its name has another ending, or its folder cannot be made.
     """
     if path.suffix[1:].lower() not in endings:
         raise UserError(
-            f"{str(path)!r} is no name of {what}: it must end in one of {', '.join(endings)}"
+            f"{str(path)!r} cannot be the name of {what}: it must end in one of "
+            f"{', '.join(endings)}"
         )
     if path.is_dir():
         raise UserError(f"{str(path)!r} is a folder: name a file")
@@ -112,7 +113,9 @@ def check_new(target: Path):
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{str(target)!r} cannot be made: {str(parent)!r} is a file")
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise UserError(f"{str(target)!r} exists and is not an empty folder")
+        raise UserError(
+            f"{str(target)!r} exists and is not an empty folder: name one that is not there"
+        )
 
 
 def write_json(path: Path, content: Any):
@@ -210,11 +213,19 @@ def replace_files(source: Path, target: Path):
 
 
 def replace_folder(source: Path, target: Path):
-    """Move a folder to `target`, replacing an older one that may be there."""
+    """Move a folder to `target`, replacing an older one that may be there.
+
+    The older one is moved aside first, and deleted when the new one is in its place, so that
+    `target` is never half of either.
+    """
     sync_files(source)
-    shutil.rmtree(target, ignore_errors=True)
+    former = target.with_name(f".{target.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.is_dir():
+        target.rename(former)
     source.rename(target)
     sync_folder(target.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def sync_files(folder: Path):

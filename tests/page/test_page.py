@@ -1,5 +1,8 @@
 """The page as a visitor uses it, in a real browser that reaches no host but this machine."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from modeling_clip_vit.data.decoding import decode_image
 from modeling_clip_vit.search.engine import PictureSearch
 from modeling_clip_vit.search.rejection import LEAST_MARGIN, class_margins
-from tests.support.browsers import Browser, to_base64
+from tests.support.browsers import Browser, serve, to_base64
 from tests.support.pictures import encode
 
 from .conftest import HOSTILE_NAME
@@ -408,6 +411,44 @@ def test_the_map_draws_every_picture_and_opens_one(browser):
     )
     browser.find("#map-view canvas").send_keys(Keys.ENTER)
     browser.wait("return document.querySelector('#picture').open")
+
+
+@pytest.fixture
+def strict_browser(tmp_path, site, shared_browser) -> Browser:
+    """The page of a collection in which nothing fits any query."""
+    target = tmp_path / "site"
+    shutil.copytree(site, target)
+    description = json.loads((target / "data" / "site.json").read_text(encoding="utf-8"))
+    description["cut"]["min_margin"] = 1_000
+    (target / "data" / "site.json").write_text(json.dumps(description), encoding="utf-8")
+    with serve(target) as address:
+        shared_browser.open(address)
+        yield shared_browser
+
+
+def test_the_map_lights_the_closest_where_nothing_fits(strict_browser):
+    strict_browser.search("a cat")
+    strict_browser.click("a[data-view=map]")
+    strict_browser.wait("return document.querySelector('#map-view canvas')?.dataset.lit === '12'")
+
+
+def test_another_address_closes_the_picture(browser):
+    browser.search("a cat")
+    browser.click("#search-view .card")
+    browser.wait("return document.querySelector('#picture').open")
+    browser.run("location.hash = 'q=bold'")
+    browser.wait("return !document.querySelector('#picture').open")
+    browser.wait("return document.documentElement.dataset.query === 'bold'")
+
+
+def test_going_back_closes_the_picture(browser):
+    browser.search("a cat")
+    browser.run("location.hash = 'q=bold'")
+    browser.wait("return document.documentElement.dataset.query === 'bold'")
+    browser.click("#search-view .card")
+    browser.wait("return document.querySelector('#picture').open")
+    browser.driver.back()
+    browser.wait("return !document.querySelector('#picture').open")
 
 
 def test_the_address_of_a_search_brings_it_back(browser, address):

@@ -9,8 +9,11 @@ from PIL import Image
 
 from modeling_clip_vit.page.command import run_demo
 from modeling_clip_vit.page.site import SiteOptions, write_site
+from modeling_clip_vit.page.thumbnails import make_tile
 from modeling_clip_vit.search.index import PictureIndex
 from modeling_clip_vit.utils.errors import UserError
+
+from .conftest import HOSTILE_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +84,62 @@ def test_a_folder_with_files_is_not_written_to(tmp_path, picture_index):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         run_demo([picture_index.name, "--target", str(tmp_path)])
+
+
+def describe_again(index, target, title="again"):
+    """Write a page where there may be one, and read what it says of itself."""
+    assert run_demo([index.name, "--target", str(target), "--title", title]) == 0
+    return read(target, "site.json")
+
+
+def test_a_page_replaces_the_page_before(tmp_path, picture_index, site):
+    target = tmp_path / "site"
+    shutil.copytree(site, target)
+    (target / "data" / "thumbnails" / "7").mkdir()  # of a larger collection
+    assert describe_again(picture_index, target)["title"] == "again"
+    assert not (target / "data" / "thumbnails" / "7").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.parametrize("name", ["CNAME", "data/mine.csv"])
+def test_a_page_with_a_file_of_the_users_is_not_replaced(name, tmp_path, picture_index, site):
+    target = tmp_path / "site"
+    shutil.copytree(site, target)
+    (target / name).write_text("mine")
+    with pytest.raises(UserError, match=f"has '{name}', which is no part of a page"):
+        describe_again(picture_index, target)
+    assert (target / name).read_text() == "mine"
+
+
+def test_the_page_before_stays_if_the_new_one_cannot_be_written(tmp_path, picture_index, site):
+    target = tmp_path / "site"
+    shutil.copytree(site, target)
+    with pytest.raises(UserError, match="--columns has 'nothing'"):
+        write_site(picture_index, target, SiteOptions(columns=["nothing"]))
+    assert read(target, "site.json") == read(site, "site.json")
+
+
+def test_transparent_parts_stay_transparent(tmp_path, picture_index, pictures):
+    changed = pictures / "photos" / HOSTILE_NAME
+    content = changed.read_bytes()
+    picture = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    picture.paste("white", (16, 16, 48, 48))
+    picture.save(changed)
+    try:
+        write_site(picture_index, tmp_path / "site", SiteOptions())
+    finally:
+        changed.write_bytes(content)
+    row = read(tmp_path / "site", "pictures.json")["name"].index(HOSTILE_NAME)
+    with Image.open(tmp_path / "site" / "data" / "thumbnails" / "0" / f"{row}.webp") as thumbnail:
+        alpha = thumbnail.getchannel("A")
+    assert (alpha.getpixel((4, 4)), alpha.getpixel((32, 32))) == (0, 255)
+
+
+def test_a_white_drawing_is_seen_on_the_map():
+    picture = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
+    picture.paste("white", (24, 24, 72, 72))
+    tile = make_tile(picture)
+    assert tile.getpixel((24, 24)) == (255, 255, 255) != tile.getpixel((4, 4))
 
 
 def test_nothing_is_left_of_a_site_that_cannot_be_written(tmp_path, picture_index):

@@ -79,7 +79,9 @@ class Page {
       this.setTheme(THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length]);
       remember("theme", this.theme);
     });
+    window.addEventListener("popstate", () => this.dialog.close());
     window.addEventListener("hashchange", () => {
+      this.dialog.close();
       const hash = new URLSearchParams(location.hash.slice(1));
       this.show(hash.get("view") ?? "search");
       if (hash.has("q") && hash.get("q") !== this.text) {
@@ -234,7 +236,7 @@ class Page {
       this.found = found;
       const onmore = found.hits.length < found.total && found.hits.length >= count ? () => this.search(count + 2 * PAGE) : null;
       const status = showResults(found, terms.length > 0, this.open, onmore);
-      this.map.light(terms.length ? found.hits.filter((hit) => hit.fits !== false).map((hit) => hit.key) : null);
+      this.map.light(terms.length ? found.hits : []);
       const milliseconds = Math.round(performance.now() - started);
       this.lastStatus = terms.length ? `${status} · ${milliseconds} ms` : status;
       if (this.view !== "labels") this.say(this.lastStatus, false);

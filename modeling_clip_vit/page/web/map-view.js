@@ -8,6 +8,8 @@ import { t } from "./strings.js";
 const MOST_ZOOM = 40;
 const STEP = 60;
 const MARGIN = 32;
+/** Pictures that are lit where nothing fits. */
+const MOST_CLOSEST = 12;
 
 /** The view, of what `mapPoints` of the backend returns: points, and sheets of small pictures. */
 export class MapView {
@@ -47,9 +49,11 @@ export class MapView {
     return this.map.points;
   }
 
-  /** Light up some pictures, by their `key`; null shows all alike. */
-  light(keys) {
-    this.lit = keys && new Set(keys);
+  /** Light up the hits that fit; if none does, the closest, without a frame. Without hits, all look alike. */
+  light(hits) {
+    const fitting = hits.filter(({ fits }) => fits !== false);
+    this.areFitting = fitting.length > 0;
+    this.lit = hits.length ? new Set((this.areFitting ? fitting : hits.slice(0, MOST_CLOSEST)).map(({ key }) => key)) : null;
     this.paint();
   }
 
@@ -197,18 +201,19 @@ export class MapView {
       if (x < -side || y < -side || x > width + side || y > height + side) continue;
       const isLit = this.lit?.has(point.key);
       context.globalAlpha = this.lit && !isLit ? 0.16 : 1;
-      this.paintPoint(context, point, x, y, isLit ? Math.max(side * 1.5, 22) : side, isLit);
+      this.paintPoint(context, point, x, y, isLit ? Math.max(side * 1.5, 22) : side, isLit && this.areFitting);
     }
     context.globalAlpha = 1;
     canvas.dataset.painted = order.length;
+    canvas.dataset.lit = this.lit?.size ?? "all";
   }
 
-  paintPoint(context, { place }, x, y, side, isLit) {
+  paintPoint(context, { place }, x, y, side, isFramed) {
     const { tile, columns, per_sheet } = this.map;
     const inSheet = place % per_sheet;
     const sheet = this.sheets[Math.floor(place / per_sheet)];
     const left = x - side / 2, top = y - side / 2;
-    if (isLit) {
+    if (isFramed) {
       context.fillStyle = getComputedStyle(this.canvas).color;
       context.fillRect(left - 2, top - 2, side + 4, side + 4);
     }

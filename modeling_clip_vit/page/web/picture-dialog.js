@@ -29,6 +29,10 @@ export class PictureDialog {
     if (!this.dialog.open) this.dialog.showModal();
   }
 
+  close() {
+    this.dialog.close();
+  }
+
   move(step) {
     const place = this.pictures.findIndex(({ key }) => key === this.picture.key);
     const next = this.pictures[place + step];
