@@ -89,6 +89,9 @@ def write_few_rows(source: Path, target: Path):
 def write_pictures(folder: Path):
     """Folders of pictures in every form that the documents name."""
     draw_picture("red", 0).save(folder / "picture.png")
+    draw_picture("red", 1).save(folder / "mine.jpg")
+    (folder / "drawings" / "food & drink").mkdir(parents=True)  # of the tutorial "Get started"
+    draw_picture("red", 2).save(folder / "drawings" / "food & drink" / "pizza.png")
     (folder / "photos").mkdir()
     for number, color in enumerate(COLORS):
         draw_picture(color, number).save(folder / "photos" / f"{color}.png")
