@@ -39,7 +39,7 @@ SECTIONS = {
     ),
     "loss_memory": Section(
         f"{LOSS} --memory 1024 4096 16384 65536 131072 --plot docs/loss_memory.png --json {{file}}",
-        f"{LOSS} --memory 64 128 --json {{file}}",
+        f"{LOSS} --memory 64 --json {{file}}",
         1500,
     ),
     "inference": Section(
