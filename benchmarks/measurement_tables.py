@@ -241,7 +241,7 @@ def default_time_table(say: Language, sections: dict) -> str:
         option = "" if kind == "bfloat16" else " (`--bf16 false`)"
         rows.append([say(device), kind + option, *cells])
     header = ["processor", "precision", "the processor's matrix product"]
-    header += ["training, 1,050 updates", "with start, evaluation and pictures"]
+    header += ["training, 1,050 updates", "with preparation, evaluation and pictures"]
     return say.table(header, rows)
 
 
@@ -391,10 +391,7 @@ def sections_table(say: Language, sections: dict) -> str:
 def padding_texts_table(say: Language, figures: dict) -> str:
     """What each arrangement of texts gains, in the text tower alone and in whole steps."""
     seconds = figures["seconds"]
-    middle = {
-        part: {name: statistics.median(values) for name, values in names.items()}
-        for part, names in seconds.items()
-    }
+    middle = {part: medians(names) for part, names in seconds.items()}
     rows = []
     for name in middle["text tower"]:
         row = [say(name)]

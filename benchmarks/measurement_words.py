@@ -116,7 +116,7 @@ CHINESE = {
     "does not fit in 23 GB": "23 GB 放不下",
     "the processor's matrix product": "处理器自身的矩阵乘法",
     "training, 1,050 updates": "训练，1,050 次更新",
-    "with start, evaluation and pictures": "加上启动、评测和图片",
+    "with preparation, evaluation and pictures": "加上准备、评测和图片",
 }
 Row = list[str]
 
